@@ -1,0 +1,98 @@
+"""The degradation learner's network: a ResNet that turns a low-resolution picture into a degradation vector."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a residual connection (ResNet, He et al. 2016, fig. 5 left).
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        stride: stride of the first convolution and of the short-cut.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H/stride, W/stride)."""
+        skip = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + skip)
+
+
+class DegradationEncoder(nn.Module):
+    """LR picture -> degradation vector d, pooled, neither projected nor normalised.
+
+    The defaults are the full size: ResNet-34 of double width without `fc`, 85,011,008 parameters. Parameter names are
+    those of torchvision's ResNet. Initialised after Kaiming (normal, fan-out).
+
+    Args:
+        layers: blocks in each of the four stages.
+        widths: channels of the four stages; the last is the length of the vector.
+        stem: channels of the 7x7 convolution.
+
+    Raises:
+        ValueError: `layers` or `widths` does not hold four positive numbers.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (3, 4, 6, 3),
+        widths: Sequence[int] = (128, 256, 512, 1024),
+        stem: int = 64,
+    ) -> None:
+        super().__init__()
+        for name, values in (("layers", layers), ("widths", widths)):
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"{name} must be four positive numbers, got {list(values)}")
+        self.layers, self.widths, self.stem = tuple(layers), tuple(widths), stem
+        self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inputs = (stem, *self.widths[:3])
+        for i, (blocks, narrow, wide) in enumerate(zip(self.layers, inputs, self.widths, strict=True)):
+            first = BasicBlock(narrow, wide, 1 if i == 0 else 2)
+            rest = [BasicBlock(wide, wide) for _ in range(blocks - 1)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *rest))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def dimension(self) -> int:
+        """Length of the degradation vector."""
+        return self.widths[-1]
+
+    def config(self) -> dict[str, list[int] | int]:
+        """The constructor's arguments, as JSON holds them."""
+        return {"layers": list(self.layers), "widths": list(self.widths), "stem": self.stem}
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """The degradation vector of each picture.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1], at the size of the low-resolution picture.
+
+        Returns:
+            (B, dimension).
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(lr))))  # (B, stem, h/4, w/4)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, dimension, h/32, w/32)
+        return self.avgpool(x).flatten(1)
