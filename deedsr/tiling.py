@@ -1,0 +1,112 @@
+"""Overlapping windows over an image, and Gaussian-weighted blending of what a function gives for each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from types import EllipsisType
+
+import torch
+from torch import Tensor
+
+# Standard deviation of a window's weight over its side: a neighbour that overlaps by a quarter of the side
+# weighs 400 times as much at the window's edge, so an edge leaves no seam.
+SIGMA = 1 / 8
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of an image, in pixels of that image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def slices(self) -> tuple[EllipsisType, slice, slice]:
+        """Index that cuts the window out of a tensor: ``image[window.slices]``, any leading dimensions."""
+        return (
+            ...,
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
+    def scaled(self, scale: int | float | Fraction) -> Window:
+        """The same rectangle where every pixel became ``scale`` pixels; the result must be whole pixels."""
+        if scale == 1:
+            return self
+        ratio = Fraction(scale).limit_denominator(4096)
+        sides = [side * ratio for side in (self.top, self.left, self.height, self.width)]
+        assert all(side.denominator == 1 for side in sides), f"{self} times {scale} is not whole pixels"
+        return Window(*(int(side) for side in sides))
+
+
+def windows(height: int, width: int, tile: int, overlap: int) -> list[Window]:
+    """Windows of side ``tile`` that cover an image row by row, neighbours sharing at least ``overlap`` pixels.
+
+    They are spread evenly, all of one size; along a side no longer than ``tile`` there is one window as long as the
+    side. Raises ValueError for a tile that is not positive or an overlap outside 0 … tile - 1.
+    """
+    if tile < 1:
+        raise ValueError(f"tile is {tile}: it must be at least 1 pixel")
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap is {overlap}: it must be at least 0 and less than the tile, {tile}")
+    rows, columns = _starts(height, tile, overlap), _starts(width, tile, overlap)
+    return [Window(top, left, min(tile, height), min(tile, width)) for top in rows for left in columns]
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def blend(
+    function: Callable[[Window], Tensor],
+    windows: Iterable[Window],
+    height: int,
+    width: int,
+    scale: int | float | Fraction = 1,
+) -> Tensor:
+    """Apply a function to every window of an image (height, width) and blend the answers, each by a Gaussian.
+
+    ``function(window)`` gives (B, C, window.height · scale, window.width · scale); the result is
+    (B, C, height · scale, width · scale) in float32. ``scale`` is output pixels per pixel of the windows.
+    """
+    return merge(((window, function(window)) for window in windows), height, width, scale)
+
+
+def merge(
+    pieces: Iterable[tuple[Window, Tensor]], height: int, width: int, scale: int | float | Fraction = 1
+) -> Tensor:
+    """:func:`blend` for pieces that are computed already, or as they are drawn from a generator.
+
+    The mean is kept as it runs, m ← m + (x - m) · w / Σw, so that pieces which agree come back to the bit.
+    """
+    whole = Window(0, 0, height, width).scaled(scale)
+    mean = total = None
+    for window, piece in pieces:
+        place = window.scaled(scale)
+        assert piece.shape[-2:] == (place.height, place.width), f"{tuple(piece.shape)} for {place}"
+        if mean is None or total is None:
+            mean = piece.new_zeros((*piece.shape[:-2], whole.height, whole.width), dtype=torch.float32)
+            total = piece.new_zeros((whole.height, whole.width), dtype=torch.float32)
+        weight = _gaussian(place, piece.device)
+        part = total[place.slices].add_(weight)
+        inside = mean[place.slices]
+        inside += (piece.float() - inside) * (weight / part)
+    assert mean is not None, "no windows"
+    return mean
+
+
+def _gaussian(window: Window, device: torch.device) -> Tensor:
+    """Weight (height, width): 1 at the window's centre, a Gaussian of standard deviation SIGMA times each side."""
+    vertical, horizontal = (
+        torch.exp(-0.5 * (((torch.arange(side, device=device) + 0.5) / side - 0.5) / SIGMA) ** 2)
+        for side in (window.height, window.width)
+    )
+    return vertical[:, None] * horizontal[None, :]
