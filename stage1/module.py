@@ -1,0 +1,92 @@
+"""The LightningModule of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from deedsr.data.photos import seeded
+from deedsr.degradation import Recipe
+from deedsr.encoder.momentum import MomentumContrast
+from stage1.views import Positives, draw, views
+
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+class Milestones:
+    """The factor of the learning rate: a linear warm-up, then times `gamma` at each milestone.
+
+    Args:
+        milestones: when the rate falls, in `unit`s.
+        unit: ``steps``, or ``epochs`` (one: as many crops as there are photographs).
+        gamma: what it is multiplied by.
+        warmup: steps over which it rises from 0.
+    """
+
+    def __init__(
+        self, milestones: Sequence[float], unit: Literal["steps", "epochs"], gamma: float = 0.1, warmup: int = 0
+    ) -> None:
+        if unit not in ("steps", "epochs"):
+            raise ValueError(f"schedule.unit must be steps or epochs, got {unit!r}")
+        self.milestones, self.unit, self.gamma, self.warmup = sorted(milestones), unit, gamma, warmup
+
+    def factor(self, step: int, epoch: int) -> float:
+        """The factor at `step`, with `epoch` steps an epoch."""
+        length = epoch if self.unit == "epochs" else 1
+        passed = sum(step >= milestone * length for milestone in self.milestones)
+        return min(1.0, (step + 1) / (self.warmup + 1)) * self.gamma**passed
+
+
+class DegradationLearner(pl.LightningModule):
+    """Degrades crops on the device and trains a `MomentumContrast` on pairs of patches that share a degradation.
+
+    A batch is uint8 (B, 3, S, S). Everything random is a pure function of (seed, step, rank, sample).
+
+    Args:
+        contrast: encoder, key encoder and queue.
+        optimizer: makes the optimizer of the trained parameters.
+        schedule: of the learning rate.
+        recipes: the degradations, all equally likely, or the names of their levels.
+        positives: which two patches count as the same, see `stage1.views.views`.
+        shuffle: exchange the keys between ranks and BatchNorm groups.
+        seed: of the degradations.
+    """
+
+    def __init__(
+        self,
+        contrast: MomentumContrast,
+        optimizer: OptimizerFactory,
+        schedule: Milestones,
+        recipes: Sequence[Recipe | str],
+        positives: Positives,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.contrast, self.optimizer, self.schedule = contrast, optimizer, schedule
+        self.recipes = [Recipe.level(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+        self.positives, self.shuffle, self.seed = positives, shuffle, seed
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """One batch uint8 (B, 3, S, S) -> the InfoNCE loss."""
+        step = self.global_step
+        with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
+            drawn = draw(self.recipes, len(batch), self.seed, step, self.global_rank)
+            query, key = views(batch.float() / 255, drawn, self.positives)
+        exchange = seeded(self.seed, step, 2) if self.shuffle else None  # the same on all ranks
+        contrast = self.contrast(query, key, exchange)
+        self.log("train/loss", contrast.loss.detach(), prog_bar=True)
+        self.log("train/accuracy", contrast.accuracy, prog_bar=True)
+        return contrast.loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer of the query network and its schedule, stepped after every batch."""
+        optimizer = self.optimizer(p for p in self.contrast.parameters() if p.requires_grad)
+        epoch = self.trainer.datamodule.epoch
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, epoch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
