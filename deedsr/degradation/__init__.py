@@ -1,0 +1,9 @@
+"""Second-order degradation of photographs: `Recipe.sample(generator, batch)` → `Degradation`, `apply(hr, …)` → LR."""
+
+from deedsr.degradation.jpeg import jpeg
+from deedsr.degradation.kernels import KINDS
+from deedsr.degradation.operations import MODES
+from deedsr.degradation.pipeline import FACTOR, Degradation, apply
+from deedsr.degradation.recipe import LEVELS, Mixture, Order, Recipe
+
+__all__ = ["FACTOR", "KINDS", "LEVELS", "MODES", "Degradation", "Mixture", "Order", "Recipe", "apply", "jpeg"]

@@ -1,0 +1,124 @@
+"""Baseline JPEG with 4:2:0 chroma as libjpeg does it, batched, with a quality per image.
+
+Every rounding of the real codec is a true rounding: colour planes, coefficients and decoded samples. Codecs made for
+gradients round softly, which makes them milder than files of the same quality.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# ITU-T T.81, Annex K, tables K.1 and K.2
+LUMA_TABLE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+CHROMA_TABLE = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+    (99, 99, 99, 99, 99, 99, 99, 99),
+)
+BLOCK = 8
+MCU = 16
+
+
+@torch.no_grad()
+def jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """Compress and decompress.
+
+    Args:
+        image: float32 RGB (B,3,H,W) in [0,1]; rounded to 8 bits first, as a file would be. Any size.
+        quality: (B,) in [1,100], libjpeg's scale; fractions are allowed.
+
+    Returns:
+        (B,3,H,W), multiples of 1/255 in [0,1]. No gradient.
+    """
+    height, width = image.shape[-2:]
+    pixels = (image * 255).round_().clamp_(0, 255)
+    pixels = F.pad(pixels, (0, -width % MCU, 0, -height % MCU), mode="replicate")
+    luma, chroma = _to_planes(pixels)
+    luma = _code(luma, quantization_table(quality, LUMA_TABLE))
+    chroma = _code(chroma, quantization_table(quality, CHROMA_TABLE))
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False).round_()
+    return _to_rgb(luma, chroma)[..., :height, :width].div(255)
+
+
+def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
+    """libjpeg's table for a quality: floor((base · s + 50)/100) in 1…255, s = 5000/q below 50, else 200 − 2q.
+
+    Args:
+        quality: (B,) in [1,100].
+        base: 8×8 table for quality 50.
+
+    Returns:
+        (B,8,8) whole numbers, float32.
+    """
+    quality = quality.float()
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
+    table = torch.tensor(base, dtype=torch.float32, device=quality.device)
+    return ((table * scale.view(-1, 1, 1) + 50) / 100).floor_().clamp_(1, 255)
+
+
+def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB 0…255 (B,3,H,W) → Y (B,1,H,W) and CbCr (B,2,H/2,W/2), both minus 128 and whole (ITU-T T.871)."""
+    red, green, blue = pixels.split(1, dim=1)
+    luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    cb = (blue - luma).mul_(0.5 / (1 - 0.114))
+    cr = (red - luma).mul_(0.5 / (1 - 0.299))
+    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1).round_(), 2).round_()
+    return luma.round_().sub_(128), chroma
+
+
+def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
+    """Y (B,1,H,W) and CbCr (B,2,H,W), minus 128 → RGB 0…255, whole."""
+    cb, cr = chroma.split(1, dim=1)
+    red = luma.add(cr, alpha=1.402)
+    green = luma.add(cb, alpha=-0.344136).add_(cr, alpha=-0.714136)
+    blue = luma.add(cb, alpha=1.772)
+    return torch.cat([red, green, blue], dim=1).add_(128).round_().clamp_(0, 255)
+
+
+def _code(planes: Tensor, table: Tensor) -> Tensor:
+    """DCT, quantise, dequantise, inverse DCT.
+
+    Args:
+        planes: (B,C,H,W) in [-128,127], sides multiples of 8.
+        table: (B,8,8).
+
+    Returns:
+        (B,C,H,W), whole, in [-128,127].
+    """
+    basis = _basis(planes.device)
+    coefficients = _separable(planes, basis).view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
+    steps = table.view(-1, 1, 1, BLOCK, 1, BLOCK)
+    coefficients = (coefficients / steps).round_().mul_(steps)
+    return _separable(coefficients.view(planes.shape), basis.T).round_().clamp_(-128, 127)
+
+
+def _separable(planes: Tensor, basis: Tensor) -> Tensor:
+    """M X Mᵀ for each 8×8 block X of (B,C,H,W), in place in the image's layout; (B,C,H,W) in float32."""
+    batch, channels, height, width = planes.shape
+    rows = basis @ planes.to(basis.dtype).reshape(-1, BLOCK, width)
+    return (rows.view(-1, BLOCK) @ basis.T).view(batch, channels, height, width).float()
+
+
+def _basis(device: torch.device) -> Tensor:
+    """Orthonormal DCT-II matrix (8,8). float64 on CUDA, where float32 products may be rounded to TF32."""
+    dtype = torch.float64 if device.type == "cuda" else torch.float32
+    index = torch.arange(BLOCK, dtype=torch.float64)
+    basis = torch.cos((2 * index + 1) * index[:, None] * (math.pi / (2 * BLOCK))) / 2
+    basis[0] /= math.sqrt(2)
+    return basis.to(device=device, dtype=dtype)

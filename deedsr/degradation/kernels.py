@@ -1,0 +1,52 @@
+"""Filter kernels of the degradation: six blurs and the sinc low-pass (Real-ESRGAN, arXiv 2107.10833, 3.2 and 3.5)."""
+
+import torch
+from torch import Tensor
+
+from deedsr.degradation._basicsr import (
+    bivariate_Gaussian,
+    bivariate_generalized_Gaussian,
+    bivariate_plateau,
+    circular_lowpass_kernel,
+)
+
+KINDS = (
+    "iso",
+    "aniso",
+    "generalized_iso",
+    "generalized_aniso",
+    "plateau_iso",
+    "plateau_aniso",
+    "sinc",
+)
+"""Names of the kernel kinds; a `Degradation` stores positions in this tuple."""
+
+SINC = KINDS.index("sinc")
+
+
+def build(kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float, omega: float) -> Tensor:
+    """One kernel from its parameters; nothing is drawn.
+
+    Args:
+        kind: position in `KINDS`.
+        size: odd side length in pixels.
+        sigma_x: standard deviation along the first axis, pixels (unused by sinc).
+        sigma_y: the same along the second axis (used by the anisotropic kinds alone).
+        rotation: angle of the axes, radians (anisotropic kinds alone).
+        beta: shape of the generalised Gaussian and the plateau kinds; 1 gives the Gaussian for the former.
+        omega: cut-off of the sinc kind, radians per pixel, at most π.
+
+    Returns:
+        float32 (size, size) that sums to 1.
+    """
+    assert size % 2 == 1, f"kernel size {size} is even"
+    if kind == SINC:
+        return torch.from_numpy(circular_lowpass_kernel(omega, size)).float()
+    isotropic = kind % 2 == 0
+    if kind < 2:
+        kernel = bivariate_Gaussian(size, sigma_x, sigma_y, rotation, isotropic=isotropic)
+    elif kind < 4:
+        kernel = bivariate_generalized_Gaussian(size, sigma_x, sigma_y, rotation, beta, isotropic=isotropic)
+    else:
+        kernel = bivariate_plateau(size, sigma_x, sigma_y, rotation, beta, isotropic=isotropic)
+    return torch.from_numpy(kernel).float()

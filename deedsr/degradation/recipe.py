@@ -1,0 +1,284 @@
+"""Ranges of the second-order degradation (Real-ESRGAN, arXiv 2107.10833) and what is drawn from them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from deedsr.degradation.draws import Draws
+from deedsr.degradation.kernels import SINC
+from deedsr.degradation.operations import MODES
+from deedsr.degradation.pipeline import Degradation
+
+LEVELS = ("light", "medium", "heavy")
+"""Names of the built-in strengths; a `Degradation` stores positions in this tuple."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Ranges of one pass of blur, resize, noise and JPEG.
+
+    Attributes:
+        blur: probability of the blur.
+        sigma: range of the blur's standard deviation, pixels.
+        resize: probabilities of up, down and keep.
+        scale: the least 'down' and the greatest 'up' factor.
+        gaussian: range of the Gaussian noise's standard deviation, in steps of 1/255.
+        poisson: range of the Poisson noise's scale.
+        gaussian_share: probability of Gaussian noise; else Poisson.
+        grey: probability of the same noise in the three channels.
+        jpeg: range of the quality.
+    """
+
+    blur: float
+    sigma: Sequence[float]
+    resize: Sequence[float]
+    scale: Sequence[float]
+    gaussian: Sequence[float]
+    poisson: Sequence[float]
+    jpeg: Sequence[float]
+    gaussian_share: float = 0.5
+    grey: float = 0.4
+
+    def __post_init__(self) -> None:
+        _freeze(
+            self, ranges=("sigma", "scale", "gaussian", "poisson", "jpeg"), chances=("blur", "gaussian_share", "grey")
+        )
+        _check_sum("resize", self.resize, 3)
+        if not self.scale[0] <= 1 <= self.scale[1]:
+            raise ValueError(f"scale={self.scale} must hold 1: 'down' is drawn from [low,1], 'up' from [1,high]")
+        if self.sigma[0] <= 0 or self.scale[0] <= 0 or not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
+            raise ValueError(f"sigma={self.sigma} and scale={self.scale} must be above 0, jpeg={self.jpeg} in 1…100")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the degradation is drawn from; constructible from plain numbers.
+
+    Attributes:
+        first: ranges of the first order.
+        second: ranges of the second order; its scale is relative to the LR size.
+        beta_generalized: range of the generalised Gaussian's shape: half the draws below 1, half above.
+        beta_plateau: the same for the plateau kernels.
+        kernels: probabilities of the six kinds of blur, in the order of `KINDS`.
+        sinc: probability that a blur is a sinc filter instead.
+        kernel_size: least and greatest side, odd; all odd sizes between are equally probable.
+        final_sinc: probability of the sinc filter at the end.
+        jpeg_last: probability of the order resize, sinc, JPEG at the end; else JPEG, resize, sinc.
+        clean: probability of bicubic down-sampling alone.
+        name: stored as `Degradation.level` if it is one of `LEVELS`.
+    """
+
+    first: Order
+    second: Order
+    beta_generalized: Sequence[float]
+    beta_plateau: Sequence[float]
+    kernels: Sequence[float] = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
+    sinc: float = 0.1
+    kernel_size: Sequence[int] = (7, 21)
+    final_sinc: float = 0.8
+    jpeg_last: float = 0.5
+    clean: float = 0.01
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        ranges = ("beta_generalized", "beta_plateau", "kernel_size")
+        _freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean"))
+        _check_sum("kernels", self.kernels, SINC)
+        if any(not size % 2 for size in self.kernel_size):
+            raise ValueError(f"kernel_size={self.kernel_size} must be odd")
+
+    @classmethod
+    def level(cls, name: str) -> "Recipe | Mixture":
+        """One of `LEVELS` as a `Recipe`, or `mixed`: the `Mixture` of the three."""
+        if name == "mixed":
+            return Mixture(tuple(cls.level(level) for level in LEVELS))
+        if name not in LEVELS:
+            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join((*LEVELS, 'mixed'))}")
+        return {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY}[name]
+
+    def sample(self, generator: torch.Generator, batch: int) -> Degradation:
+        """Draw the parameters of `batch` degradations; on the CPU.
+
+        Each row depends on its own part of the generator's sequence alone: a batch of eight equals eight batches of
+        one from the same generator, to the bit.
+        """
+        return self.draw(Draws(generator, batch))
+
+    def draw(self, draws: Draws) -> Degradation:
+        """The same from numbers drawn already."""
+        draws.rewind()
+        clean = draws.chance(self.clean)
+        steps = [self._order(draws, order) for order in (self.first, self.second)]
+        final = self._kernel(draws, draws.chance(self.final_sinc), sigma=(0, 0), sinc=1, low_omega=math.pi / 3)
+        final["resize_mode"] = draws.choice((1 / len(MODES),) * len(MODES))
+        values = {name: torch.stack([step[name] for step in (*steps, final) if name in step], 1) for name in steps[0]}
+        values["jpeg_last"] = draws.chance(self.jpeg_last)
+        kept = {name: _mask(_single(value), ~clean) for name, value in values.items()}
+        level = torch.full_like(draws.seed, LEVELS.index(self.name) if self.name in LEVELS else -1)
+        return Degradation(seed=draws.seed, level=level, clean=clean, **kept)
+
+    def _order(self, draws: Draws, order: Order) -> dict[str, Tensor]:
+        values = self._kernel(draws, draws.chance(order.blur), order.sigma, self.sinc)
+        direction = draws.choice(order.resize)
+        end = torch.tensor([order.scale[1], order.scale[0], 1.0], dtype=torch.float64)[direction]
+        values["resize_scale"] = draws.uniform(1.0, end)
+        values["resize_mode"] = draws.choice((1 / len(MODES),) * len(MODES))
+        gaussian = draws.chance(order.gaussian_share)
+        values["noise_sigma"] = _mask(draws.uniform(*order.gaussian), gaussian)
+        values["poisson_scale"] = _mask(draws.uniform(*order.poisson), ~gaussian)
+        values["grey"] = draws.chance(order.grey)
+        values["quality"] = draws.uniform(*order.jpeg)
+        return values
+
+    def _kernel(
+        self, draws: Draws, used: Tensor, sigma: Sequence[float], sinc: float, low_omega: float | None = None
+    ) -> dict[str, Tensor]:
+        """Parameters of one kernel, (B,) each; `low_omega` overrides the rule that depends on the size."""
+        is_sinc = draws.chance(sinc)
+        kind = torch.where(is_sinc, SINC, draws.choice(self.kernels))
+        low, high = self.kernel_size
+        size = low + 2 * (draws.unit() * ((high - low) // 2 + 1)).long()
+        turned = (kind % 2 == 1) & ~is_sinc
+        sigma_x, sigma_y = draws.uniform(*sigma), draws.uniform(*sigma)
+        shape = draws.unit()
+        generalized, plateau = _halves(shape, *self.beta_generalized), _halves(shape, *self.beta_plateau)
+        beta = torch.where(kind < 2, 0, torch.where(kind < 4, generalized, plateau))
+        least = torch.where(size < 13, math.pi / 3, math.pi / 5) if low_omega is None else low_omega
+        values = {
+            "kernel_kind": kind,
+            "kernel_size": size,
+            "sigma_x": _mask(sigma_x, ~is_sinc),
+            "sigma_y": _mask(torch.where(turned, sigma_y, sigma_x), ~is_sinc),
+            "rotation": _mask(draws.uniform(-math.pi, math.pi), turned),
+            "beta": _mask(beta, ~is_sinc),
+            "omega": _mask(draws.uniform(least, math.pi), is_sinc),
+        }
+        return {name: _mask(value, used) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Recipes of which each sample draws one, all equally probable."""
+
+    recipes: Sequence[Recipe]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recipes", tuple(self.recipes))
+        if not self.recipes:
+            raise ValueError("a mixture needs at least one recipe")
+
+    def sample(self, generator: torch.Generator, batch: int) -> Degradation:
+        """As `Recipe.sample`; `Degradation.level` tells which recipe a row comes from."""
+        draws = Draws(generator, batch)
+        chosen = draws.which(len(self.recipes))
+        states = [recipe.draw(draws).state() for recipe in self.recipes]
+        rows = torch.arange(batch)
+        return Degradation(**{name: torch.stack([s[name] for s in states])[chosen, rows] for name in states[0]})
+
+
+def _halves(unit: Tensor, low: float, high: float) -> Tensor:
+    """Half the time uniform in [low,1], half the time in [1,high]."""
+    return torch.where(unit < 0.5, low + (1 - low) * 2 * unit, 1 + (high - 1) * (2 * unit - 1))
+
+
+def _mask(value: Tensor, used: Tensor) -> Tensor:
+    """Zero in the rows where `used` is false."""
+    return value * used.view(-1, *(1,) * (value.ndim - 1)).to(value.dtype)
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _freeze(instance: object, ranges: Sequence[str], chances: Sequence[str]) -> None:
+    """Sequences (of any kind, as a configuration gives them) to tuples; check ranges and probabilities."""
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            object.__setattr__(instance, field.name, tuple(value))
+    for name in ranges:
+        value = getattr(instance, name)
+        if len(value) != 2 or not 0 <= value[0] <= value[1]:
+            raise ValueError(f"{name}={value} must be a range (low, high) with 0 ≤ low ≤ high")
+    for name in chances:
+        if not 0 <= getattr(instance, name) <= 1:
+            raise ValueError(f"{name}={getattr(instance, name)} must be a probability, 0 to 1")
+
+
+def _check_sum(name: str, values: Sequence[float], count: int) -> None:
+    if len(values) != count or min(values) < 0 or not math.isclose(sum(values), 1, abs_tol=1e-6):
+        raise ValueError(f"{name}={values} must be {count} probabilities that sum to 1")
+
+
+LIGHT = Recipe(
+    first=Order(
+        blur=1,
+        sigma=(0.2, 1.5),
+        resize=(0.2, 0.7, 0.1),
+        scale=(0.3, 1.5),
+        gaussian=(1, 15),
+        poisson=(0.05, 2),
+        jpeg=(60, 95),
+    ),
+    second=Order(
+        blur=0.5,
+        sigma=(0.2, 1),
+        resize=(0.3, 0.4, 0.3),
+        scale=(0.6, 1.2),
+        gaussian=(1, 12),
+        poisson=(0.05, 1),
+        jpeg=(60, 100),
+    ),
+    beta_generalized=(0.5, 2),
+    beta_plateau=(1, 1.5),
+    name="light",
+)
+HEAVY = Recipe(
+    first=Order(
+        blur=1,
+        sigma=(0.2, 3),
+        resize=(0.2, 0.7, 0.1),
+        scale=(0.15, 1.5),
+        gaussian=(1, 30),
+        poisson=(0.05, 3),
+        jpeg=(30, 95),
+    ),
+    second=Order(
+        blur=0.8,
+        sigma=(0.2, 1.5),
+        resize=(0.3, 0.4, 0.3),
+        scale=(0.3, 1.2),
+        gaussian=(1, 25),
+        poisson=(0.05, 2.5),
+        jpeg=(30, 95),
+    ),
+    beta_generalized=(0.5, 4),
+    beta_plateau=(1, 2),
+    name="heavy",
+)
+MEDIUM = Recipe(
+    first=Order(
+        blur=1,
+        sigma=(0.2, 2.25),
+        resize=(0.2, 0.7, 0.1),
+        scale=(0.225, 1.5),
+        gaussian=(1, 22.5),
+        poisson=(0.05, 2.5),
+        jpeg=(45, 95),
+    ),
+    second=Order(
+        blur=0.65,
+        sigma=(0.2, 1.25),
+        resize=(0.3, 0.4, 0.3),
+        scale=(0.45, 1.2),
+        gaussian=(1, 18.5),
+        poisson=(0.05, 1.75),
+        jpeg=(45, 97.5),
+    ),
+    beta_generalized=(0.5, 3),
+    beta_plateau=(1, 1.75),
+    name="medium",
+)
