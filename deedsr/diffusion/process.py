@@ -1,0 +1,80 @@
+"""The diffusion process x_t = α_t x0 + σ_t ε and the three things that networks predict of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A discretised process. alphas, sigmas: (steps,), float64, on the CPU. config: of the diffusers scheduler.
+
+    epsilon: the network predicts ε. v_prediction: v = α ε − σ x0 (arXiv 2202.00512). flow_prediction: u = ε − x0 with
+    α = 1 − σ (rectified flow, arXiv 2209.03003).
+    """
+
+    alphas: Tensor
+    sigmas: Tensor
+    prediction: str
+    config: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Process:
+        """From a diffusers scheduler configuration; the prediction type is read from it.
+
+        Raises ValueError for a prediction type that is none of the three.
+        """
+        if "Flow" in str(config.get("_class_name", "")):
+            sigmas = torch.arange(1, config.get("num_train_timesteps", 1000) + 1, dtype=torch.float64)
+            return cls(1 - sigmas / len(sigmas), sigmas / len(sigmas), "flow_prediction", dict(config))
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in PREDICTIONS[:2]:
+            raise ValueError(f"prediction_type {prediction!r} is not known; it must be one of {', '.join(PREDICTIONS)}")
+        cumulative = diffusers.DDIMScheduler.from_config({**config, "_class_name": "DDIMScheduler"}).alphas_cumprod.double()
+        return cls(cumulative.sqrt(), (1 - cumulative).sqrt(), prediction, dict(config))
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas)
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t for integer t (B,), shaped (B, 1, 1, 1), of `like`'s dtype and device."""
+        index = t.long().cpu()
+        shape = (-1,) + (1,) * (like.ndim - 1)
+        return self.alphas[index].view(shape).to(like), self.sigmas[index].view(shape).to(like)
+
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = α_t x0 + σ_t ε."""
+        alpha, sigma = self.coefficients(t, x0)
+        return alpha * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should predict."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "flow_prediction":
+            return noise - x0
+        alpha, sigma = self.coefficients(t, x0)
+        return alpha * noise - sigma * x0
+
+    def clean(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x̂0 from the network's `output`."""
+        alpha, sigma = self.coefficients(t, x_t)
+        if self.prediction == "epsilon":
+            return (x_t - sigma * output) / alpha
+        if self.prediction == "flow_prediction":
+            return x_t - sigma * output
+        return alpha * x_t - sigma * output
+
+    def output(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The network output that means x̂0 = `x0`: the inverse of `clean`, where σ_t > 0."""
+        alpha, sigma = self.coefficients(t, x_t)
+        return self.target(x0, (x_t - alpha * x0) / sigma, t)

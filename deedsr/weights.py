@@ -1,0 +1,99 @@
+"""Reading and writing weights: safetensors only, with the configuration in the file's header; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a weight file holds: tensors by name, and the configuration of the module that they belong to."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Path:
+    """Write `tensors` and `config` to `path` (safetensors), under a temporary name first, so never half.
+
+    `config` is kept as JSON under the header key ``config``. Raises OSError where `path` can't be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, temporary, metadata={"format": "pt", "config": json.dumps(dict(config or {}))})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Stored:
+    """Read a safetensors file.
+
+    Raises ValueError, with the file's name and the way out, for a file that is missing, is a pickle or another format,
+    or is cut off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weight file")
+    if path.suffix in {".pt", ".pth", ".ckpt", ".bin"}:
+        raise ValueError(f"{path}: pickled weights are not read; convert the file to .safetensors first")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as stored:
+            config = json.loads((stored.metadata() or {}).get("config", "{}"))
+            return Stored({name: stored.get_tensor(name) for name in stored.keys()}, config)  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); get it again") from None
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint with ``weights_only=True``: tensors and plain values, no code is run.
+
+    Raises ValueError for a file that is missing or broken, or that would need free unpickling.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen unrelated types here
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason}); it is not unpickled") from None
+
+
+def load_strict(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, allow_missing: Collection[str] = ()
+) -> None:
+    """Copy `tensors` into `module`; every name and shape must fit, but for the names in `allow_missing`.
+
+    Raises ValueError that names `source` and the first names that are missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - tensors.keys() - set(allow_missing))
+    extra = sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", extra), ("of another size", sorted(shapes)))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}")
+    module.load_state_dict(tensors, strict=False)

@@ -1,0 +1,138 @@
+"""The two phases of pre-training a small base."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deedsr.data.photos import seeded
+from deedsr.diffusion.process import Process
+from deedsr.ema import Average
+from deedsr.metrics.perceptual import lpips_loss
+
+from stage2.run import adamw, pixels
+
+
+class Frozen(nn.Module):
+    """Holds a network that is used but neither trained, saved, nor put into train mode."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.network(*inputs)
+
+
+class BaseRun(pl.LightningModule):
+    """A run whose randomness is a pure function of (seed, step, rank) and whose frozen parts stay out of checkpoints."""
+
+    def __init__(self, cfg: DictConfig, seed: int) -> None:
+        super().__init__()
+        self.cfg, self.seed = cfg, seed
+
+    def generator(self) -> torch.Generator:
+        return seeded(self.seed, self.global_step, self.global_rank, 1)
+
+    def configure_optimizers(self) -> dict:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return adamw(trained, self.cfg.lr, self.cfg.warmup, self.cfg.steps)
+
+    def frozen(self) -> tuple[str, ...]:
+        """Prefixes of the parts that are rebuilt from elsewhere and so not saved."""
+        return ()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(self.frozen())}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        own = self.state_dict()
+        kept = {name: value for name, value in own.items() if name.startswith(self.frozen())}
+        checkpoint["state_dict"] = {**kept, **checkpoint["state_dict"]}
+
+
+class AutoencoderRun(BaseRun):
+    """Reconstruction of crops: L1, LPIPS on some steps, a small pull of the latents towards zero, noise on them."""
+
+    def __init__(self, vae: nn.Module, cfg: DictConfig, seed: int) -> None:
+        super().__init__(cfg, seed)
+        self.vae = vae
+        self.perceptual = Frozen(lpips_loss(cfg.perceptual)) if cfg.perceptual else None
+        self.register_buffer("mean_square", torch.ones(()))
+
+    def frozen(self) -> tuple[str, ...]:
+        return ("perceptual.",)
+
+    def scaling_factor(self) -> float:
+        """1/rms of the latents, from the running mean of their squares."""
+        return float(self.mean_square.rsqrt())
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        image = pixels(batch)
+        z = self.vae.encoder(2 * image - 1)
+        square = z.float().square().mean()
+        self.mean_square.lerp_(square.detach(), 0.01)
+        noise = torch.randn(z.shape, generator=self.generator()).to(z)
+        output = self.vae.decoder(z + self.cfg.latent_noise * square.detach().sqrt().to(z) * noise).float()
+        result = (output + 1) / 2
+        l1 = functional.l1_loss(result, image)
+        loss = l1 + self.cfg.latent_penalty * square
+        if self.perceptual is not None and self.global_step % self.cfg.perceptual_every == 0:
+            lpips = self.perceptual(result.clamp(0, 1), image).mean()
+            loss = loss + self.cfg.perceptual_weight * lpips
+            self.log("lpips", lpips)
+        self.log("l1", l1, prog_bar=True)
+        self.log("latent_rms", square.sqrt())
+        return loss
+
+
+class DenoiserRun(BaseRun):
+    """The unconditional denoiser: mean squared error of the prediction at uniform t; attn2 sees one zero token."""
+
+    def __init__(self, unet: nn.Module, vae: nn.Module, scheduler: dict, cfg: DictConfig, seed: int) -> None:
+        super().__init__(cfg, seed)
+        self.unet, self.vae = unet, Frozen(vae)
+        self.process = Process.from_config(scheduler)
+        self.average = Average(self.unet.named_parameters(), cfg.ema)
+
+    def frozen(self) -> tuple[str, ...]:
+        return ("vae.",)
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        vae = self.vae.network
+        with torch.no_grad():
+            z = vae.encode(2 * pixels(batch) - 1).latent.float() * vae.config.scaling_factor
+        generator = self.generator()
+        t = torch.randint(0, self.process.steps, (len(z),), generator=generator).to(z.device)
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        token = z.new_zeros(len(z), 1, self.unet.config.cross_attention_dim)
+        output = self.unet(self.process.noised(z, noise, t), t, token).sample
+        loss = functional.mse_loss(output.float(), self.process.target(z, noise, t))
+        self.log("mse", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.average.update()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["average"] = self.average.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.average.load_state_dict(checkpoint["average"])
+
+    def averaged(self) -> nn.Module:
+        """The U-Net with the averaged parameters in it."""
+        with torch.no_grad():
+            for name, parameter in self.unet.named_parameters():
+                parameter.copy_(self.average.tensors[name])
+        return self.unet
+
