@@ -54,7 +54,6 @@ class Photographs(pl.LightningDataModule):
             self.seed,
             self.batch,
             rank=trainer.global_rank,
-            world=trainer.world_size,
             start_step=trainer.global_step,
             cache=self.cache,
         )

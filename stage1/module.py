@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from deedsr.data.photos import seeded
-from deedsr.degradation import Recipe
+from deedsr.degradation import Mixture, Recipe
 from deedsr.encoder.momentum import MomentumContrast
 from stage1.views import Positives, draw, views
 
@@ -51,7 +51,7 @@ class DegradationLearner(pl.LightningModule):
         contrast: encoder, key encoder and queue.
         optimizer: makes the optimizer of the trained parameters.
         schedule: of the learning rate.
-        recipes: the degradations, all equally likely, or the names of their levels.
+        recipe: what the degradations are drawn from, or the name of its level.
         positives: which two patches count as the same, see `stage1.views.views`.
         shuffle: exchange the keys between ranks and BatchNorm groups.
         seed: of the degradations.
@@ -62,23 +62,23 @@ class DegradationLearner(pl.LightningModule):
         contrast: MomentumContrast,
         optimizer: OptimizerFactory,
         schedule: Milestones,
-        recipes: Sequence[Recipe | str],
+        recipe: Recipe | Mixture | str,
         positives: Positives,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.contrast, self.optimizer, self.schedule = contrast, optimizer, schedule
-        self.recipes = [Recipe.level(recipe) if isinstance(recipe, str) else recipe for recipe in recipes]
+        self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
         self.positives, self.shuffle, self.seed = positives, shuffle, seed
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """One batch uint8 (B, 3, S, S) -> the InfoNCE loss."""
         step = self.global_step
         with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
-            drawn = draw(self.recipes, len(batch), self.seed, step, self.global_rank)
+            drawn = draw(self.recipe, len(batch), self.seed, step, self.global_rank)
             query, key = views(batch.float() / 255, drawn, self.positives)
-        exchange = seeded(self.seed, step, 2) if self.shuffle else None  # the same on all ranks
+        exchange = seeded(self.seed, step, 0, 0, 4) if self.shuffle else None  # the same on all ranks
         contrast = self.contrast(query, key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)

@@ -40,7 +40,7 @@ def build(cfg: DictConfig) -> DegradationLearner:
         contrast=MomentumContrast(instantiate(cfg.encoder), **cfg.contrast),
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
-        recipes=instantiate(cfg.recipes),
+        recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
         positives=cfg.positives,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
@@ -96,7 +96,7 @@ def train(cfg: DictConfig) -> Path:
     trainer = make_trainer(cfg, output, encoder)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
     if trainer.global_step % cfg.checkpoint_every:
-        trainer.save_checkpoint(last)
+        trainer.save_checkpoint(last, weights_only=False)
     return encoder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,38 +9,32 @@ import torch
 from torch import Tensor
 
 from deedsr.data.photos import seeded
-from deedsr.degradation import Degradation, Recipe, apply
+from deedsr.degradation import Degradation, Mixture, Recipe, apply
 
 Positives = Literal["same_image", "same_degradation"]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """All that chance decides about a batch: one degradation an image, and the two quadrants that are compared.
+    """All that chance decides about a batch of B crops.
 
-    `quadrants` is (B, 2), of 0 to 3, row by row, never twice the same in a row; `noise` is (B,), the seeds of the
-    noise of the second patch where that comes from another image.
+    `query` and `key` hold the same parameters, one draw an image, and differ in the seeds of their noise. `quadrants`
+    is (B, 2), of 0 to 3, row by row, never twice the same in a row.
     """
 
-    degradation: Degradation
+    query: Degradation
+    key: Degradation
     quadrants: Tensor
-    noise: Tensor
 
 
-def draw(recipes: Sequence[Recipe], batch: int, *numbers: int) -> Draw:
-    """The draws of `batch` samples; sample i's are a pure function of `numbers` (seed, step, rank) and i.
-
-    Each sample takes one of the `recipes`, all equally likely.
-    """
-    states, quadrants, noise = [], [], []
-    for sample in range(batch):
-        generator = seeded(*numbers, sample, 1)  # the 1 sets it apart from the crop's own generator
-        chosen = recipes[int(torch.randint(len(recipes), (), generator=generator))]
-        states.append(chosen.sample(generator, 1).state())
-        quadrants.append(torch.randperm(4, generator=generator)[:2])
-        noise.append(torch.randint(2**62, (), generator=generator))
-    degradation = Degradation.from_state({name: torch.cat([state[name] for state in states]) for name in states[0]})
-    return Draw(degradation, torch.stack(quadrants), torch.stack(noise))
+def draw(recipe: Recipe | Mixture, batch: int, *numbers: int) -> Draw:
+    """The draws of `batch` samples; sample i's are a pure function of `numbers` (seed, step, rank) and i."""
+    generators = [seeded(*numbers, 0, stream) for stream in (1, 2, 3)]  # crops have (seed, step, rank, sample)
+    degradation = recipe.sample(generators[0], batch)
+    pair = torch.randint(12, (batch,), generator=generators[2])
+    first, offset = pair // 3, pair % 3
+    quadrants = torch.stack([first, (first + 1 + offset) % 4], 1)
+    return Draw(degradation, degradation.reseeded(generators[1]), quadrants)
 
 
 def quadrant(images: Tensor, which: Tensor) -> Tensor:
@@ -62,14 +54,12 @@ def views(hr: Tensor, drawn: Draw, positives: Positives) -> tuple[Tensor, Tensor
     still differs between them. `same_degradation`: a quadrant of the crop and one of the next crop in the batch, under
     the same degradation with noise of its own, so that only the degradation is shared.
     """
-    degradation = drawn.degradation.to(hr.device)
     first, second = drawn.quadrants.unbind(1)
     if positives == "same_image":
-        lr = apply(hr, degradation)
+        lr = apply(hr, drawn.query)
         return quadrant(lr, first), quadrant(lr, second)
     if positives != "same_degradation":
         raise ValueError(f"positives must be same_image or same_degradation, got {positives!r}")
     if len(hr) < 2:
         raise ValueError(f"positives=same_degradation needs at least 2 photographs a batch, got {len(hr)}")
-    other = dataclasses.replace(degradation, seed=drawn.noise.to(hr.device))
-    return apply(quadrant(hr, first), degradation), apply(quadrant(hr.roll(-1, 0), second), other)
+    return apply(quadrant(hr, first), drawn.query), apply(quadrant(hr.roll(-1, 0), second), drawn.key)
