@@ -52,8 +52,9 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     luma, chroma = _to_planes(pixels)
     luma = _code(luma, quantization_table(quality, LUMA_TABLE))
     chroma = _code(chroma, quantization_table(quality, CHROMA_TABLE))
-    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False).round_()
-    return _to_rgb(luma, chroma)[..., :height, :width].div(255)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    odd = torch.arange(chroma.shape[-1], device=chroma.device) % 2
+    return _to_rgb(luma, chroma.add_((8 - odd) / 16).floor_())[..., :height, :width].div(255)
 
 
 def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -78,8 +79,9 @@ def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     cb = (blue - luma).mul_(0.5 / (1 - 0.114))
     cr = (red - luma).mul_(0.5 / (1 - 0.299))
-    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1).round_(), 2).round_()
-    return luma.round_().sub_(128), chroma
+    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1).round_(), 2)
+    odd = torch.arange(chroma.shape[-1], device=chroma.device) % 2
+    return luma.round_().sub_(128), chroma.add_((1 + odd) / 4).floor_()
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
@@ -104,8 +106,9 @@ def _code(planes: Tensor, table: Tensor) -> Tensor:
     basis = _basis(planes.device)
     coefficients = _separable(planes, basis).view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
     steps = table.view(-1, 1, 1, BLOCK, 1, BLOCK)
-    coefficients = (coefficients / steps).round_().mul_(steps)
-    return _separable(coefficients.view(planes.shape), basis.T).round_().clamp_(-128, 127)
+    whole = (coefficients * BLOCK).round_() / (steps * BLOCK)  # eighths, as libjpeg's integers, so that ties are exact
+    coefficients = whole.add_(whole.sign(), alpha=0.5).trunc_().mul_(steps)  # ties away from zero
+    return _separable(coefficients.view(planes.shape), basis.T).add_(0.5).floor_().clamp_(-128, 127)
 
 
 def _separable(planes: Tensor, basis: Tensor) -> Tensor:

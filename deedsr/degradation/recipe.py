@@ -1,7 +1,7 @@
 """Ranges of the second-order degradation (Real-ESRGAN, arXiv 2107.10833) and what is drawn from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -161,12 +161,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Recipes of which each sample draws one, all equally probable."""
+    """Recipes of which each sample draws one, all equally probable.
 
-    recipes: Sequence[Recipe]
+    Attributes:
+        recipes: a sequence, or a mapping whose keys are only for the reader.
+    """
+
+    recipes: Sequence[Recipe] | Mapping[str, Recipe]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "recipes", tuple(self.recipes))
+        recipes = self.recipes.values() if isinstance(self.recipes, Mapping) else self.recipes
+        object.__setattr__(self, "recipes", tuple(recipes))
         if not self.recipes:
             raise ValueError("a mixture needs at least one recipe")
 
