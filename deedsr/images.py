@@ -218,7 +218,7 @@ def _simple(image: Image.Image) -> Image.Image:
 def write(path: str | Path, picture: Picture) -> None:
     """Write a picture in the format of the file name's extension, whole or not at all.
 
-    Kept where the format can hold it: 16 bits (PNG, TIFF), transparency (not JPEG and BMP), ICC profile and EXIF (not BMP).
+    Kept where the format can hold it: 16 bits (PNG, TIFF), transparency (not JPEG and BMP), ICC and EXIF (not BMP).
     JPEG and WebP have quality 95. The file is written under a temporary name beside it and renamed. Raises ValueError
     if the format can't hold the picture's size or transparency and OSError if writing fails.
     """

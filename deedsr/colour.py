@@ -1,0 +1,67 @@
+"""Giving a restored image the colours of its input: the networks shift them, the input has them right."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deedsr.options import COLOURS
+
+LEVELS = 5
+
+
+def match(image: Tensor, reference: Tensor, method: str = "wavelet") -> Tensor:
+    """Colours of ``reference`` for ``image``, both (B, C, H, W) in [0, 1]; the result is clamped to [0, 1].
+
+    method: ``wavelet``, ``adain`` or ``none``. Raises ValueError for another.
+    """
+    if method not in COLOURS:
+        raise ValueError(f"unknown colour method {method!r}; choose one of {', '.join(COLOURS)}")
+    assert image.shape == reference.shape, f"{tuple(image.shape)} and {tuple(reference.shape)}"
+    if method == "none":
+        return image
+    return (wavelet if method == "wavelet" else adain)(image, reference).clamp_(0, 1)
+
+
+def wavelet(image: Tensor, reference: Tensor, levels: int = LEVELS) -> Tensor:
+    """High frequencies of the image and low ones of the reference, split by the à-trous wavelet transform.
+
+    The low-pass L is linear, so image − L image + L reference = image + L(reference − image): one channel at a time
+    needs one blurred plane. L reaches 2^levels − 1 pixels.
+    """
+    result = torch.empty_like(image)
+    for channel in range(image.shape[1]):
+        part = slice(channel, channel + 1)
+        result[:, part] = low_pass(reference[:, part] - image[:, part], levels).add_(image[:, part])
+    return result
+
+
+def low_pass(image: Tensor, levels: int = LEVELS) -> Tensor:
+    """À-trous low-pass: [1 2 1]/4 along both sides with gaps of 1, 2, 4 … pixels; edges repeat the last pixel."""
+    for level in range(levels):
+        for side in (-2, -1):
+            image = _blurred(image, 2**level, side)
+    return image
+
+
+def _blurred(image: Tensor, gap: int, side: int) -> Tensor:
+    """x[i]/2 + x[i − gap]/4 + x[i + gap]/4 along one side."""
+    length = image.shape[side]
+    positions = torch.arange(length, device=image.device)
+    result = image / 2
+    for shift in (-gap, gap):
+        neighbours = image.index_select(side, (positions + shift).clamp_(0, length - 1))
+        result.add_(neighbours, alpha=0.25)
+    return result
+
+
+def adain(image: Tensor, reference: Tensor) -> Tensor:
+    """Adaptive instance normalisation (arXiv 1703.06868, eq. 8): the reference's mean and deviation, by channel."""
+    result = torch.empty_like(image)
+    for row in range(image.shape[0]):
+        for channel in range(image.shape[1]):
+            deviation, mean = torch.std_mean(image[row, channel], correction=0)
+            wanted_deviation, wanted_mean = torch.std_mean(reference[row, channel], correction=0)
+            scale = wanted_deviation / deviation if deviation > 0 else torch.zeros_like(mean)
+            torch.sub(image[row, channel], mean, out=result[row, channel]).mul_(scale).add_(wanted_mean)
+    return result

@@ -1,0 +1,74 @@
+"""What a user can choose when restoring, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COLOURS = ("wavelet", "adain", "none")
+SAMPLERS = ("ddim", "dpm++", "unipc")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SCALES = (1.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to restore; None leaves the choice to the model.
+
+    outscale: output size over input size, 1 to 8, of any fraction. steps, sampler: of the diffusion. noise_guidance:
+    (weight, steps), the weight of the input's latent in x̂0 for the first steps, 0 steps is off. tile: side of a tile in output pixels of the network (four times the input's), 0 to never tile; None tiles what is large.
+    colour: how the input's colours are taken over. seed: of the noise, together with the image's content. batch:
+    tiles at a time.
+    """
+
+    outscale: float = 4.0
+    steps: int | None = None
+    sampler: str | None = None
+    noise_guidance: tuple[float, int] | None = None
+    tile: int | None = None
+    colour: str = "wavelet"
+    seed: int = 0
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
+            raise ValueError(f"outscale is {self.outscale:g}; choose a factor from {SCALES[0]:g} to {SCALES[1]:g}")
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps is {self.steps}; choose a number from 1 to 1000")
+        if self.sampler is not None:
+            one_of("sampler", self.sampler, SAMPLERS)
+        if self.noise_guidance is not None:
+            weight, steps = self.noise_guidance
+            if not 0 <= weight <= 1 or steps < 0:
+                raise ValueError(
+                    f"noise guidance is {weight:g}:{steps}; choose a weight from 0 to 1 and steps from 0 on"
+                )
+        if self.tile is not None and self.tile < 0:
+            raise ValueError(f"tile is {self.tile}; choose a number of pixels, or 0 to never tile")
+        one_of("colour", self.colour, COLOURS)
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; choose a whole number from 0 to 2^63 - 1")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it must be at least 1")
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Output (height, width) of an input: each side times outscale, rounded to the nearest pixel, half up."""
+        return math.floor(height * self.outscale + 0.5), math.floor(width * self.outscale + 0.5)
+
+
+def parse_guidance(text: str) -> tuple[float, int]:
+    """Noise guidance (weight, steps) from ``W:K``. Raises ValueError for anything else."""
+    weight, _, steps = text.partition(":")
+    try:
+        return float(weight), int(steps)
+    except ValueError:
+        raise ValueError(f"noise guidance {text!r} is not W:K; give weight and steps, for instance 1:1") from None
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """``value`` if it is one of the choices; else ValueError that lists them."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+    return value

@@ -1,0 +1,89 @@
+"""Windows cover an image, and blending loses nothing and shows no seam."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import pytest
+import torch
+
+from deedsr.tiling import Window, blend, merge, windows
+
+SIZES = [(64, 64, 64, 16), (65, 64, 64, 16), (100, 37, 32, 8), (101, 137, 50, 49), (7, 300, 64, 0), (1, 1, 8, 2)]
+
+
+@pytest.mark.parametrize(("height", "width", "tile", "overlap"), SIZES)
+def test_windows_cover_and_overlap(height, width, tile, overlap):
+    cover = torch.zeros(height, width)
+    found = windows(height, width, tile, overlap)
+    for window in found:
+        assert (window.height, window.width) == (min(tile, height), min(tile, width))
+        assert window.top + window.height <= height
+        assert window.left + window.width <= width
+        cover[window.slices] += 1
+    assert cover.min() >= 1
+    for starts, length in (({w.top for w in found}, height), ({w.left for w in found}, width)):
+        ordered = sorted(starts)
+        assert all(b - a <= tile - overlap for a, b in itertools.pairwise(ordered))
+        assert ordered[-1] + min(tile, length) == length
+
+
+@pytest.mark.parametrize(("height", "width", "tile", "overlap"), SIZES)
+def test_identity_comes_back_to_the_bit(height, width, tile, overlap):
+    image = torch.rand(2, 3, height, width)
+    result = blend(lambda window: image[window.slices], windows(height, width, tile, overlap), height, width)
+    assert torch.equal(result, image)
+
+
+@pytest.mark.parametrize(("scale", "side"), [(4, 96), (0.25, 96), (Fraction(1, 4), 96), (1, 50)])
+def test_scaled_output(scale, side):
+    """A function that enlarges or shrinks: the windows lie on multiples of 4."""
+    tiles = (
+        [window.scaled(4) for window in windows(side // 4, side // 4, 8, 2)] if scale != 1 else windows(50, 50, 9, 3)
+    )
+    whole = torch.rand(1, 2, int(side * scale), int(side * scale))
+    result = blend(lambda window: whole[window.scaled(scale).slices], tiles, side, side, scale)
+    assert torch.equal(result, whole)
+
+
+def test_one_window_gives_the_function_itself():
+    image = torch.rand(1, 3, 20, 30)
+    assert torch.equal(blend(lambda window: image.exp(), windows(20, 30, 64, 8), 20, 30), image.exp())
+
+
+def test_merge_takes_pieces_as_they_come():
+    image = torch.rand(1, 3, 40, 40)
+    pieces = ((window, image[window.slices]) for window in windows(40, 40, 16, 4))
+    assert torch.equal(merge(pieces, 40, 40), image)
+
+
+def test_half_precision_is_blended_in_float32():
+    image = torch.rand(1, 3, 40, 40).half()
+    result = blend(lambda window: image[window.slices], windows(40, 40, 16, 4), 40, 40)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, image.float())
+
+
+def test_tiles_that_disagree_blend_without_a_seam():
+    """Tiles of value 0 and 1: no step between neighbouring pixels is much larger than along a linear ramp."""
+    tiles = windows(64, 112, 64, 16)
+    assert len(tiles) == 2
+    result = blend(lambda window: torch.full((1, 1, 64, 64), float(window.left > 0)), tiles, 64, 112)
+    row = result[0, 0, 32]
+    assert row[:48].max() == 0
+    assert row[64:].min() == 1
+    assert (row[1:] - row[:-1]).max() < 3 / 16
+    assert (row[1:] >= row[:-1]).all()
+
+
+def test_scaled_windows_must_be_whole_pixels():
+    assert Window(4, 8, 16, 12).scaled(0.25) == Window(1, 2, 4, 3)
+    with pytest.raises(AssertionError, match="whole pixels"):
+        Window(1, 0, 8, 8).scaled(0.5)
+
+
+@pytest.mark.parametrize(("tile", "overlap", "message"), [(0, 0, "tile is 0"), (8, 8, "overlap is 8"), (8, -1, "-1")])
+def test_bad_numbers(tile, overlap, message):
+    with pytest.raises(ValueError, match=message):
+        windows(32, 32, tile, overlap)
