@@ -1,10 +1,12 @@
 """Baseline JPEG with 4:2:0 chroma as libjpeg does it, batched, with a quality per image.
 
-Every rounding of the real codec is a true rounding: colour planes, coefficients and decoded samples. Codecs made for
-gradients round softly, which makes them milder than files of the same quality.
+Every rounding of the real codec is a true rounding, with libjpeg's rule for ties: colour planes, coefficients and
+decoded samples. Codecs made for gradients round softly, which makes them milder than files of the same quality; and in
+flat areas ties are frequent, so that their rule shows.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
 
     Args:
         image: float32 RGB (B,3,H,W) in [0,1]; rounded to 8 bits first, as a file would be. Any size.
-        quality: (B,) in [1,100], libjpeg's scale; fractions are allowed.
+        quality: (B,) in [1,100], libjpeg's scale, on any device; fractions are allowed.
 
     Returns:
         (B,3,H,W), multiples of 1/255 in [0,1]. No gradient.
@@ -52,9 +54,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     luma, chroma = _to_planes(pixels)
     luma = _code(luma, quantization_table(quality, LUMA_TABLE))
     chroma = _code(chroma, quantization_table(quality, CHROMA_TABLE))
-    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    odd = torch.arange(chroma.shape[-1], device=chroma.device) % 2
-    return _to_rgb(luma, chroma.add_((8 - odd) / 16).floor_())[..., :height, :width].div(255)
+    return _to_rgb(luma, chroma)[..., :height, :width].div(255)
 
 
 def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
@@ -65,11 +65,11 @@ def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Te
         base: 8×8 table for quality 50.
 
     Returns:
-        (B,8,8) whole numbers, float32.
+        (B,8,8) whole numbers, float32, on the CPU.
     """
-    quality = quality.float()
+    quality = quality.float().cpu()
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
-    table = torch.tensor(base, dtype=torch.float32, device=quality.device)
+    table = torch.tensor(base, dtype=torch.float32)
     return ((table * scale.view(-1, 1, 1) + 50) / 100).floor_().clamp_(1, 255)
 
 
@@ -80,17 +80,24 @@ def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     cb = (blue - luma).mul_(0.5 / (1 - 0.114))
     cr = (red - luma).mul_(0.5 / (1 - 0.299))
     chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1).round_(), 2)
-    odd = torch.arange(chroma.shape[-1], device=chroma.device) % 2
-    return luma.round_().sub_(128), chroma.add_((1 + odd) / 4).floor_()
+    chroma = chroma.add_((1 + _odd_columns(chroma)) / 4).floor_()  # ties up and down by turns
+    return luma.round_().sub_(128), chroma
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    """Y (B,1,H,W) and CbCr (B,2,H,W), minus 128 → RGB 0…255, whole."""
+    """Y (B,1,H,W) and CbCr (B,2,H/2,W/2), both minus 128 → RGB 0…255 (B,3,H,W), whole."""
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)  # in sixteenths
+    chroma = chroma.add_((8 - _odd_columns(chroma)) / 16).floor_()
     cb, cr = chroma.split(1, dim=1)
     red = luma.add(cr, alpha=1.402)
     green = luma.add(cb, alpha=-0.344136).add_(cr, alpha=-0.714136)
     blue = luma.add(cb, alpha=1.772)
     return torch.cat([red, green, blue], dim=1).add_(128).round_().clamp_(0, 255)
+
+
+def _odd_columns(planes: Tensor) -> Tensor:
+    """(W,) 0, 1, 0, 1, …"""
+    return torch.arange(planes.shape[-1], device=planes.device) % 2
 
 
 def _code(planes: Tensor, table: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ def _code(planes: Tensor, table: Tensor) -> Tensor:
     """
     basis = _basis(planes.device)
     coefficients = _separable(planes, basis).view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
-    steps = table.view(-1, 1, 1, BLOCK, 1, BLOCK)
+    steps = table.to(planes.device).view(-1, 1, 1, BLOCK, 1, BLOCK)
     whole = (coefficients * BLOCK).round_() / (steps * BLOCK)  # eighths, as libjpeg's integers, so that ties are exact
     coefficients = whole.add_(whole.sign(), alpha=0.5).trunc_().mul_(steps)  # ties away from zero
     return _separable(coefficients.view(planes.shape), basis.T).add_(0.5).floor_().clamp_(-128, 127)
@@ -118,9 +125,10 @@ def _separable(planes: Tensor, basis: Tensor) -> Tensor:
     return (rows.view(-1, BLOCK) @ basis.T).view(batch, channels, height, width).float()
 
 
+@lru_cache
 def _basis(device: torch.device) -> Tensor:
-    """Orthonormal DCT-II matrix (8,8). float64 on CUDA, where float32 products may be rounded to TF32."""
-    dtype = torch.float64 if device.type == "cuda" else torch.float32
+    """Orthonormal DCT-II matrix (8,8). float64 where there is such: float32 products may be set to TF32 or bfloat16."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
     index = torch.arange(BLOCK, dtype=torch.float64)
     basis = torch.cos((2 * index + 1) * index[:, None] * (math.pi / (2 * BLOCK))) / 2
     basis[0] /= math.sqrt(2)

@@ -91,7 +91,7 @@ def level_count(steps: Tensor) -> Tensor:
     present = torch.zeros(256, dtype=torch.bool, device=steps.device)
     present.index_fill_(0, steps.flatten().long(), True)
     powers = 2 ** torch.arange(9, device=steps.device)
-    return powers[(powers < present.sum()).sum()].float()
+    return (2 ** (powers < present.sum()).sum()).float()
 
 
 def luma(image: Tensor) -> Tensor:

@@ -164,4 +164,4 @@ def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generato
 
 
 def _compress(image: Tensor, row: Degradation, step: int) -> Tensor:
-    return jpeg(image, row.quality[:, step].to(image.device))
+    return jpeg(image, row.quality[:, step])
