@@ -18,9 +18,10 @@ class Options:
     """How to restore; None leaves the choice to the model.
 
     outscale: output size over input size, 1 to 8, of any fraction. steps, sampler: of the diffusion. noise_guidance:
-    (weight, steps), the weight of the input's latent in x̂0 for the first steps, 0 steps is off. tile: side of a tile in output pixels of the network (four times the input's), 0 to never tile; None tiles what is large.
-    colour: how the input's colours are taken over. seed: of the noise, together with the image's content. batch:
-    tiles at a time.
+    (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile
+    in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never tiles,
+    None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
+    image's content. batch: tiles at a time.
     """
 
     outscale: float = 4.0
@@ -42,9 +43,7 @@ class Options:
         if self.noise_guidance is not None:
             weight, steps = self.noise_guidance
             if not 0 <= weight <= 1 or steps < 0:
-                raise ValueError(
-                    f"noise guidance is {weight:g}:{steps}; choose a weight from 0 to 1 and steps from 0 on"
-                )
+                raise ValueError(f"noise guidance is {weight:g}:{steps}; choose a weight in [0, 1] and steps from 0 on")
         if self.tile is not None and self.tile < 0:
             raise ValueError(f"tile is {self.tile}; choose a number of pixels, or 0 to never tile")
         one_of("colour", self.colour, COLOURS)

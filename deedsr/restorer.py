@@ -1,0 +1,185 @@
+"""LR photograph → HR photograph: the only place that puts the parts in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deedsr import colour
+from deedsr.diffusion.guidance import NoiseGuidance
+from deedsr.diffusion.sampler import Settings, sample
+from deedsr.images import Picture, from_pil, pad_to, read, resize, upsample
+from deedsr.models import load_model
+from deedsr.models.base import Condition, RestorationModel
+from deedsr.options import DTYPES, Options, one_of
+from deedsr.tiling import Window, merge, windows
+
+SCALE = 4  # of the networks
+LEAST_SIDE = 8  # of an input
+TILE = 512  # side of a tile in HR pixels where the user does not say
+OVERLAP = 1 / 4  # of neighbouring tiles, over their side
+UNTILED = 1024 * 1024  # HR pixels that are restored in one piece
+BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
+
+Progress = Callable[[float], None]
+
+
+class Restorer:
+    """Restores photographs with a model and options.
+
+    >>> Restorer.from_pretrained("built-in")("photo.jpg").save("restored.png")
+    """
+
+    def __init__(self, model: RestorationModel, options: Options | None = None) -> None:
+        self.model = model.requires_grad_(False).eval()
+        self.options = options or Options()
+        first = next(model.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        self.settings = _settings(model.defaults, self.options)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str = "built-in", options: Options | None = None, device: str = "auto", dtype: str = "float32"
+    ) -> Restorer:
+        """A restorer with weights: ``built-in``, a model folder or an id.
+
+        device: ``auto``, ``cpu``, ``cuda`` (also ``cuda:1``) or ``mps``. dtype: ``float32``, ``bfloat16`` or
+        ``float16``. Raises ValueError for a name, a device or a dtype that can't be had.
+        """
+        kind = getattr(torch, one_of("dtype", dtype, DTYPES))
+        return cls(load_model(name, pick_device(device), kind), options)
+
+    def __call__(self, image: Picture | Image.Image | str | Path, progress: Progress | None = None) -> Picture:
+        """Restore a picture, a Pillow image or a file; the result keeps depth, alpha, grey, ICC profile and EXIF.
+
+        The output's sides are the input's times ``outscale``, rounded to the nearest. progress: called with the
+        fraction done. Raises ValueError for an input smaller than 8 pixels a side and where a network gives NaN.
+        """
+        if isinstance(image, (str, Path)):
+            image = read(image)
+        elif isinstance(image, Image.Image):
+            image = from_pil(image)
+        size = self.options.output_size(*image.size)
+        rgb = self.restore(image.rgb, progress)
+        alpha = None if image.alpha is None else resize(image.alpha, size)
+        return Picture(rgb, alpha, image.bits, image.grey, image.icc, image.exif, image.format)
+
+    @torch.inference_mode()
+    def restore(self, lr: Tensor, progress: Progress | None = None) -> Tensor:
+        """Restore one image (1, 3, H, W) in [0, 1] to (1, 3, round(H·outscale), round(W·outscale)), on the CPU."""
+        height, width = lr.shape[-2:]
+        if min(height, width) < LEAST_SIDE:
+            raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
+        generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
+        lr = lr.to(self.device, torch.float32)
+        padded = pad_to(upsample(lr, SCALE), self.model.size)
+        decoded = self._network(lr, padded, generator, _Counter(progress))
+        part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
+        matched = colour.match(decoded[part], padded[part], self.options.colour)
+        del decoded, padded
+        return resize(matched, self.options.output_size(height, width)).cpu()
+
+    def _network(self, lr: Tensor, padded: Tensor, generator: torch.Generator, counter: _Counter) -> Tensor:
+        """The up-sampled and padded image through encoder, sampler and decoder, tile by tile where it is large."""
+        factor, settings, process = self.model.factor, self.settings, self.model.process
+        height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
+        tiles = self._tiles(height, width)
+        skipped = settings.guidance.steps if settings.guidance.weight == 1 else 0
+        counter.total = len(tiles) * (max(settings.steps - skipped, 0) + 2)
+
+        def blended(function: Callable[[list[Window]], Tensor], scale: int = 1) -> Tensor:
+            return merge(self._pieces(function, tiles, counter), height, width, scale)
+
+        z_lr = blended(lambda group: self.model.encode(self._cut(padded, [w.scaled(factor) for w in group])))
+        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype))
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return blended(lambda group: self._denoise(x_t, t, condition, group))
+
+        noise = torch.randn(z_lr.shape, generator=generator).to(self.device)
+        latent = sample(denoise, process, z_lr, settings, noise, generator)
+        return blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
+
+    def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
+        part = condition.crop(*group)
+        return self.model.denoise(self._cut(x_t, group), t.expand(len(group)), part)
+
+    def _cut(self, image: Tensor, group: list[Window]) -> Tensor:
+        """Windows of one image (1, C, H, W) as a batch (N, C, h, w) in the network's dtype."""
+        return torch.cat([image[window.slices] for window in group]).to(self.dtype)
+
+    def _pieces(
+        self, function: Callable[[list[Window]], Tensor], tiles: list[Window], counter: _Counter
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Each tile with what the function gives for it, computed a batch at a time. Raises ValueError for NaN."""
+        remaining = iter(tiles)
+        batch = self.options.batch or BATCH.get(self.device.type, 1)
+        while group := list(islice(remaining, batch)):
+            output = function(group)
+            if not torch.isfinite(output).all():
+                out = "its weights may be broken" if self.dtype == torch.float32 else "choose --dtype float32"
+                raise ValueError(f"the network gave NaN or inf in {str(self.dtype).removeprefix('torch.')}; {out}")
+            yield from zip(group, output.split(1), strict=True)
+            counter.add(len(group))
+
+    def _tiles(self, height: int, width: int) -> list[Window]:
+        """Windows over a latent (height, width); a single one where nothing needs tiling."""
+        factor, tile = self.model.factor, self.options.tile
+        if tile is None:
+            tile = TILE if height * width * factor**2 > UNTILED else 0
+        if tile == 0:
+            return [Window(0, 0, height, width)]
+        side = self.model.size.fit(tile, tile)[0] // factor
+        return windows(height, width, side, int(side * OVERLAP))
+
+
+class _Counter:
+    """Tells a progress function the fraction of the tiles done."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.done, self.total = progress, 0, 1
+
+    def add(self, tiles: int) -> None:
+        self.done += tiles
+        if self.progress is not None:
+            self.progress(min(self.done / self.total, 1.0))
+
+
+def content_seed(lr: Tensor, seed: int) -> int:
+    """A seed from the user's and the image's pixels (1, 3, H, W), so that an image's noise depends on nothing else."""
+    pixels = lr.mul(65535).round_().to(torch.int32).cpu().contiguous().numpy()
+    digest = hashlib.sha256(f"{seed} {tuple(lr.shape)} ".encode())
+    digest.update(pixels)
+    return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a name means; ``auto`` is CUDA, else Apple's, else the CPU. ValueError if it is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    kind, _, index = name.partition(":")
+    there = available.get(kind, False) and (not index or (index.isdigit() and kind == "cuda"))
+    if not there or (index and int(index) >= torch.cuda.device_count()):
+        raise ValueError(f"device {name!r} is not available here; choose one of auto, cpu, cuda, mps")
+    return torch.device(name)
+
+
+def _settings(defaults: Settings, options: Options) -> Settings:
+    """The model's settings with the user's changes; other steps than the preset's are spread over all noise levels."""
+    changed = any(
+        value is not None and value != getattr(defaults, name)
+        for name, value in (("steps", options.steps), ("sampler", options.sampler))
+    )
+    return defaults.with_(
+        steps=options.steps,
+        sampler=options.sampler,
+        guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
+        spacing="trailing" if changed else None,
+    )
