@@ -1,0 +1,1 @@
+"""The authors' checkpoints in our names, one key table per format."""

@@ -1,0 +1,107 @@
+"""One sampling loop for every model, over diffusers' schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from deedsr.diffusion.guidance import NoiseGuidance
+from deedsr.diffusion.process import Process
+
+SAMPLERS = {
+    "ddim": diffusers.DDIMScheduler,
+    "dpm++": diffusers.DPMSolverMultistepScheduler,
+    "unipc": diffusers.UniPCMultistepScheduler,
+}
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample.
+
+    sampler: ``ddim``, ``dpm++`` or ``unipc``. steps: network calls. eta: of DDIM, 0 deterministic, 1 ancestral.
+    spacing: of the times; ``leading`` only for many steps, it starts far below the noisiest time with few.
+    start: the fraction of the noise levels that is gone through; 1 starts from pure noise, less from z_lr noised to
+    the first of the remaining times. guidance: see `NoiseGuidance`.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    eta: float = 0.0
+    spacing: str = "trailing"
+    start: float = 1.0
+    guidance: NoiseGuidance = NoiseGuidance()
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {self.sampler!r}; there are: {', '.join(SAMPLERS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must be above 0 and at most 1, not {self.start}")
+        if self.spacing not in ("leading", "trailing", "linspace"):
+            raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """From plain values, as stored in a model's configuration; an unknown name raises TypeError."""
+        values = dict(values)
+        if "guidance" in values:
+            values["guidance"] = NoiseGuidance(*values["guidance"])
+        return cls(**values)
+
+    def with_(self, **changes: Any) -> Settings:
+        """A copy with the changes that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+def make_scheduler(process: Process, settings: Settings) -> Any:
+    """The diffusers scheduler of `settings`, its times set; only the last `settings.steps` of them are to be used."""
+    if process.steps < settings.steps:
+        raise ValueError(f"{settings.steps} steps were asked for, but the process has only {process.steps}")
+    kind = SAMPLERS[settings.sampler]
+    config = {name: value for name, value in process.config.items() if not name.startswith("_")}
+    scheduler = kind.from_config({**config, "timestep_spacing": settings.spacing})
+    scheduler.set_timesteps(min(round(settings.steps / settings.start), process.steps))
+    return scheduler
+
+
+def sample(
+    denoise: Denoise,
+    process: Process,
+    z_lr: Tensor,
+    settings: Settings,
+    noise: Tensor,
+    generator: torch.Generator | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Run the reverse process and return x0, (B, C, h, w).
+
+    denoise: (x_t, t (B,)) → the network's prediction. z_lr: latent of the LR image, for noise guidance and late starts.
+    noise: standard normal, of z_lr's shape, what the process starts from. generator: for the noise that DDIM with
+    η > 0 adds. progress: called with (steps done, steps in all). Raises ValueError where a step gives NaN or inf.
+    """
+    scheduler = make_scheduler(process, settings)
+    skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
+    times = scheduler.timesteps[skipped:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    x = noise * scheduler.init_noise_sigma
+    if skipped:
+        x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))
+    extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
+    for index, time in enumerate(times):
+        t = time.to(x.device).expand(len(x))
+        output = settings.guidance.guide(denoise, process, x, t, z_lr, index)
+        x = scheduler.step(output, time, x, **extra).prev_sample
+        if not torch.isfinite(x).all():
+            raise ValueError(f"step {index + 1} of {len(times)} gave NaN or inf in {x.dtype}; try --dtype float32")
+        if progress is not None:
+            progress(index + 1, len(times))
+    return x

@@ -1,0 +1,58 @@
+"""The contract between the networks and all that uses them: sampler, tiling, restorer, training, evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.images import SizeRequirement
+from deedsr.tiling import Window
+
+
+class Condition(Protocol):
+    """All that a network knows of one batch of LR images and that does not depend on t."""
+
+    z_lr: Tensor
+
+    def crop(self, window: Window) -> Condition:
+        """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
+        ...
+
+
+class RestorationModel(nn.Module, ABC):
+    """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
+
+    process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
+    factor: HR pixels per latent pixel. defaults: how to sample where the user does not say.
+    """
+
+    process: Process
+    size: SizeRequirement
+    factor: int
+    defaults: Settings
+
+    @abstractmethod
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or a sample if a generator is given."""
+
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
+
+    @abstractmethod
+    def condition(self, lr: Tensor, z_lr: Tensor) -> Condition:
+        """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image."""
+
+    @abstractmethod
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's prediction for x_t (B, C, h, w) at integer times t (B,), in the process's parameterisation."""
+
+    @abstractmethod
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The named parameters that training may change, chosen by module."""

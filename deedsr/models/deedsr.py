@@ -1,0 +1,179 @@
+"""DeeDSR (arXiv 2404.00661): a frozen latent-diffusion U-Net, steered by an adapter that knows the degradation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.images import SizeRequirement
+from deedsr.models.adapter import Adapter
+from deedsr.models.adapter_config import AdapterConfig
+from deedsr.models.base import RestorationModel
+from deedsr.models.blocks import Filters, Modulation
+from deedsr.models.build import stock
+from deedsr.models.presets import DeeDSRConfig
+from deedsr.tiling import Window
+
+
+@dataclass(frozen=True)
+class DeeDSRCondition:
+    """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level."""
+
+    z_lr: Tensor
+    filters: list[tuple[Filters, Filters]]
+
+    def crop(self, window: Window) -> DeeDSRCondition:
+        return DeeDSRCondition(self.z_lr[window.slices], self.filters)
+
+
+class Maps:
+    """The local-detail maps of the call under way, by (height, width); kept until backward."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[tuple[int, ...], Tensor] = {}
+
+    def fill(self, maps: list[Tensor]) -> None:
+        self.by_size = {tuple(single.shape[-2:]): single for single in maps}
+
+
+def _modulate(maps: Maps, modulation: Modulation, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
+    return modulation(h, maps.by_size[tuple(h.shape[-2:])])
+
+
+class DeeDSR(RestorationModel):
+    """The whole system on *stock* diffusers modules.
+
+    unet: a UNet2DConditionModel whose cross-attention takes the adapter's tokens. vae: AutoencoderKL or AutoencoderDC.
+    Nothing of the U-Net is replaced: a forward hook on the last convolution of each ResBlock modulates its output,
+    out = skip(x) + [h·(1+γ) + β], just before the residual is added.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        process: Process,
+        encoder: DegradationEncoder,
+        adapter: AdapterConfig,
+        sft_hidden: int,
+        defaults: Settings,
+    ) -> None:
+        super().__init__()
+        if encoder.dimension != adapter.vector:
+            raise ValueError(f"the encoder gives {encoder.dimension} numbers, the adapter takes {adapter.vector}")
+        if unet.config.cross_attention_dim != adapter.context:
+            raise ValueError(f"the U-Net's context is {unet.config.cross_attention_dim}, the adapter's {adapter.context}")
+        self.unet, self.vae, self.encoder = unet, vae, encoder
+        self.process, self.defaults = process, defaults
+        self.adapter = Adapter(adapter)
+        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+        self.modulations = nn.ModuleList(
+            Modulation(adapter.maps, block.conv2.out_channels, sft_hidden) for block in blocks
+        )
+        self.maps = Maps()
+        for block, modulation in zip(blocks, self.modulations, strict=True):
+            block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
+        self.factor = 2 ** (len(_vae_widths(vae)) - 1)
+        levels = max(len(unet.config.block_out_channels), len(adapter.widths))
+        multiple = self.factor * 2 ** (levels - 1)
+        self.size = SizeRequirement(multiple, multiple)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Only the adapter, the modulations and every attn2 can be trained; all stays in evaluation mode."""
+        self.requires_grad_(False)
+        for _, parameter in self.trainable():
+            parameter.requires_grad_(True)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> DeeDSR:
+        """Stays in evaluation mode: the frozen BatchNorms must not move, and no trained part has a mode."""
+        return super().train(False)
+
+    def cross_attentions(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every attn2 of the U-Net, by its name within this module."""
+        for name, module in self.unet.named_modules(prefix="unet"):
+            if name.endswith(".attn2"):
+                yield name, module
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        parts = [("adapter", self.adapter), ("modulations", self.modulations), *self.cross_attentions()]
+        for prefix, module in parts:
+            yield from module.named_parameters(prefix=prefix)
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        output = self.vae.encode(2 * image - 1)
+        posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
+        if posterior is None:
+            latent = output.latent
+        else:
+            latent = posterior.mode() if generator is None else posterior.sample(generator)
+        return latent * self.vae.config.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
+
+    def condition(self, lr: Tensor, z_lr: Tensor) -> DeeDSRCondition:
+        with torch.no_grad():
+            vector = self.encoder(lr)
+        return self.condition_on(vector, z_lr)
+
+    def condition_on(self, vector: Tensor, z_lr: Tensor) -> DeeDSRCondition:
+        """As `condition`, from a degradation vector (B, D) of the caller's choice."""
+        return DeeDSRCondition(z_lr, self.adapter.filters(vector))
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
+        steering = self.adapter(condition.z_lr, t, condition.filters)
+        self.maps.fill(steering.maps)
+        output = self.unet(x_t, t, encoder_hidden_states=steering.tokens).sample
+        if not torch.is_grad_enabled():
+            self.maps.fill([])
+        return output
+
+
+def _vae_widths(vae: nn.Module) -> list[int]:
+    config = vae.config
+    return config.get("block_out_channels") or config["encoder_block_out_channels"]
+
+
+def build(config: DeeDSRConfig) -> DeeDSR:
+    """A DeeDSR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
+    return DeeDSR(
+        stock(config.unet, cross_attention_dim=config.adapter.context),
+        stock(config.vae),
+        Process.from_config(config.scheduler),
+        DegradationEncoder(**config.encoder),
+        config.adapter,
+        config.sft_hidden,
+        Settings.from_dict(config.defaults),
+    )
+
+
+def counts(model: DeeDSR) -> dict[str, int]:
+    """Parameters by part; `trained` is what stage 2 trains, `unet_total` the U-Net with all that is injected."""
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    cross_attention = sum(size(module) for _, module in model.cross_attentions())
+    parts = {
+        "degradation_encoder": size(model.encoder),
+        "adapter": size(model.adapter),
+        "sft": size(model.modulations),
+        "cross_attention": cross_attention,
+    }
+    return {
+        **parts,
+        "trained": sum(parameter.numel() for _, parameter in model.trainable()),
+        "unet_frozen": size(model.unet) - cross_attention,
+        "unet_total": size(model.unet) + parts["sft"],
+        "vae": size(model.vae),
+    }

@@ -1,0 +1,129 @@
+"""The two sizes of DeeDSR, as plain numbers. Stock diffusers classes are built from the `unet` and `vae` entries."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from deedsr.models.adapter_config import AdapterConfig
+
+
+@dataclass(frozen=True)
+class DeeDSRConfig:
+    """All hyper-parameters of one DeeDSR.
+
+    unet, vae, scheduler: configurations of the diffusers classes named by their ``_class_name``. `unet` is the *stock*
+    base; its ``cross_attention_dim`` is replaced by the width of the adapter's tokens. encoder: arguments of
+    `DegradationEncoder`. sft_hidden: width inside the modulation layers. defaults: arguments of `sampler.Settings`.
+    """
+
+    name: str
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    scheduler: dict[str, Any]
+    encoder: dict[str, Any]
+    adapter: AdapterConfig
+    sft_hidden: int = 128
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+_SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+
+SD21 = DeeDSRConfig(
+    name="sd21",
+    unet={
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    vae={
+        "_class_name": "AutoencoderKL",
+        "sample_size": 512,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
+    scheduler=_SCHEDULER,
+    encoder={"layers": [3, 4, 6, 3], "widths": [128, 256, 512, 1024], "stem": 64},
+    adapter=AdapterConfig(
+        in_channels=4,
+        width=256,
+        multipliers=(1, 1, 2, 2),
+        attention=(True, True, True, False),
+        heads=4,
+        maps=256,
+        vector=1024,
+    ),
+    defaults={"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]},
+)
+
+SMALL = DeeDSRConfig(
+    name="small",
+    unet={
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 128,
+        "in_channels": 8,
+        "out_channels": 8,
+        "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+        "block_out_channels": [64, 96, 128],
+        "layers_per_block": 1,
+        "attention_head_dim": [2, 3, 4],
+        "norm_num_groups": 16,
+        "cross_attention_dim": 128,
+        "use_linear_projection": True,
+    },
+    vae={
+        "_class_name": "AutoencoderDC",
+        "latent_channels": 8,
+        "encoder_block_out_channels": [32, 32, 64],
+        "decoder_block_out_channels": [32, 32, 64],
+        "encoder_layers_per_block": [0, 1, 4],
+        "decoder_layers_per_block": [0, 1, 6],
+        "encoder_qkv_multiscales": [[], [], []],
+        "decoder_qkv_multiscales": [[], [], []],
+        "decoder_conv_act_fn": "silu",
+        "scaling_factor": 1.0,
+    },
+    scheduler={**_SCHEDULER, "prediction_type": "v_prediction"},
+    encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32},
+    adapter=AdapterConfig(
+        in_channels=8,
+        width=64,
+        multipliers=(1, 1, 2),
+        attention=(False, False, True),
+        heads=4,
+        maps=64,
+        vector=256,
+    ),
+    sft_hidden=48,
+    defaults={"sampler": "ddim", "steps": 10, "eta": 0.0, "spacing": "trailing"},
+)
+
+PRESETS = {preset.name: preset for preset in (SD21, SMALL)}
+
+
+def preset(name: str) -> DeeDSRConfig:
+    """The preset called `name`; raises ValueError that lists the names there are."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(PRESETS)}")
+    return copy.deepcopy(PRESETS[name])
