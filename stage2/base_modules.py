@@ -135,4 +135,3 @@ class DenoiserRun(BaseRun):
             for name, parameter in self.unet.named_parameters():
                 parameter.copy_(self.average.tensors[name])
         return self.unet
-

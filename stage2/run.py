@@ -41,7 +41,12 @@ class Crops(pl.LightningDataModule):
 
 
 def fit(
-    cfg: DictConfig, module: pl.LightningModule, crops: Crops, output: Path, steps: int, callbacks: Sequence[Callback] = ()
+    cfg: DictConfig,
+    module: pl.LightningModule,
+    crops: Crops,
+    output: Path,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
     """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves that file at the end."""
     checkpoint = output / "last.ckpt"
@@ -77,12 +82,22 @@ def pixels(batch: torch.Tensor) -> torch.Tensor:
     return batch.float() / 255
 
 
-def adamw(parameters: list[torch.nn.Parameter], lr: float, warmup: int, steps: int, weight_decay: float = 0.01) -> dict:
-    """AdamW with linear warm-up over `warmup` steps and a cosine down to zero at `steps`, as Lightning takes them."""
+def adamw(
+    parameters: list[torch.nn.Parameter],
+    lr: float,
+    warmup: int,
+    steps: int,
+    weight_decay: float = 0.01,
+    schedule: str = "cosine",
+) -> dict:
+    """AdamW with linear warm-up over `warmup` steps, then ``constant`` or a ``cosine`` down to zero at `steps`."""
+    if schedule not in ("cosine", "constant"):
+        raise ValueError(f"unknown optimizer.schedule {schedule!r}; there are: cosine, constant")
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
 
     def factor(step: int) -> float:
-        return min(1.0, (step + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
+        rise = min(1.0, (step + 1) / max(warmup, 1))
+        return rise if schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}

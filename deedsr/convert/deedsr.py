@@ -128,5 +128,7 @@ def rename(tensors: Mapping[str, Tensor], model: DeeDSR) -> dict[str, Tensor]:
     table, own = key_table(model), model.state_dict()
     missing, extra = sorted(table.keys() - tensors.keys()), sorted(tensors.keys() - table.keys())
     if missing or extra:
-        raise ValueError(f"not the authors' checkpoint of this size: missing {missing[:3]}, without a place {extra[:3]}")
+        raise ValueError(
+            f"not the authors' checkpoint of this size: missing {missing[:3]}, without a place {extra[:3]}"
+        )
     return {ours: tensors[theirs].reshape(own[ours].shape) for theirs, ours in table.items()}

@@ -38,7 +38,9 @@ class Process:
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS[:2]:
             raise ValueError(f"prediction_type {prediction!r} is not known; it must be one of {', '.join(PREDICTIONS)}")
-        cumulative = diffusers.DDIMScheduler.from_config({**config, "_class_name": "DDIMScheduler"}).alphas_cumprod.double()
+        cumulative = diffusers.DDIMScheduler.from_config(
+            {**config, "_class_name": "DDIMScheduler"}
+        ).alphas_cumprod.double()
         return cls(cumulative.sqrt(), (1 - cumulative).sqrt(), prediction, dict(config))
 
     @property

@@ -1,0 +1,46 @@
+"""Restoration models: the contract, DeeDSR, and where weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from deedsr.models.base import Condition, RestorationModel
+from deedsr.models.deedsr import build, counts
+from deedsr.models.folder import load_folder, placed
+from deedsr.models.presets import PRESETS, preset
+from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
+
+__all__ = ["Condition", "RestorationModel", "describe", "load_model"]
+
+
+def load_model(
+    name: str | Path = BUILT_IN, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> RestorationModel:
+    """The model called `name`, ready for inference: ``built-in``, a model folder, or a hub id.
+
+    Raises ValueError, with the way out, for a model that does not exist, has no weights, or is damaged.
+    """
+    name = str(name)
+    if name == "sd21":
+        raise ValueError(
+            "no adapter weights for Stable Diffusion 2.1 are published; train them with "
+            "`python -m stage1.train experiment=stage1_deedsr` and `python -m stage2.train model=sd21`, "
+            "then give the folder that stage 2 wrote"
+        )
+    folder = ASSETS / BUILT_IN if name == BUILT_IN else resolve(name)
+    return placed(load_folder(folder), device, dtype)
+
+
+def describe(name: str = BUILT_IN) -> dict[str, int]:
+    """Parameter counts of the parts of a preset (``small``, ``sd21``) or a model folder.
+
+    Presets are counted on the meta device, no weights are read.
+    """
+    if name == BUILT_IN:
+        name = "small"
+    if name in PRESETS or not Path(name).is_dir():
+        with torch.device("meta"):
+            return counts(build(preset(name)))
+    return counts(load_folder(Path(name)))

@@ -28,6 +28,8 @@ def read_config(folder: str | Path, file: str = "config.json") -> dict[str, Any]
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: missing; a base is a folder in diffusers' layout (unet/, vae/, scheduler/)") from None
+        raise ValueError(
+            f"{path}: missing; a base is a folder in diffusers' layout (unet/, vae/, scheduler/)"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None

@@ -70,7 +70,9 @@ class DeeDSR(RestorationModel):
         if encoder.dimension != adapter.vector:
             raise ValueError(f"the encoder gives {encoder.dimension} numbers, the adapter takes {adapter.vector}")
         if unet.config.cross_attention_dim != adapter.context:
-            raise ValueError(f"the U-Net's context is {unet.config.cross_attention_dim}, the adapter's {adapter.context}")
+            raise ValueError(
+                f"the U-Net's context is {unet.config.cross_attention_dim}, the adapter's {adapter.context}"
+            )
         self.unet, self.vae, self.encoder = unet, vae, encoder
         self.process, self.defaults = process, defaults
         self.adapter = Adapter(adapter)

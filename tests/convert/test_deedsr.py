@@ -23,7 +23,9 @@ def small() -> DeeDSR:
     """The configuration of ``deedsr_small``: full-width encoder of one block a stage, everything else narrow."""
     sd21 = preset("sd21")
     return DeeDSR(
-        stock(sd21.unet, block_out_channels=[64, 128, 256, 256], attention_head_dim=[2, 4, 8, 8], cross_attention_dim=128),
+        stock(
+            sd21.unet, block_out_channels=[64, 128, 256, 256], attention_head_dim=[2, 4, 8, 8], cross_attention_dim=128
+        ),
         stock(sd21.vae, block_out_channels=[32] * 4),
         Process.from_config(sd21.scheduler),
         DegradationEncoder(layers=(1, 1, 1, 1)),

@@ -1,0 +1,149 @@
+"""DeeDSR as a folder: ``adapter.safetensors`` (all that stage 2 trains), ``encoder.safetensors``, and a base.
+
+The header of ``adapter.safetensors`` holds the configuration: the adapter's numbers, the sampling defaults, and `base`,
+a folder in diffusers' layout (relative to the model's own, or a path) or a hub id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deedsr import weights
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.models.adapter_config import AdapterConfig
+from deedsr.models.build import read_config, stock
+from deedsr.models.deedsr import DeeDSR
+from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
+
+ADAPTER, ENCODER, PART = "adapter.safetensors", "encoder.safetensors", "diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler_config.json"
+SYSTEM = "deedsr"
+
+
+def write_part(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """A stock module as diffusers writes it: ``config.json`` and its safetensors."""
+    weights.save(folder / PART, tensors)
+    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def write_scheduler(base: Path, config: Mapping[str, Any]) -> None:
+    """``scheduler/scheduler_config.json`` of the base in `base`."""
+    (base / "scheduler").mkdir(parents=True, exist_ok=True)
+    (base / "scheduler" / SCHEDULER).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_part(folder: Path, **overrides: Any) -> nn.Module:
+    """A stock module from ``folder/config.json`` and its safetensors, every tensor checked.
+
+    With another ``cross_attention_dim`` among the overrides, every attn2.to_k and to_v keeps its fresh initialisation.
+    """
+    module = stock(read_config(folder), **overrides)
+    fresh: set[str] = set()
+    if "cross_attention_dim" in overrides:
+        fresh = {name for name in module.state_dict() if ".attn2.to_k." in name or ".attn2.to_v." in name}
+    tensors = weights.load(folder / PART).tensors
+    kept = {name: tensor.float() for name, tensor in tensors.items() if name not in fresh}
+    weights.load_strict(module, kept, folder / PART, allow_missing=fresh)
+    return module
+
+
+def load_encoder(file: Path) -> DegradationEncoder:
+    """The degradation encoder that stage 1 wrote."""
+    stored = weights.load(file)
+    if not stored.config:
+        raise ValueError(f"{file}: its header has no configuration; it was not written by stage 1")
+    encoder = DegradationEncoder(**stored.config)
+    weights.load_strict(encoder, _float(stored.tensors), file)
+    return encoder
+
+
+def assemble(
+    base: Path, encoder: DegradationEncoder, adapter: AdapterConfig, sft_hidden: int, defaults: Mapping[str, Any]
+) -> DeeDSR:
+    """A DeeDSR on the base in `base`, its trained parts fresh; the prediction type is read from the base's scheduler."""
+    return DeeDSR(
+        load_part(base / "unet", cross_attention_dim=adapter.context),
+        load_part(base / "vae"),
+        Process.from_config(read_config(base / "scheduler", SCHEDULER)),
+        encoder,
+        adapter,
+        sft_hidden,
+        Settings.from_dict(defaults),
+    )
+
+
+def load_folder(folder: Path) -> DeeDSR:
+    """The DeeDSR in `folder`; ValueError that names the file for anything missing, surplus or of another size."""
+    file = folder / ADAPTER
+    stored = weights.load(file)
+    if stored.config.get("system") != SYSTEM:
+        raise ValueError(f"{file}: its header says nothing of a {SYSTEM} adapter; it was not written by stage 2")
+    config = stored.config
+    base = resolve(config["base"], folder, DIFFUSERS_LAYOUT)
+    adapter = AdapterConfig(**config["adapter"])
+    model = assemble(base, load_encoder(folder / ENCODER), adapter, config["sft_hidden"], config["defaults"])
+    trained = dict(model.trainable())
+    weights.load_strict(model, _float(stored.tensors), file, allow_missing=model.state_dict().keys() - trained.keys())
+    surplus = stored.tensors.keys() - trained.keys()
+    if surplus:
+        raise ValueError(f"{file}: holds {sorted(surplus)[0]}, which is not trained in stage 2")
+    return model
+
+
+def save_adapter(
+    file: Path, model: DeeDSR, tensors: Mapping[str, Tensor], base: str, defaults: Mapping[str, Any], sft_hidden: int
+) -> None:
+    """Write the trained `tensors` with all that `load_folder` needs to know."""
+    adapter = asdict(model.adapter.config)
+    config = {"system": SYSTEM, "base": base, "adapter": adapter, "sft_hidden": sft_hidden, "defaults": dict(defaults)}
+    weights.save(file, tensors, config)
+
+
+def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
+    """Write the DeeDSR in `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
+
+    With the base, `target` needs nothing else; without it, it points to the base that `source` uses.
+    Raises ValueError where `source` is damaged or `target` exists.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target}: is not empty; choose a new folder")
+    load_folder(source)
+    stored = weights.load(source / ADAPTER)
+    base = resolve(stored.config["base"], source, DIFFUSERS_LAYOUT)
+    config = {**stored.config, "base": "base" if with_base else _pointer(stored.config["base"], base)}
+    weights.save(target / ADAPTER, _cast(stored.tensors, dtype), config)
+    encoder = weights.load(source / ENCODER)
+    weights.save(target / ENCODER, _cast(encoder.tensors, dtype), encoder.config)
+    if with_base:
+        for part in ("unet", "vae"):
+            tensors = weights.load(base / part / PART).tensors
+            write_part(target / "base" / part, _cast(tensors, dtype), read_config(base / part))
+        write_scheduler(target / "base", read_config(base / "scheduler", SCHEDULER))
+
+
+def _pointer(reference: str, base: Path) -> str:
+    return str(base.resolve()) if base.is_dir() and "snapshots" not in base.parts else reference
+
+
+def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    return {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def placed(model: DeeDSR, device: str | torch.device, dtype: torch.dtype) -> DeeDSR:
+    """`model` on `device` in `dtype`, ready for inference."""
+    return model.to(device, dtype).requires_grad_(False)

