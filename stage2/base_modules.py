@@ -12,7 +12,6 @@ from deedsr.data.photos import seeded
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
-
 from stage2.run import adamw, pixels
 
 
@@ -31,7 +30,7 @@ class Frozen(nn.Module):
 
 
 class BaseRun(pl.LightningModule):
-    """A run whose randomness is a pure function of (seed, step, rank) and whose frozen parts stay out of checkpoints."""
+    """A run whose randomness is a pure function of (seed, step, rank); frozen parts stay out of its checkpoints."""
 
     def __init__(self, cfg: DictConfig, seed: int) -> None:
         super().__init__()

@@ -44,3 +44,6 @@ class NoiseGuidance:
         if weight < 1:
             clean = (1 - weight) * process.clean(denoise(x_t, t), x_t, t) + weight * z_lr
         return process.output(clean, x_t, t)
+
+
+OFF = NoiseGuidance()

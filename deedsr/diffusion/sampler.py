@@ -10,7 +10,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from deedsr.diffusion.guidance import NoiseGuidance
+from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
 
 SAMPLERS = {
@@ -36,7 +36,7 @@ class Settings:
     eta: float = 0.0
     spacing: str = "trailing"
     start: float = 1.0
-    guidance: NoiseGuidance = NoiseGuidance()
+    guidance: NoiseGuidance = OFF
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:

@@ -20,8 +20,8 @@ class Condition(Protocol):
 
     z_lr: Tensor
 
-    def crop(self, window: Window) -> Condition:
-        """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
+    def crop(self, *windows: Window) -> Condition:
+        """The condition of a batch of tiles, in latent pixels: what is global stays, what has a place is cut."""
         ...
 
 
@@ -39,7 +39,7 @@ class RestorationModel(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or a sample if a generator is given."""
+        """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample."""
 
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:

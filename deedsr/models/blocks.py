@@ -70,10 +70,14 @@ class AttentionBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Filters:
-    """What one degradation-aware convolution makes of the vector: depth-wise kernels (B, C, 3, 3), gates (B, C, 1, 1)."""
+    """What a degradation-aware convolution makes of the vector: kernels (B, C, 3, 3), gates (B, C, 1, 1)."""
 
     kernels: Tensor
     gates: Tensor
+
+    def repeated(self, times: int) -> Filters:
+        """The same for a batch `times` as long, as `torch.Tensor.repeat` orders it."""
+        return self if times == 1 else Filters(self.kernels.repeat(times, 1, 1, 1), self.gates.repeat(times, 1, 1, 1))
 
 
 class DegradationConv(nn.Module):
@@ -124,7 +128,7 @@ class DegradationBlock(nn.Module):
 
 
 class Modulation(nn.Module):
-    """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so that both get gradients from the first step."""
+    """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so both get gradients from the first step."""
 
     def __init__(self, maps: int, channels: int, hidden: int) -> None:
         super().__init__()

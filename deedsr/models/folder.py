@@ -69,7 +69,7 @@ def load_encoder(file: Path) -> DegradationEncoder:
 def assemble(
     base: Path, encoder: DegradationEncoder, adapter: AdapterConfig, sft_hidden: int, defaults: Mapping[str, Any]
 ) -> DeeDSR:
-    """A DeeDSR on the base in `base`, its trained parts fresh; the prediction type is read from the base's scheduler."""
+    """A DeeDSR on the base in `base`, its trained parts fresh; the base's scheduler says what the U-Net predicts."""
     return DeeDSR(
         load_part(base / "unet", cross_attention_dim=adapter.context),
         load_part(base / "vae"),
