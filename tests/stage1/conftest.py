@@ -1,0 +1,53 @@
+"""A tiny stage-1 run on made-up photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photographs of smooth noise, four in the split `train` and two in `val`."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(6):
+        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
+        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    rows = [f"{number}.png\t{'train' if number < 4 else 'val'}" for number in range(6)]
+    folder.with_suffix(".tsv").write_text("\n".join(["file\tsplit", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def tiny(photos: Path) -> Callable[..., DictConfig]:
+    """Composes the real configuration, shrunk: `tiny(output, "steps=4", ...)`."""
+
+    def make(output: Path, *overrides: str, config: str = "stage1") -> DictConfig:
+        shrink = [
+            "encoder.layers=[1,1,1,1]",
+            "encoder.widths=[4,4,8,8]",
+            "encoder.stem=4",
+            "crop=64",
+            "batch=4",
+            "contrast.queue=16",
+            "checkpoint_every=1000",
+            "data.workers=0",
+            "trainer.accelerator=cpu",
+            "trainer.enable_progress_bar=false",
+            "trainer.log_every_n_steps=1",
+            f"output={output}",
+        ]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config, [*(shrink if config == "stage1" else []), f"data.roots=[{photos}]", *overrides])
+
+    return make

@@ -1,0 +1,113 @@
+"""Runs of stage 1: resuming to the bit, two ranks, what is written."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.encoder.network import DegradationEncoder
+from stage1.module import Milestones
+from stage1.train import train
+
+Compose = Callable[..., DictConfig]
+
+
+def state(output: Path) -> dict[str, torch.Tensor]:
+    return weights.load_checkpoint(output / "last.ckpt")["state_dict"]
+
+
+@pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
+def test_ten_and_ten_steps_equal_twenty(tiny: Compose, tmp_path: Path, positives: str) -> None:
+    common = [f"positives={positives}", "schedule.milestones=[5,15]", "shuffle=true", "contrast.groups=2"]
+    train(tiny(tmp_path / "whole", "steps=20", *common))
+    train(tiny(tmp_path / "parts", "steps=10", *common))
+    train(tiny(tmp_path / "parts", "steps=20", *common))
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert {"contrast.queue", "contrast.pointer"} <= whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, parts[name]), name
+
+
+def test_a_broken_off_run_goes_on_from_its_last_checkpoint(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(tmp_path / "whole", "steps=6"))
+    train(tiny(tmp_path / "parts", "steps=5", "checkpoint_every=2"))
+    assert weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["global_step"] == 5
+    train(tiny(tmp_path / "parts", "steps=6", "checkpoint_every=2"))
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_writes_the_query_encoder_without_head(tiny: Compose, tmp_path: Path) -> None:
+    path = train(tiny(tmp_path, "steps=2"))
+    stored = weights.load(path)
+    encoder = DegradationEncoder(**stored.config)
+    weights.load_strict(encoder, stored.tensors, path)
+    trained = state(tmp_path)
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, trained[f"contrast.encoder.{name}"]), name
+    assert list(tmp_path.glob("events.out.tfevents.*")), "no TensorBoard log"
+
+
+def test_a_finished_run_is_left_alone(tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tiny(tmp_path, "steps=2"))
+    before = (tmp_path / "last.ckpt").stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        train(tiny(tmp_path, "steps=2"))
+    assert "finished, 2 steps" in caplog.text
+    assert (tmp_path / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
+    """The command of the README on two gloo processes."""
+    cfg = tiny(tmp_path / "run")
+    command = [sys.executable, "-m", "stage1.train", f"data.roots={cfg.data.roots}", f"output={cfg.output}"]
+    command += [f"encoder.widths={cfg.encoder.widths}", "encoder.stem=4", "crop=64", "batch=2", "steps=3"]
+    command += ["contrast.queue=12", "shuffle=true", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
+    command += ["+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = state(tmp_path / "run")
+    assert trained["contrast.pointer"].item() == 0, "three steps of two on two ranks fill a queue of twelve"
+    assert torch.allclose(trained["contrast.queue"].norm(dim=1), torch.ones(12), atol=1e-5)
+    assert len(torch.unique(trained["contrast.queue"], dim=0)) == 12, "the ranks draw differently"
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("unit", "falls"), [("steps", 2), ("epochs", 20)])
+def test_milestones(unit: str, falls: int) -> None:
+    schedule = Milestones([2, 4], unit, gamma=0.1, warmup=1)
+    assert schedule.factor(0, 10) == 0.5
+    assert schedule.factor(falls - 1, 10) == 1
+    assert schedule.factor(falls, 10) == pytest.approx(0.1)
+    assert schedule.factor(2 * falls, 10) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("crop=40", "crop must be a multiple of"),
+        ("trainer.accumulate_grad_batches=2", "must be 1 in stage 1"),
+        ("positives=other", "same_image or same_degradation"),
+        ("schedule.unit=days", "steps or epochs"),
+        ("data.split=none", "no photographs of the split"),
+        ("recipe=strong", "unknown degradation level 'strong'"),
+    ],
+)
+def test_wrong_settings_are_named(tiny: Compose, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        train(tiny(tmp_path, "steps=1", override))
+
+
+def test_the_full_size_composes(tiny: Compose, tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, "experiment=stage1_deedsr")
+    assert (cfg.contrast.queue, cfg.contrast.momentum, cfg.schedule.unit) == (16, 0.999, "epochs")
