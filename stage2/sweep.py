@@ -1,0 +1,106 @@
+"""One table over many choices of options: what bounds a model, and what noise guidance and steps do.
+
+python -m stage2.sweep data=DIR output=FILE.md [model=NAME] [rows={few: {steps: 4}, many: {steps: 40}}]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from deedsr.data.pairs import match, pictures
+from deedsr.images import Picture, pad_to
+from deedsr.metrics import table
+from deedsr.metrics.evaluation import RESTORED, Evaluator, Report
+from deedsr.metrics.loading import pick_device
+from deedsr.metrics.samples import Sample, load
+from deedsr.models import RestorationModel, load_model
+from deedsr.options import Options
+from deedsr.restorer import Restorer
+
+AUTOENCODER = "autoencoder"
+Make = Callable[[Sample], torch.Tensor]
+
+
+def autoencoded(model: RestorationModel) -> Make:
+    """The ground truth through the model's autoencoder: what no sampling can exceed."""
+    first = next(model.parameters())
+
+    @torch.no_grad()
+    def make(sample: Sample) -> torch.Tensor:
+        assert sample.hr is not None
+        height, width = sample.hr.shape[-2:]
+        padded = pad_to(sample.hr, model.size).to(first)
+        return model.decode(model.encode(padded)).float().cpu()[..., :height, :width]
+
+    return make
+
+
+def restored(model: RestorationModel, options: dict) -> Make:
+    """The input, restored with `options`."""
+    restorer = Restorer(model, Options(**options))
+    return lambda sample: restorer(Picture(sample.lr)).rgb
+
+
+def eight_bits(image: torch.Tensor) -> torch.Tensor:
+    return (image * 255).round().clamp(0, 255) / 255
+
+
+def sweep(cfg: DictConfig) -> dict[str, Report]:
+    """Every row's report; writes the table as Markdown, and the means as JSON beside it."""
+    output, data = Path(cfg.output), Path(cfg.data)
+    files = match({"restored": pictures(data / "lr"), "hr": pictures(data / "hr"), "lr": pictures(data / "lr")})
+    device = pick_device(cfg.device)
+    model = load_model(cfg.model, device, getattr(torch, cfg.dtype))
+    evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
+    shared = OmegaConf.to_container(cfg.options)
+    reports = {}
+    for name, row in OmegaConf.to_container(cfg.rows).items():
+        make = autoencoded(model) if row == AUTOENCODER else restored(model, {**shared, **row})
+        reports[str(name)] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
+        table.write(output, to_markdown(reports))
+        table.write(output.with_suffix(".json"), json.dumps(_means(reports), indent=2) + "\n")
+    return reports
+
+
+def _samples(files: dict[str, dict[str, Path]], make: Make) -> Iterator[Sample]:
+    for stem, roles in files.items():
+        given = load(stem, {"restored": roles["hr"], "hr": roles["hr"], "lr": roles["lr"]})
+        yield Sample(stem, eight_bits(make(given)), given.hr, given.lr)
+
+
+def _means(reports: dict[str, Report]) -> dict[str, dict[str, float | None]]:
+    """Means by row; the first report also has the rows of bicubic and of the ground truth."""
+    first = next(iter(reports.values()))
+    extra = {name: table.means(first, row) for name, row in first.rows.items() if name != RESTORED}
+    return {**extra, **{name: table.means(report, report.rows[RESTORED]) for name, report in reports.items()}}
+
+
+def to_markdown(reports: dict[str, Report]) -> str:
+    """The means of all rows as a Markdown table."""
+    first = next(iter(reports.values()))
+    lines = ["| | " + " | ".join(metric.label for metric in first.metrics.values()) + " |"]
+    lines.append("|---" * (len(first.metrics) + 1) + "|")
+    for name, means in _means(reports).items():
+        cells = ["–" if value is None else f"{value:.4f}" for value in means.values()]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    lines += ["", f"Protocol `{first.protocol}`, n = {len(first.stems)}; means."]
+    return "\n".join(lines) + "\n"
+
+
+@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="sweep")
+def main(cfg: DictConfig) -> None:
+    try:
+        sys.stdout.write(to_markdown(sweep(cfg)))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
