@@ -13,7 +13,7 @@ FACTOR = 4
 """HR pixels per LR pixel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Degradation:
     """All drawn parameters of B degradations: plain tensors with leading dimension B, no image content.
 
@@ -78,12 +78,15 @@ class Degradation:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> "Degradation":
-        """Inverse of `state`; a missing or an unknown name is a ValueError."""
+        """Inverse of `state`; a missing or an unknown name, or rows that don't agree, are a ValueError."""
         names = {field.name for field in fields(cls)}
         if names != set(state):
             raise ValueError(
                 f"not a stored degradation: missing {sorted(names - set(state))}, unknown {sorted(set(state) - names)}"
             )
+        lengths = {name: len(tensor) for name, tensor in state.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"not a stored degradation: numbers of rows differ, {lengths}")
         return cls(**state)
 
     def reseeded(self, generator: torch.Generator) -> "Degradation":

@@ -1,0 +1,50 @@
+import math
+import sys
+
+import pytest
+import torch
+
+from deedsr.degradation import kernels
+from deedsr.degradation._basicsr import MISSING
+from deedsr.degradation.kernels import KINDS, build
+
+BLURS = range(6)
+
+
+def test_the_module_that_basicsr_misses_is_there() -> None:
+    grey = sys.modules[MISSING].rgb_to_grayscale(torch.tensor([1.0, 0, 0]).view(3, 1, 1), num_output_channels=1)
+    assert grey.item() == pytest.approx(0.2989)
+
+
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+@pytest.mark.parametrize("size", [7, 13, 21])
+def test_kernels_sum_to_one_and_are_symmetric(kind: int, size: int) -> None:
+    kernel = build(kind, size, 1.4, 0.5, 0.7, 1.3, 2.0)
+    assert kernel.shape == (size, size) and kernel.dtype == torch.float32
+    assert kernel.sum().item() == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(kernel, kernel.rot90(2), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("kind", BLURS, ids=KINDS[:6])
+def test_blurs_equal_their_formula(kind: int) -> None:
+    size, first, second, angle, beta = 15, 2.0, 0.8, 0.5, 1.4
+    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    if kind % 2 == 0:
+        second, angle = first, 0.0
+    along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    square = (along / first) ** 2 + (across / second) ** 2
+    shapes = (torch.exp(-square / 2), torch.exp(-(square**beta) / 2), 1 / (1 + square**beta))
+    expected = shapes[kind // 2] / shapes[kind // 2].sum()
+    torch.testing.assert_close(build(kind, size, first, second, angle, beta, 0), expected.float(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("omega", [math.pi / 3, 2.2])
+def test_sinc_passes_low_frequencies_and_stops_high_ones(omega: float) -> None:
+    kernel = build(kernels.SINC, 21, 0, 0, 0, 0, omega)
+    response = torch.fft.fft2(kernel, s=(128, 128)).abs()
+    frequency = torch.fft.fftfreq(128) * 2 * math.pi
+    radius = (frequency[:, None] ** 2 + frequency**2).sqrt()
+    assert (response[radius < omega - 0.4] - 1).abs().max() < 0.15
+    assert response[(radius > omega + 0.4) & (radius < math.pi)].max() < 0.15
+    assert kernel.min() < 0

@@ -1,0 +1,212 @@
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from deedsr.degradation import KINDS, LEVELS, Degradation, Mixture, Order, Recipe
+
+Seeded = Callable[[int], torch.Generator]
+SINC = KINDS.index("sinc")
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def many(name: str, count: int = 20000) -> Degradation:
+    drawn = Recipe.level(name).sample(torch.Generator().manual_seed(7), count)
+    return drawn[~drawn.clean]
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def drawn(request: pytest.FixtureRequest) -> tuple[Recipe, Degradation]:
+    return Recipe.level(request.param), many(request.param)
+
+
+def shares(index: torch.Tensor, expected: list[float]) -> None:
+    """Frequencies of 0, 1, … are as expected, to 4.5 standard deviations."""
+    found = torch.bincount(index, minlength=len(expected)).double() / len(index)
+    for have, want in zip(found.tolist(), expected, strict=True):
+        assert abs(have - want) <= 4.5 * math.sqrt(want * (1 - want) / len(index)), (found.tolist(), expected)
+
+
+def spans(values: torch.Tensor, low: float, high: float) -> None:
+    """Uniform in [low,high]: within it, near its ends, its mean in the middle."""
+    values = values.double()
+    width, tolerance = high - low, 1e-6 * max(1.0, high)
+    assert values.min() >= low - tolerance and values.max() <= high + tolerance
+    assert values.min() < low + 0.02 * width and values.max() > high - 0.02 * width
+    assert abs(values.mean().item() - (low + high) / 2) < 4.5 * width / math.sqrt(12 * len(values))
+
+
+def test_probabilities(drawn: tuple[Recipe, Degradation]) -> None:
+    recipe, rows = drawn
+    for step, order in enumerate((recipe.first, recipe.second)):
+        used = rows.kernel_size[:, step] > 0
+        shares(used.long(), [1 - order.blur, order.blur])
+        blurs = [probability * 0.9 for probability in (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)]
+        shares(rows.kernel_kind[used, step], [*blurs, 0.1])
+        shares((rows.kernel_size[used, step] - 7) // 2, [1 / 8] * 8)
+        scale = rows.resize_scale[:, step]
+        direction = torch.where(scale > 1, 0, torch.where(scale < 1, 1, 2))
+        shares(direction, list((0.2, 0.7, 0.1) if step == 0 else (0.3, 0.4, 0.3)))
+        shares((rows.noise_sigma[:, step] > 0).long(), [0.5, 0.5])
+        assert torch.equal(rows.noise_sigma[:, step] > 0, rows.poisson_scale[:, step] == 0)
+        shares(rows.grey[:, step].long(), [0.6, 0.4])
+    for step in range(3):
+        shares(rows.resize_mode[:, step], [1 / 3] * 3)
+    shares((rows.kernel_size[:, 2] > 0).long(), [0.2, 0.8])
+    shares(rows.jpeg_last.long(), [0.5, 0.5])
+
+
+def test_ranges(drawn: tuple[Recipe, Degradation]) -> None:
+    recipe, rows = drawn
+    for step, order in enumerate((recipe.first, recipe.second)):
+        blurred = (rows.kernel_size[:, step] > 0) & (rows.kernel_kind[:, step] != SINC)
+        turned = blurred & (rows.kernel_kind[:, step] % 2 == 1)
+        spans(rows.sigma_x[blurred, step], *order.sigma)
+        spans(rows.sigma_y[turned, step], *order.sigma)
+        spans(rows.rotation[turned, step], -math.pi, math.pi)
+        assert torch.equal(rows.sigma_x[blurred & ~turned, step], rows.sigma_y[blurred & ~turned, step])
+        scale = rows.resize_scale[:, step]
+        spans(scale[scale > 1], 1, order.scale[1])
+        spans(scale[scale < 1], order.scale[0], 1)
+        spans(rows.noise_sigma[rows.noise_sigma[:, step] > 0, step], *order.gaussian)
+        spans(rows.poisson_scale[rows.poisson_scale[:, step] > 0, step], *order.poisson)
+        spans(rows.quality[:, step], *order.jpeg)
+
+
+def test_shapes_of_kernels(drawn: tuple[Recipe, Degradation]) -> None:
+    recipe, rows = drawn
+    for step in (0, 1):
+        kind, size, beta, omega = (
+            getattr(rows, name)[:, step] for name in ("kernel_kind", "kernel_size", "beta", "omega")
+        )
+        for kinds, (low, high) in (((2, 3), recipe.beta_generalized), ((4, 5), recipe.beta_plateau)):
+            found = beta[(size > 0) & ((kind == kinds[0]) | (kind == kinds[1]))]
+            spans(found[found > 1], 1, high)
+            if low < 1:
+                spans(found[found < 1], low, 1)
+            shares((found > 1).long(), [0.5, 0.5])
+        small = (kind == SINC) & (size > 0) & (size < 13)
+        spans(omega[small], math.pi / 3, math.pi)
+        spans(omega[(kind == SINC) & (size >= 13)], math.pi / 5, math.pi)
+    final = rows.kernel_size[:, 2] > 0
+    assert (rows.kernel_kind[final, 2] == SINC).all()
+    for large in (False, True):
+        spans(rows.omega[final & ((rows.kernel_size[:, 2] >= 13) == large), 2], math.pi / 3, math.pi)
+
+
+def test_one_percent_is_clean_and_holds_nothing_else() -> None:
+    rows = Recipe.level("light").sample(torch.Generator().manual_seed(3), 20000)
+    shares(rows.clean.long(), [0.99, 0.01])
+    for name, values in rows[rows.clean].state().items():
+        if name not in ("seed", "level", "clean"):
+            assert not values.any(), name
+
+
+def test_medium_is_the_midpoint_of_light_and_heavy() -> None:
+    light, medium, heavy = (Recipe.level(name) for name in LEVELS)
+    for order in ("first", "second"):
+        for field in fields(Order):
+            low, middle, high = (
+                torch.tensor(getattr(getattr(recipe, order), field.name)) for recipe in (light, medium, heavy)
+            )
+            torch.testing.assert_close(middle.double(), (low.double() + high.double()) / 2, msg=field.name)
+    for name in ("beta_generalized", "beta_plateau"):
+        middle = [(a + b) / 2 for a, b in zip(getattr(light, name), getattr(heavy, name), strict=True)]
+        assert list(getattr(medium, name)) == middle
+    plain = ("kernels", "sinc", "kernel_size", "final_sinc", "jpeg_last", "clean")
+    assert all(getattr(light, name) == getattr(medium, name) == getattr(heavy, name) for name in plain)
+
+
+@pytest.mark.parametrize("name", [*LEVELS, "mixed"])
+def test_a_batch_is_its_rows_one_after_another(name: str, seeded: Seeded) -> None:
+    recipe = Recipe.level(name)
+    together = recipe.sample(seeded(5), 16).state()
+    generator = seeded(5)
+    alone = [recipe.sample(generator, 1).state() for _ in range(16)]
+    again = recipe.sample(seeded(5), 16).state()
+    for key, values in together.items():
+        assert torch.equal(values, torch.cat([row[key] for row in alone])), key
+        assert torch.equal(values, again[key]), key
+
+
+def test_samples_of_a_batch_differ_in_everything(seeded: Seeded) -> None:
+    rows = Recipe.level("light").sample(seeded(0), 64)
+    for name in ("kernel_kind", "kernel_size", "resize_mode", "resize_scale", "grey", "jpeg_last"):
+        assert len(getattr(rows, name).unique()) > 1, name
+    assert 0 < (rows.kernel_size[:, 1] > 0).sum() < 64
+    assert 0 < (rows.noise_sigma[:, 0] > 0).sum() < 64
+    assert len(rows.seed.unique()) == 64
+
+
+def test_levels_draw_the_same_operations_at_other_strengths(seeded: Seeded) -> None:
+    light, heavy = (Recipe.level(name).sample(seeded(9), 200) for name in ("light", "heavy"))
+    for name in ("kernel_kind", "resize_mode", "jpeg_last", "grey"):
+        first = getattr(light, name), getattr(heavy, name)
+        column = (slice(None), 0) if first[0].ndim == 2 else slice(None)
+        assert torch.equal(first[0][column], first[1][column]), name
+    assert (heavy.sigma_x[:, 0] >= light.sigma_x[:, 0]).all()
+
+
+def test_a_mixture_draws_its_level_per_sample() -> None:
+    rows = many("mixed")
+    shares(rows.level, [1 / 3] * 3)
+    for index, name in enumerate(LEVELS):
+        recipe, own = Recipe.level(name), rows[rows.level == index]
+        spans(own.quality[:, 0], *recipe.first.jpeg)
+        spans(own.noise_sigma[own.noise_sigma[:, 1] > 0, 1], *recipe.second.gaussian)
+
+
+def test_a_recipe_of_ones_own_has_no_level(seeded: Seeded) -> None:
+    recipe = replace(Recipe.level("light"), name="mine", clean=0)
+    assert (recipe.sample(seeded(0), 4).level == -1).all()
+
+
+def test_an_empty_batch_is_possible(seeded: Seeded) -> None:
+    assert len(Recipe.level("mixed").sample(seeded(0), 0)) == 0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sinc": 1.5}, "sinc=1.5"),
+        ({"kernels": (1, 0)}, "kernels="),
+        ({"kernel_size": (6, 20)}, "kernel_size="),
+        ({"beta_plateau": (2, 1)}, "beta_plateau="),
+    ],
+)
+def test_impossible_recipes_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(Recipe.level("light"), **change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"resize": (0.5, 0.2, 0.2)}, "resize="),
+        ({"scale": (1.1, 1.5)}, "scale="),
+        ({"sigma": (0, 1)}, "sigma="),
+        ({"jpeg": (0, 90)}, "jpeg="),
+        ({"grey": -1}, "grey="),
+    ],
+)
+def test_impossible_orders_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(Recipe.level("light").first, **change)
+
+
+def test_unknown_level() -> None:
+    with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, mixed"):
+        Recipe.level("strong")
+    with pytest.raises(ValueError, match="at least one"):
+        Mixture(())
+
+
+@pytest.mark.parametrize("name", [*LEVELS, "mixed"])
+def test_configs_equal_the_levels(name: str) -> None:
+    hydra = pytest.importorskip("hydra")
+    with hydra.initialize_config_dir(str(CONF), version_base=None):
+        config = hydra.compose(overrides=[f"+degradation={name}"])
+    assert hydra.utils.instantiate(config.degradation) == Recipe.level(name)
