@@ -1,49 +1,84 @@
-"""Scores restored pictures: ``python -m stage2.evaluate restored=DIR hr=DIR [lr=DIR] output=FILE.json``."""
+"""Scores restored pictures under a named protocol.
+
+python -m stage2.evaluate restored=DIR hr=DIR [lr=DIR] protocol=osediff output=FILE.json
+python -m stage2.evaluate model=built-in data=DIR output=FILE.json
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import hydra
-import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from deedsr import images
 from deedsr.data.pairs import match, pictures
-from deedsr.metrics import table
-from deedsr.metrics.evaluation import Evaluator, Report, load
+from deedsr.metrics import sheet, table
+from deedsr.metrics.evaluation import Evaluator, Report, track
+from deedsr.metrics.loading import pick_device
+from deedsr.metrics.samples import load
+from deedsr.metrics.semantic import ClipModel
+
+Files = dict[str, dict[str, Path]]
 
 
 def evaluate(cfg: DictConfig) -> Report:
-    """Score the pictures that `cfg` names and write ``FILE.json``, ``FILE.csv`` and ``FILE.md``."""
-    if cfg.restored is None or cfg.hr is None:
-        raise ValueError("give restored=DIR and hr=DIR, or model=NAME and data=DIR")
-    folders = {"restored": pictures(cfg.restored, cfg.suffix), "hr": pictures(cfg.hr)}
-    if cfg.lr is not None:
-        folders["lr"] = pictures(cfg.lr)
-    files = match(folders)
-    evaluator = Evaluator(cfg.protocol, cfg.metrics, _device(cfg.device), cfg.download)
+    """Score the pictures that `cfg` names, restoring them first if it names a model.
+
+    Writes ``output`` (JSON) and beside it a CSV file, a Markdown table and a contact sheet. Raises ValueError for
+    pictures that don't belong together and for unknown names.
+    """
+    output = Path(cfg.output)
+    if output.suffix.lower() != ".json":
+        raise ValueError(f"output={cfg.output} must be a file name that ends in .json")
+    if (cfg.restored is None) == (cfg.model is None):
+        raise ValueError("give either restored=DIR and hr=DIR, or model=NAME and data=DIR")
+    device = pick_device(cfg.device)
+    evaluator = Evaluator(cfg.protocol, cfg.metrics, device, cfg.download, ClipModel(**cfg.clip))
+    files = _pairs(cfg) if cfg.model is None else _restore(cfg, output)
     samples = (load(stem, roles) for stem, roles in files.items())
     report = evaluator.run(samples, len(files), cfg.rows, cfg.progress)
-    output = Path(cfg.output)
     for suffix, text in ((".json", table.to_json), (".csv", table.to_csv), (".md", table.to_markdown)):
-        write_text(output.with_suffix(suffix), text(report))
+        table.write(output.with_suffix(suffix), text(report))
+    if report.deciding is not None:
+        contact = sheet.of_report(report, lambda stem: load(stem, files[stem]))
+        images.write(output.with_suffix(".png"), images.from_pil(contact))
     return report
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _pairs(cfg: DictConfig) -> Files:
+    """The pictures that are there already, by stem and role."""
+    return match({"restored": pictures(cfg.restored, cfg.suffix), **_given(cfg)})
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def _restore(cfg: DictConfig, output: Path) -> Files:
+    """Restore every input to a PNG file in ``FILE_restored``; the pictures by stem and role."""
+    from deedsr.options import Options
+    from deedsr.restorer import Restorer
+
+    given = _given(cfg)
+    if "lr" not in given:
+        raise ValueError("model=… restores inputs: give data=DIR with lr/ and hr/ in it, or lr=DIR and hr=DIR")
+    files = match(given)
+    options = Options(**OmegaConf.to_container(cfg.options))
+    restorer = Restorer.from_pretrained(cfg.model, options, cfg.device, cfg.dtype)
+    folder = output.with_name(f"{output.stem}_restored")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, roles in track(files.items(), len(files), cfg.progress, "restoring"):
+        roles["restored"] = folder / f"{stem}.png"
+        images.write(roles["restored"], restorer(roles["lr"]))
+    return files
+
+
+def _given(cfg: DictConfig) -> dict[str, dict[str, Path]]:
+    """Ground truth and, where there are any, inputs: {role: {stem: path}}."""
+    data = None if cfg.data is None else Path(cfg.data)
+    hr = cfg.hr or (data and data / "hr")
+    lr = cfg.lr or (data and (data / "lr").is_dir() and data / "lr")
+    if not hr:
+        raise ValueError("the ground truth is missing: give hr=DIR, or data=DIR with hr/ in it")
+    return {"hr": pictures(hr)} | ({"lr": pictures(lr)} if lr else {})
 
 
 @hydra.main(config_path="../conf/evaluate", config_name="evaluate", version_base="1.3")

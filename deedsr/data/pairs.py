@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
+from deedsr import images
 from deedsr.data.photos import SUFFIXES
 
 
@@ -59,11 +57,8 @@ def read_rgb(path: Path) -> Tensor:
     Raises ValueError that names a file which can't be read, is grey, or has an alpha channel: a metric on a silently
     converted picture is not the published one.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                raise ValueError(f"{path}: is a picture of mode {image.mode}, metrics need plain RGB; convert it first")
-            pixels = np.array(image)
-    except OSError as error:
-        raise ValueError(f"{path}: can't be read ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float().div_(255)
+    picture = images.read(path)
+    if picture.grey or picture.alpha is not None:
+        kind = "is a grey picture" if picture.grey else "has an alpha channel"
+        raise ValueError(f"{path}: {kind}, metrics need plain RGB; convert it first")
+    return picture.rgb

@@ -84,23 +84,27 @@ _AMBIGUOUS = {
 }
 
 _Y = {"psnr": "psnr-y", "ssim": "ssim-y"}
+_CLIP = {"clip": "clip"}
 
 PROTOCOLS: dict[str, dict[str, str]] = {
     "osediff": _Y
     | {name: name for name in ("lpips", "dists", "niqe", "musiq")}
-    | {"maniqa": "maniqa-pipal", "clipiqa": "clipiqa-rn50", "fid": "fid"},
+    | {"maniqa": "maniqa-pipal", "clipiqa": "clipiqa-rn50", "fid": "fid"}
+    | _CLIP,
     "dit4sr": _Y
-    | {"lpips": "lpips", "musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa+_vitL14_512", "liqe": "liqe"},
+    | {"lpips": "lpips", "musiq": "musiq", "maniqa": "maniqa-pipal", "clipiqa": "clipiqa+_vitL14_512", "liqe": "liqe"}
+    | _CLIP,
     "dreamclear": _Y
     | {name: name for name in ("lpips", "dists", "fid", "niqe", "musiq")}
-    | {"maniqa": "maniqa-koniq", "clipiqa": "clipiqa-rn50"},
-    "rgb": {"psnr": "psnr-rgb", "ssim": "ssim-rgb", "lpips": "lpips", "dists": "dists", "niqe": "niqe"},
+    | {"maniqa": "maniqa-koniq", "clipiqa": "clipiqa-rn50"}
+    | _CLIP,
+    "rgb": {"psnr": "psnr-rgb", "ssim": "ssim-rgb", "lpips": "lpips", "dists": "dists", "niqe": "niqe"} | _CLIP,
 }
 """Protocol name -> what each of its columns means, in the order of its columns.
 
-``osediff``: 128² -> 512² centre crops, PSNR and SSIM on limited-range BT.601 luma without a border crop (OSEDiff, PiSA-SR
-and most work since). ``dit4sr`` and ``dreamclear``: the no-reference networks of these papers, PSNR and SSIM as in
-``osediff``. ``rgb``: PSNR and SSIM on all three channels.
+``osediff``: 128² -> 512² centre crops, PSNR and SSIM on limited-range BT.601 luma without a border crop (OSEDiff,
+PiSA-SR and most work since). ``dit4sr`` and ``dreamclear``: the no-reference networks of these papers, PSNR and SSIM as
+in ``osediff``. ``rgb``: PSNR and SSIM on all three channels. ``clip``, semantic fidelity, is our addition to each.
 """
 
 

@@ -1,53 +1,38 @@
-"""Scores a set of restored pictures against their ground truth, with bicubic and ground-truth rows for comparison."""
+"""Scores a set of restored pictures under a named protocol, with bicubic and ground-truth rows for comparison."""
 
 from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 import deedsr
-from deedsr.data.pairs import read_rgb
-from deedsr.metrics import fidelity
+from deedsr.metrics import fidelity, frechet
 from deedsr.metrics.catalogue import Metric, select
-from deedsr.metrics.perceptual import Scorer, Unavailable, load_perceptual
+from deedsr.metrics.loading import Unavailable, one_line
+from deedsr.metrics.perceptual import Scorer, load_perceptual
+from deedsr.metrics.samples import Sample, bicubic
+from deedsr.metrics.semantic import ClipModel, load_semantic
+
+Value = TypeVar("Value")
 
 RESTORED, BICUBIC, TRUTH = "restored", "bicubic", "ground_truth"
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A restored picture, its ground truth and what it was restored from: (1, 3, H, W) RGB in [0, 1]; `lr` smaller."""
-
-    stem: str
-    restored: Tensor
-    hr: Tensor | None = None
-    lr: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.hr is not None and self.hr.shape != self.restored.shape:
-            raise ValueError(f"{self.stem}: restored is {_size(self.restored)} and hr is {_size(self.hr)}")
-        if self.lr is not None:
-            (height, width), (low_height, low_width) = self.restored.shape[-2:], self.lr.shape[-2:]
-            if height * low_width != width * low_height or low_height > height:
-                raise ValueError(f"{self.stem}: lr is {_size(self.lr)}, which doesn't scale to {_size(self.restored)}")
-
-
 @dataclass
 class Row:
-    """What one set of pictures scored: for each picture, and for the set as a whole (FID)."""
+    """What one set of pictures scored: each picture by column, and the set as a whole (FID)."""
 
     images: dict[str, dict[str, float]] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
@@ -55,8 +40,10 @@ class Row:
 
 @dataclass
 class Report:
-    """Scores under a named protocol. `rows` has ``restored`` and, where they were asked for and can be made,
-    ``bicubic`` and ``ground_truth``; `unavailable` gives the reason for each metric of `metrics` that no row has.
+    """Scores under a named protocol.
+
+    `metrics` are the columns. `rows` has ``restored`` and, where asked for and possible, ``bicubic`` and
+    ``ground_truth``. `unavailable` gives the reason for each column that no row has.
     """
 
     protocol: str
@@ -70,12 +57,18 @@ class Report:
         """The pictures, in the order in which they were scored."""
         return list(self.rows[RESTORED].images)
 
+    @property
+    def deciding(self) -> str | None:
+        """The column by which pictures are ranked: LPIPS, or what comes nearest to it of those that are there."""
+        there = [column for column in self.metrics if any(column in s for s in self.rows[RESTORED].images.values())]
+        return next((column for column in ("lpips", "lpips-vgg", "dists", "ssim", *there) if column in there), None)
+
 
 class Evaluator:
     """Loads the networks of a protocol's metrics once, then scores any number of sets.
 
-    `metrics` chooses columns by name (all of the protocol's by default); `download` allows weights to be fetched from
-    the network. A metric that can't be had is kept in `unavailable` with the reason.
+    `metrics` chooses columns by name (all of the protocol's by default), `clip` the model of the column of that name;
+    `download` lets weights be fetched from the network. A column that can't be had is in `unavailable` with its reason.
     """
 
     def __init__(
@@ -84,65 +77,111 @@ class Evaluator:
         metrics: Sequence[str] | None = None,
         device: torch.device | str = "cpu",
         download: bool = False,
+        clip: ClipModel | None = None,
     ) -> None:
         self.protocol = protocol
         self.metrics = select(protocol, metrics)
-        self.device = torch.device(device)
         self.unavailable: dict[str, str] = {}
-        self.scorers: dict[str, Scorer] = {}
+        self._scorers: dict[str, Scorer] = {}
+        self._features: dict[str, frechet.Features] = {}
+        clip = clip or ClipModel()
         for column, metric in self.metrics.items():
+            if metric.package == "open_clip":
+                self.metrics[column] = replace(metric, label=f"{metric.label} ({clip.label})")
             try:
-                self.scorers[column] = _scorer(metric, self.device, download)
+                if metric.of_a_set:
+                    self._features[column] = frechet.load_features(device, download)
+                else:
+                    self._scorers[column] = _scorer(metric, device, download, clip)
             except Unavailable as error:
                 self.unavailable[column] = str(error)
 
     def run(
         self, samples: Iterable[Sample], total: int | None = None, extra_rows: bool = True, progress: bool = False
     ) -> Report:
-        """Score `samples` one by one, holding one at a time.
+        """Score `samples` (`total` of them), holding one at a time.
 
-        `extra_rows` adds the rows of Pillow's bicubic up-sampling (of samples with an `lr`) and of the ground truth.
+        `extra_rows` adds rows for Pillow's bicubic up-sampling (of samples with an `lr`) and for the ground truth;
         `progress` shows a bar on standard error. Raises ValueError for an empty set.
         """
-        rows: dict[str, Row] = {}
-        unavailable = dict(self.unavailable)
+        scoring = _Scoring(self.metrics, self._scorers, self._features, dict(self.unavailable))
         for sample in track(samples, total, progress, "scoring"):
-            for name, image in _pictures(sample, extra_rows).items():
-                row = rows.setdefault(name, Row())
-                row.images[sample.stem] = self._score(sample, name, image, unavailable)
-        if RESTORED not in rows:
-            raise ValueError("there is nothing to evaluate")
-        for scores in (scores for row in rows.values() for scores in row.images.values()):
-            for column in unavailable:
-                scores.pop(column, None)
-        return Report(self.protocol, self.metrics, rows, unavailable, versions())
-
-    def _score(self, sample: Sample, row: str, image: Tensor, unavailable: dict[str, str]) -> dict[str, float]:
-        """One picture's scores; a metric that fails is noted in `unavailable` and not tried again."""
-        scores: dict[str, float] = {}
-        for column, scorer in self.scorers.items():
-            metric = self.metrics[column]
-            if column in unavailable or (metric.needs_reference and sample.hr is None):
-                continue
-            if row == TRUTH and metric.needs_reference:
-                if metric.perfect is not None:
-                    scores[column] = metric.perfect
-                continue
-            try:
-                value = scorer(image, sample.hr)
-            except Exception as error:  # whatever a third party's network raises must not stop the other metrics
-                unavailable[column] = f"{metric.label} failed on {sample.stem}: {' '.join(str(error).split())[:200]}"
-                continue
-            if math.isfinite(value):
-                scores[column] = value
-            else:
-                unavailable[column] = f"{metric.label} is not finite on {sample.stem} ({row})"
-        return scores
+            scoring.add(sample, extra_rows)
+        if not scoring.rows:
+            raise ValueError("there are no pictures to evaluate")
+        scoring.finish()
+        return Report(self.protocol, self.metrics, scoring.rows, scoring.unavailable, versions())
 
 
-def load(stem: str, files: Mapping[str, Path]) -> Sample:
-    """The sample of a stem from its files by role (``restored``, ``hr``, ``lr``)."""
-    return Sample(stem, **{role: read_rgb(path) for role, path in files.items()})
+@dataclass
+class _Scoring:
+    """One run: the rows as they grow, and the columns that failed on the way."""
+
+    metrics: dict[str, Metric]
+    scorers: dict[str, Scorer]
+    features: dict[str, frechet.Features]
+    unavailable: dict[str, str]
+    rows: dict[str, Row] = field(default_factory=dict)
+    sets: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, sample: Sample, extra_rows: bool) -> None:
+        """Score one sample in every row."""
+        images = {RESTORED: sample.restored}
+        if extra_rows and sample.hr is not None:
+            if sample.lr is not None:
+                images[BICUBIC] = bicubic(sample.lr, sample.hr.shape[-2:])
+            images[TRUTH] = sample.hr
+        for name, image in images.items():
+            scores = self.rows.setdefault(name, Row()).images.setdefault(sample.stem, {})
+            for column, scorer in self.scorers.items():
+                self._score(column, scorer, name, image, sample, scores)
+        for column, features in self.features.items():
+            if sample.hr is None:
+                self.unavailable.setdefault(column, f"{self.metrics[column].label} needs the ground truth")
+                continue
+            for name, image in (images | {TRUTH: sample.hr}).items():
+                found = self._guarded(column, sample.stem, partial(features, image))
+                self.sets.setdefault((column, name), []).append(found)
+
+    def finish(self) -> None:
+        """The numbers of whole sets; afterwards no row has a column that is unavailable."""
+        for column in self.features:
+            for name, row in self.rows.items():
+                if name == TRUTH:
+                    row.whole[column] = 0.0
+                elif column not in self.unavailable and (column, name) in self.sets:
+                    pair = np.stack(self.sets[column, name]), np.stack(self.sets[column, TRUTH])
+                    row.whole[column] = self._guarded(column, "the set", partial(frechet.distance, *pair))
+        for row in self.rows.values():
+            for column in self.unavailable:
+                for scores in (row.whole, *row.images.values()):
+                    scores.pop(column, None)
+
+    def _score(
+        self, column: str, scorer: Scorer, row: str, image: Tensor, sample: Sample, scores: dict[str, float]
+    ) -> None:
+        """One picture's score in one column, unless it has no meaning there."""
+        metric = self.metrics[column]
+        if metric.needs_reference and sample.hr is None:
+            self.unavailable.setdefault(column, f"{metric.label} needs the ground truth; {sample.stem} has none")
+        elif metric.needs_reference and row == TRUTH:
+            scores.update({} if metric.perfect is None else {column: metric.perfect})
+            return
+        value = self._guarded(column, sample.stem, partial(scorer, image, sample.hr))
+        if value is not None and math.isfinite(value):
+            scores[column] = value
+        elif value is not None:
+            self.unavailable[column] = f"{metric.label} is not finite on {sample.stem} ({row})"
+
+    def _guarded(self, column: str, where: str, compute: Callable[[], Value]) -> Value | None:
+        """`compute()`, or None and a note in `unavailable`: one metric's failure must not stop the others."""
+        if column in self.unavailable:
+            return None
+        try:
+            return compute()
+        except Exception as error:  # whatever a third party's network raises is the reason
+            self.unavailable[column] = f"{self.metrics[column].label} failed on {where}: {one_line(error)}"
+            return None
 
 
 def versions() -> dict[str, str]:
@@ -157,13 +196,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def bicubic(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pillow's bicubic up-sampling to (height, width), through 8 bits as published rows of this name do it."""
-    pixels = (lr[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-    large = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(large)).permute(2, 0, 1).unsqueeze(0).float().div_(255)
-
-
 def track(items: Iterable, total: int | None, show: bool, label: str) -> Iterator:
     """`items` with a progress bar on standard error if `show`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -171,30 +203,17 @@ def track(items: Iterable, total: int | None, show: bool, label: str) -> Iterato
         yield from bar.track(items, total=total, description=label)
 
 
-def _pictures(sample: Sample, extra_rows: bool) -> dict[str, Tensor]:
-    """The pictures of a sample that are scored, by row."""
-    images = {RESTORED: sample.restored}
-    if extra_rows and sample.hr is not None:
-        if sample.lr is not None:
-            images[BICUBIC] = bicubic(sample.lr, sample.hr.shape[-2:])
-        images[TRUTH] = sample.hr
-    return images
-
-
-def _scorer(metric: Metric, device: torch.device, download: bool) -> Scorer:
+def _scorer(metric: Metric, device: torch.device | str, download: bool, clip: ClipModel) -> Scorer:
     """What computes `metric`; raises Unavailable."""
     if metric.package == "pyiqa":
         return load_perceptual(metric, device, download)
     if metric.package == "open_clip":
-        raise Unavailable("not yet")
+        return load_semantic(clip, device, download)
     name, channel = metric.name.split("-")
-    function = fidelity.psnr if name == "psnr" else fidelity.ssim
-    return partial(_fidelity, function, channel)
+    return partial(_fidelity, fidelity.psnr if name == "psnr" else fidelity.ssim, channel)
 
 
-def _fidelity(function, channel: fidelity.Channel, image: Tensor, reference: Tensor) -> float:
+def _fidelity(function: Callable[..., Tensor], channel: fidelity.Channel, image: Tensor, reference: Tensor) -> float:
+    if image.device.type == "mps":  # has no float64
+        image, reference = image.cpu(), reference.cpu()
     return float(function(image, reference, channel))
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[-1]}×{image.shape[-2]}"

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -47,6 +49,14 @@ def column_values(row: Row, column: str) -> list[float]:
     return [scores[column] for scores in row.images.values() if column in scores]
 
 
+def write(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def to_json(report: Report) -> str:
     """The report as JSON: restored pictures at the top, other rows under ``rows``. An unavailable metric is null."""
     restored = report.rows[RESTORED]
@@ -82,7 +92,7 @@ def to_csv(report: Report) -> str:
     writer.writerow(["stem", "row", *columns])
     for name, row in report.rows.items():
         for stem, scores in row.images.items():
-            missing = {column: "unavailable" for column in report.unavailable}
+            missing = dict.fromkeys(report.unavailable, "unavailable")
             cells = {column: f"{value:.6f}" for column, value in scores.items()}
             writer.writerow([stem, name, *((missing | cells).get(column, "") for column in columns)])
     return stream.getvalue()
@@ -98,7 +108,7 @@ def to_markdown(report: Report) -> str:
         lines.append(f"| {_TITLES[name]} | " + " | ".join(_cells(report, report.rows[name])) + " |")
     names = ", ".join(f"{package} {version}" for package, version in report.versions.items())
     lines += ["", f"Protocol `{report.protocol}`, n = {len(report.stems)}; mean [95 % bootstrap interval]; {names}."]
-    lines += [f"- {report.metrics[column].label}: unavailable. {why}" for column, why in report.unavailable.items()]
+    lines += [f"- Unavailable: {why}" for why in report.unavailable.values()]
     if any(metric.of_a_set for column, metric in report.metrics.items() if column not in report.unavailable):
         lines.append("- FID is biased at small n: compare it at equal n only.")
     if any(not metric.needs_reference for metric in report.metrics.values()):

@@ -1,0 +1,51 @@
+"""What is scored: a restored picture with its ground truth and its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from deedsr.data.pairs import read_rgb
+from deedsr.images import Picture, from_pil
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A restored picture, its ground truth and what it was restored from: (1, 3, H, W) RGB in [0, 1]; `lr` smaller.
+
+    Raises ValueError, naming `stem`, where the sizes don't belong together.
+    """
+
+    stem: str
+    restored: Tensor
+    hr: Tensor | None = None
+    lr: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        height, width = self.restored.shape[-2:]
+        if self.hr is not None and self.hr.shape != self.restored.shape:
+            raise ValueError(f"{self.stem}: restored is {width}×{height} and hr is {_size(self.hr)}")
+        if self.lr is not None:
+            low_height, low_width = self.lr.shape[-2:]
+            if height * low_width != width * low_height or low_height > height:
+                raise ValueError(f"{self.stem}: lr is {_size(self.lr)}, which doesn't scale to {width}×{height}")
+
+
+def load(stem: str, files: Mapping[str, Path]) -> Sample:
+    """The sample of a stem from its files by role: ``restored``, ``hr``, ``lr``."""
+    return Sample(stem, **{role: read_rgb(path) for role, path in files.items()})
+
+
+def bicubic(lr: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pillow's bicubic up-sampling to (height, width), through 8 bits, as published rows of this name are made."""
+    height, width = size
+    large = Picture(lr.cpu()).to_pil().resize((width, height), Image.Resampling.BICUBIC)
+    return from_pil(large).rgb
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-1]}×{image.shape[-2]}"
