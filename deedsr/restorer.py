@@ -37,7 +37,7 @@ class Restorer:
     """
 
     def __init__(self, model: RestorationModel, options: Options | None = None) -> None:
-        self.model = model.requires_grad_(False).eval()
+        self.model = model.eval()
         self.options = options or Options()
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype

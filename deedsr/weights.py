@@ -46,15 +46,24 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Stored:
     Raises ValueError, with the file's name and the way out, for a file that is missing, is a pickle or another format,
     or is cut off.
     """
-    path = Path(path)
+    return _read(Path(path), str(device), with_tensors=True)
+
+
+def header(path: str | Path) -> dict[str, Any]:
+    """The configuration in a safetensors file's header, without reading the tensors; errors as `load`."""
+    return _read(Path(path), "cpu", with_tensors=False).config
+
+
+def _read(path: Path, device: str, with_tensors: bool) -> Stored:
     if not path.is_file():
         raise ValueError(f"{path}: no such weight file")
     if path.suffix in {".pt", ".pth", ".ckpt", ".bin"}:
         raise ValueError(f"{path}: pickled weights are not read; convert the file to .safetensors first")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as stored:
+        with safe_open(path, framework="pt", device=device) as stored:
             config = json.loads((stored.metadata() or {}).get("config", "{}"))
-            return Stored({name: stored.get_tensor(name) for name in stored.keys()}, config)  # noqa: SIM118
+            names = stored.keys() if with_tensors else ()
+            return Stored({name: stored.get_tensor(name) for name in names}, config)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); get it again") from None
 

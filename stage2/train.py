@@ -25,6 +25,7 @@ from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.run import Crops, fit
+from stage2.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +69,10 @@ def train(cfg: DictConfig) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     run = build(cfg)
-    fit(
-        cfg,
-        run,
-        Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed),
-        output,
-        cfg.steps,
-        [ModelFolder(output / "model", cfg)],
-    )
+    callbacks = [ModelFolder(output / "model", cfg)]
+    if cfg.validation:
+        callbacks.append(Validation(**cfg.validation))
+    fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), output, cfg.steps, callbacks)
     log.info("the model is in %s", output / "model")
     return output / "model"
 

@@ -8,8 +8,8 @@ import torch
 
 from deedsr.models.base import Condition, RestorationModel
 from deedsr.models.deedsr import build, counts
-from deedsr.models.folder import load_folder, placed
-from deedsr.models.presets import PRESETS, preset
+from deedsr.models.folder import load_folder, placed, skeleton
+from deedsr.models.presets import preset
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 
 __all__ = ["Condition", "RestorationModel", "describe", "load_model"]
@@ -34,13 +34,8 @@ def load_model(
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:
-    """Parameter counts of the parts of a preset (``small``, ``sd21``) or a model folder.
-
-    Presets are counted on the meta device, no weights are read.
-    """
-    if name == BUILT_IN:
-        name = "small"
-    if name in PRESETS or not Path(name).is_dir():
-        with torch.device("meta"):
-            return counts(build(preset(name)))
-    return counts(load_folder(Path(name)))
+    """Parameters by part of ``built-in``, a preset (``small``, ``sd21``) or a model folder; no weights are read."""
+    if name == BUILT_IN or Path(name).is_dir():
+        return counts(skeleton(ASSETS / BUILT_IN if name == BUILT_IN else Path(name)))
+    with torch.device("meta"):
+        return counts(build(preset(name)))

@@ -21,7 +21,8 @@ from deedsr.diffusion.sampler import Settings
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.build import read_config, stock
-from deedsr.models.deedsr import DeeDSR
+from deedsr.models.deedsr import DeeDSR, build
+from deedsr.models.presets import DeeDSRConfig
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
 
 ADAPTER, ENCODER, PART = "adapter.safetensors", "encoder.safetensors", "diffusion_pytorch_model.safetensors"
@@ -79,6 +80,26 @@ def assemble(
         sft_hidden,
         Settings.from_dict(defaults),
     )
+
+
+def skeleton(folder: Path) -> DeeDSR:
+    """The DeeDSR in `folder` on the meta device: its shapes, without its weights."""
+    config = weights.header(folder / ADAPTER)
+    base = resolve(config["base"], folder, DIFFUSERS_LAYOUT)
+    encoder = weights.header(folder / ENCODER)
+    with torch.device("meta"):
+        return build(
+            DeeDSRConfig(
+                folder.name,
+                read_config(base / "unet"),
+                read_config(base / "vae"),
+                read_config(base / "scheduler", SCHEDULER),
+                encoder,
+                AdapterConfig(**config["adapter"]),
+                config["sft_hidden"],
+                config["defaults"],
+            )
+        )
 
 
 def load_folder(folder: Path) -> DeeDSR:
