@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deedsr import jobs
+from deedsr.compare_cli import compare_command
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, Options, one_of, parse_guidance
 
 if TYPE_CHECKING:
@@ -137,6 +138,9 @@ def info(
         for key, value in found.items():
             typer.echo(f"{key:<20} {value:>15,}" if isinstance(value, int) else f"{key:<20} {value}")
     return 0
+
+
+app.command("compare")(compare_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

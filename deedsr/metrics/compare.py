@@ -64,22 +64,24 @@ class Comparison:
     def to_markdown(self) -> str:
         """A Markdown table, and below it what could not be computed."""
         lines = ["| | A | B | B - A | A wins | B wins | ties |", "|---|---|---|---|---|---|---|"]
-        for column, found in self.differences.items():
-            arrow = "↑" if self.metrics[column].better == "higher" else "↓"
-            cells = [f"{self.metrics[column].label} {arrow}", f"{found.mean_a:.4f}", f"{found.mean_b:.4f}"]
-            if found.difference is None:
-                cells += [f"{found.mean_b - found.mean_a:+.4f}", "–", "–", "–"]
-            else:
-                bounds = f" [{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]" if found.interval else ""
-                cells += [f"{found.difference:+.4f}{bounds}", str(found.wins_a), str(found.wins_b), str(found.ties)]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += [
-            "",
-            f"A = `{self.names[0]}`, B = `{self.names[1]}`; protocol `{self.protocol}`, n = {len(self.stems)};",
-        ]
+        lines += [f"| {' | '.join(self._cells(column))} |" for column in self.metrics]
+        names = f"A = `{self.names[0]}`, B = `{self.names[1]}`"
+        lines += ["", f"{names}; protocol `{self.protocol}`, n = {len(self.stems)};"]
         lines[-1] += " mean of the paired differences [95 % bootstrap interval]."
-        lines += [f"- {self.metrics[column].label}: unavailable. {why}" for column, why in self.unavailable.items()]
+        lines += [f"- Unavailable: {why}" for why in self.unavailable.values()]
         return "\n".join(lines) + "\n"
+
+    def _cells(self, column: str) -> list[str]:
+        """A metric's line of the table."""
+        metric, found = self.metrics[column], self.differences.get(column)
+        head = f"{metric.label} {'↑' if metric.better == 'higher' else '↓'}"
+        if found is None:
+            return [head, "unavailable", "unavailable", "–", "–", "–", "–"]
+        cells = [head, f"{found.mean_a:.4f}", f"{found.mean_b:.4f}"]
+        if found.difference is None or found.interval is None:
+            return [*cells, f"{found.mean_b - found.mean_a:+.4f}", "–", "–", "–"]
+        bounds = f"[{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]"
+        return [*cells, f"{found.difference:+.4f} {bounds}", str(found.wins_a), str(found.wins_b), str(found.ties)]
 
 
 def compare(

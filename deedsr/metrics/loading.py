@@ -42,7 +42,7 @@ def missing_weights(files: tuple[str, ...]) -> list[str]:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a name means; ``auto`` is CUDA where there is one, else the CPU. ValueError if it can't be had."""
+    """The device that a name means; ``auto`` is CUDA where there is one, else the CPU. ValueError if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
