@@ -1,0 +1,58 @@
+"""The terms of stage 2's loss, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deedsr.diffusion.process import Process
+from deedsr.models.deedsr import DeeDSR
+from deedsr.models.presets import preset
+from stage2.objective import Fidelity, Objective, draw_times, snr_weight
+
+CONFIG = preset("sd21").scheduler
+EPSILON, VELOCITY = (Process.from_config({**CONFIG, "prediction_type": kind}) for kind in ("epsilon", "v_prediction"))
+
+
+def test_times_are_uniform_without_a_bias_and_noisier_with_one() -> None:
+    plain = draw_times(EPSILON, 20_000, 1.0, torch.Generator().manual_seed(0)).double()
+    noisy = draw_times(EPSILON, 20_000, 0.5, torch.Generator().manual_seed(0)).double()
+    assert 0 <= plain.min() <= plain.max() <= 999
+    assert plain.mean() == pytest.approx(499.5, abs=10)
+    assert noisy.mean() == pytest.approx(1000 * 2 / 3 - 0.5, abs=10)  # density 2u on [0, 1)
+
+
+def test_min_snr_weights_are_those_of_the_paper() -> None:
+    t = torch.tensor([10, 500, 990])
+    snr = ((EPSILON.alphas / EPSILON.sigmas) ** 2)[t].float()
+    limited = snr.clamp(max=5.0)
+    assert torch.allclose(snr_weight(EPSILON, t, 5.0), limited / snr)
+    assert torch.allclose(snr_weight(VELOCITY, t, 5.0), limited / (snr + 1))
+    assert torch.equal(snr_weight(EPSILON, t, None), torch.ones(3))
+
+
+@torch.no_grad()
+def test_a_perfect_answer_costs_nothing_but_what_the_autoencoder_loses(tiny_model: DeeDSR) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(2, 3, 32, 32, generator=generator)
+    z = tiny_model.encode(hr)
+    noise, t = torch.randn(z.shape, generator=generator), torch.tensor([700, 100])
+    target = tiny_model.process.target(z, noise, t)
+    objective = Objective(fidelity=Fidelity(latent=0.5, pixel=2.0, perceptual=0.0))
+    terms = objective(tiny_model, target, z, noise, t, hr, decode=True)
+    assert terms.keys() == {"mse", "latent", "pixel"}
+    assert terms["mse"] == 0
+    assert terms["latent"] < 1e-5
+    assert terms["pixel"] == pytest.approx(2 * float((tiny_model.decode(z) - hr).abs().mean()), rel=1e-3)
+    assert objective(tiny_model, target, z, noise, t, hr, decode=False).keys() == {"mse", "latent"}
+
+
+@torch.no_grad()
+def test_without_fidelity_it_is_the_plain_squared_error(tiny_model: DeeDSR) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
+    t, hr = torch.tensor([700, 100]), torch.rand(2, 3, 32, 32, generator=generator)
+    terms = Objective()(tiny_model, output, z, noise, t, hr, decode=True)
+    expected = (output - tiny_model.process.target(z, noise, t)).square().mean()
+    assert terms.keys() == {"mse"}
+    assert torch.allclose(terms["mse"], expected)
