@@ -35,6 +35,8 @@ CHROMA_TABLE = (
 )
 BLOCK = 8
 MCU = 16
+TIE = 1e-3
+"""Chroma this near to a tie is taken as one: more than float32's error, of no account otherwise."""
 
 
 @torch.no_grad()
@@ -79,7 +81,8 @@ def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     cb = (blue - luma).mul_(0.5 / (1 - 0.114))
     cr = (red - luma).mul_(0.5 / (1 - 0.299))
-    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1).round_(), 2)
+    chroma = torch.cat([cb, cr], dim=1).sub_(0.5 + TIE).ceil_()  # ties down; they are frequent in near-grey
+    chroma = F.avg_pool2d(chroma, 2)
     chroma = chroma.add_((1 + _odd_columns(chroma)) / 4).floor_()  # ties up and down by turns
     return luma.round_().sub_(128), chroma
 
