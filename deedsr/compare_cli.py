@@ -9,8 +9,10 @@ import typer
 
 
 def compare_command(
-    a: Annotated[Path, typer.Argument(help="Folder of outputs.")],
-    b: Annotated[Path, typer.Argument(help="Folder of other outputs of the same inputs, matched by file stem.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of outputs.")],
+    b: Annotated[
+        Path, typer.Argument(metavar="B", help="Folder of other outputs of the same inputs, matched by file stem.")
+    ],
     hr: Annotated[
         Path | None, typer.Option(help="Folder of ground truth; without it only metrics that need none.")
     ] = None,
