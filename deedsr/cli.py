@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +25,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 # typer raises click's errors, its own copy of them from version 0.26 on
 ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+INTERRUPTED = 130
 
 
 def _version(wanted: bool) -> None:
@@ -145,17 +149,23 @@ app.command("compare")(compare_command)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
+    logging.disable(logging.WARNING)  # of the libraries beneath
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     sys.exit(_call(arguments))
 
 
 def _call(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        return app(args=arguments, prog_name="deedsr", standalone_mode=False) or 0
+        code = app(args=arguments, prog_name="deedsr", standalone_mode=False) or 0
+        if code != INTERRUPTED:  # typer turns the interrupt into this code
+            return code
+        raise KeyboardInterrupt
     except ClickException as error:
         message, code = error.format_message(), error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted; the same command goes on where it stopped", 130
+        message, code = "interrupted; the same command goes on where it stopped", INTERRUPTED
     except ValueError as error:
         message, code = str(error), 2
     except OSError as error:

@@ -18,7 +18,7 @@ from deedsr.images import Picture, from_pil, pad_to, read, resize, upsample
 from deedsr.models import load_model
 from deedsr.models.base import Condition, RestorationModel
 from deedsr.options import DTYPES, Options, one_of
-from deedsr.tiling import Window, merge, windows
+from deedsr.tiling import Window, join, merge, windows
 
 SCALE = 4  # of the networks
 LEAST_SIDE = 8  # of an input
@@ -107,7 +107,7 @@ class Restorer:
         return blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
-        part = condition.crop(*group)
+        part = join([condition.crop(window) for window in group])
         return self.model.denoise(self._cut(x_t, group), t.expand(len(group)), part)
 
     def _cut(self, image: Tensor, group: list[Window]) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from types import EllipsisType
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 # Standard deviation of a window's weight over its side: a neighbour that overlaps by a quarter of the side
 # weighs 400 times as much at the window's edge, so an edge leaves no seam.
@@ -101,6 +104,18 @@ def merge(
         inside += (piece.float() - inside) * (weight / part)
     assert mean is not None, "no windows"
     return mean
+
+
+def join(parts: Sequence[T]) -> T:
+    """Batch what belongs to several tiles: tensors, or dataclasses, lists and tuples of tensors, along dimension 0."""
+    first = parts[0]
+    if len(parts) == 1 or first is None:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, list | tuple):
+        return type(first)(join(entries) for entries in zip(*parts, strict=True))
+    return type(first)(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(first)})
 
 
 def _gaussian(window: Window, device: torch.device) -> Tensor:

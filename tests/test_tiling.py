@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
 import torch
 
-from deedsr.tiling import Window, blend, merge, windows
+from deedsr.tiling import Window, blend, join, merge, windows
 
 SIZES = [(64, 64, 64, 16), (65, 64, 64, 16), (100, 37, 32, 8), (101, 137, 50, 49), (7, 300, 64, 0), (1, 1, 8, 2)]
 
@@ -87,3 +88,19 @@ def test_scaled_windows_must_be_whole_pixels():
 def test_bad_numbers(tile, overlap, message):
     with pytest.raises(ValueError, match=message):
         windows(32, 32, tile, overlap)
+
+
+@dataclass(frozen=True)
+class Both:
+    tensor: torch.Tensor
+    entries: list[tuple[torch.Tensor, torch.Tensor]]
+    nothing: None = None
+
+
+def test_join_batches_field_by_field():
+    parts = [Both(torch.full((1, 2), k), [(torch.full((1, 3), k), torch.full((1, 1), k))]) for k in range(3)]
+    joined = join(parts)
+    assert joined.tensor[:, 0].tolist() == [0, 1, 2]
+    assert joined.entries[0][0].shape == (3, 3)
+    assert joined.nothing is None
+    assert join(parts[:1]) is parts[0]

@@ -1,0 +1,206 @@
+"""The restorer on a tiny random model: order of the parts, sizes, tiles, noise and what can go wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deedsr import colour
+from deedsr.images import Picture, pad_to, upsample, write
+from deedsr.options import SAMPLERS, Options
+from deedsr.restorer import Restorer, content_seed, pick_device
+
+
+def smooth(height: int, width: int) -> torch.Tensor:
+    """A smooth coloured image (1, 3, H, W)."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 5, width), indexing="ij")
+    return torch.stack([(rows + k).sin() * (columns - k).cos() * 0.3 + 0.5 for k in range(3)])[None]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 31), (13, 17), (40, 8)])
+@pytest.mark.parametrize("outscale", [4, 1, 2.3, 5])
+def test_output_size_is_exact(tiny_model, size, outscale):
+    options = Options(outscale=outscale, steps=1)
+    result = Restorer(tiny_model, options).restore(torch.rand(1, 3, *size))
+    assert tuple(result.shape) == (1, 3, *options.output_size(*size))
+    assert 0 <= result.min() <= result.max() <= 1
+
+
+def test_with_full_guidance_the_result_is_the_autoencoded_input(tiny_model):
+    """x̂0 = z_lr at every step leaves encoder, decoder, crop and colour: all of the path but the network.
+
+    DDIM may end at the first of the noise levels (σ = 0.03), so the tolerance is a little noise.
+    """
+    lr = smooth(13, 18)
+    padded = pad_to(upsample(lr), tiny_model.size)
+    with torch.no_grad():
+        decoded = tiny_model.decode(tiny_model.encode(padded))[..., :52, :72]
+    expected = colour.match(decoded, upsample(lr), "wavelet")
+    result = Restorer(tiny_model, Options(steps=2, noise_guidance=(1.0, 2))).restore(lr)
+    assert (result - expected).abs().mean() < 0.01
+    assert (result - upsample(lr)).abs().mean() > 3 * (result - expected).abs().mean()
+    assert tuple(padded.shape[-2:]) == (64, 80)
+
+
+def test_noise_depends_on_seed_and_content_alone(tiny_model):
+    first, second = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    restorer = Restorer(tiny_model)
+    alone = restorer.restore(first)
+    restorer.restore(second)
+    torch.manual_seed(7)
+    assert torch.equal(restorer.restore(first), alone)
+    assert not torch.equal(Restorer(tiny_model, Options(seed=1)).restore(first), alone)
+    assert content_seed(first, 0) != content_seed(second, 0)
+    assert content_seed(first, 0) != content_seed(first, 1)
+    assert content_seed(first, 0) == content_seed(first.clone(), 0)
+    assert content_seed(first.view(1, 3, 8, 32), 0) != content_seed(first, 0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_restores(tiny_model, sampler):
+    restorer = Restorer(tiny_model, Options(sampler=sampler, steps=3))
+    assert restorer.settings.sampler == sampler
+    assert restorer.restore(smooth(16, 16)).isfinite().all()
+
+
+def test_a_tile_no_smaller_than_the_image_changes_nothing(tiny_model):
+    lr = smooth(20, 24)
+    whole = Restorer(tiny_model, Options(tile=0)).restore(lr)
+    assert torch.equal(Restorer(tiny_model, Options(tile=96)).restore(lr), whole)
+    assert torch.equal(Restorer(tiny_model).restore(lr), whole)
+
+
+def test_batches_of_tiles_give_what_single_tiles_give(tiny_model):
+    lr = smooth(24, 33)
+    single = Restorer(tiny_model, Options(tile=48, batch=1)).restore(lr)
+    batched = Restorer(tiny_model, Options(tile=48, batch=4)).restore(lr)
+    assert torch.allclose(single, batched, atol=1e-5)
+
+
+def test_tiled_and_untiled_agree_where_tiles_are_large(tiny_model):
+    lr = smooth(40, 70)
+    options = {"steps": 2, "noise_guidance": (0.5, 1)}
+    whole = Restorer(tiny_model, Options(tile=0, **options)).restore(lr)
+    tiled = Restorer(tiny_model, Options(tile=128, **options)).restore(lr)
+    assert (whole - tiled).abs().mean() < 0.05
+
+
+def test_one_degradation_vector_for_the_whole_image(tiny_model):
+    calls = []
+    tiny_model.encoder.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0].shape))
+    Restorer(tiny_model, Options(tile=48, steps=2)).restore(smooth(30, 30))
+    assert calls == [(1, 3, 30, 30)]
+
+
+def test_large_images_are_tiled_by_themselves(tiny_model, monkeypatch):
+    monkeypatch.setattr("deedsr.restorer.UNTILED", 64 * 64)
+    monkeypatch.setattr("deedsr.restorer.TILE", 64)
+    seen = []
+    original = tiny_model.denoise
+    monkeypatch.setattr(tiny_model, "denoise", lambda x, t, c: (seen.append(tuple(x.shape[-2:])), original(x, t, c))[1])
+    restorer = Restorer(tiny_model, Options(steps=1))
+    restorer.restore(smooth(16, 16))
+    assert set(seen) == {(16, 16)}
+    assert len(seen) == 1
+    restorer.restore(smooth(16, 40))
+    assert set(seen) == {(16, 16)}
+    assert len(seen) == 1 + 3
+    Restorer(tiny_model, Options(steps=1, tile=0)).restore(smooth(16, 40))
+    assert seen[-1] == (16, 40)
+
+
+def test_other_steps_than_the_presets_are_spread_over_all_noise_levels(tiny_model):
+    import dataclasses
+
+    tiny_model.defaults = dataclasses.replace(tiny_model.defaults, spacing="leading", steps=50)
+    assert Restorer(tiny_model).settings.spacing == "leading"
+    assert Restorer(tiny_model, Options(steps=50)).settings.spacing == "leading"
+    assert Restorer(tiny_model, Options(steps=8)).settings.spacing == "trailing"
+    assert Restorer(tiny_model, Options(sampler="unipc")).settings.spacing == "trailing"
+
+
+def test_a_picture_keeps_what_its_file_says(tiny_model):
+    picture = Picture(
+        smooth(12, 10)[:, :1].repeat(1, 3, 1, 1), torch.rand(1, 1, 12, 10), 16, True, b"icc", b"exif", "TIFF"
+    )
+    result = Restorer(tiny_model, Options(steps=1, outscale=2.5))(picture)
+    assert result.size == (30, 25)
+    assert tuple(result.alpha.shape) == (1, 1, 30, 25)
+    assert (result.bits, result.grey, result.icc, result.exif) == (16, True, b"icc", b"exif")
+
+
+def test_an_opaque_alpha_stays_opaque(tiny_model):
+    picture = Picture(smooth(9, 9), torch.ones(1, 1, 9, 9))
+    assert np.asarray(Restorer(tiny_model, Options(steps=1))(picture).to_pil())[..., 3].min() == 255
+
+
+def test_files_and_pillow_images_are_taken(tiny_model_folder, tmp_path):
+    restorer = Restorer.from_pretrained(str(tiny_model_folder), Options(steps=1), device="cpu")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8))
+    image.save(tmp_path / "a.png")
+    from_file, from_image = restorer(tmp_path / "a.png"), restorer(image)
+    assert torch.equal(from_file.rgb, from_image.rgb)
+    write(tmp_path / "b.png", from_file)
+    with Image.open(tmp_path / "b.png") as again:
+        assert again.size == (48, 40)
+
+
+@pytest.mark.parametrize("options", [Options(), Options(tile=48), Options(tile=48, noise_guidance=(1.0, 1))])
+def test_progress_rises_to_one(tiny_model, options):
+    seen = []
+    Restorer(tiny_model, options).restore(smooth(20, 20), seen.append)
+    assert seen == sorted(seen)
+    assert seen[0] < 0.5
+    assert seen[-1] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(tiny_model, dtype):
+    lr = smooth(16, 20)
+    full = Restorer(tiny_model, Options(steps=2)).restore(lr)
+    half = Restorer(tiny_model.to(dtype), Options(steps=2)).restore(lr)
+    assert half.dtype == torch.float32
+    assert (half - full).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [(torch.float32, "NaN or inf in float32; its weights may be broken"), (torch.bfloat16, "in bfloat16; choose")],
+)
+@pytest.mark.parametrize("part", ["unet.conv_out.weight", "vae.decoder.conv_out.conv.weight"])
+def test_nan_is_an_error_that_names_the_dtype(tiny_model, dtype, message, part):
+    dict(tiny_model.named_parameters())[part].data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=message):
+        Restorer(tiny_model.to(dtype), Options(steps=1)).restore(smooth(16, 16))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 100), (100, 7)])
+def test_inputs_that_are_too_small(tiny_model, size):
+    with pytest.raises(ValueError, match=f"{size[1]}x{size[0]} pixels; each side must be at least 8"):
+        Restorer(tiny_model).restore(torch.rand(1, 3, *size))
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("tpu", "cpu:1", "cuda:99", "cuda:x"):
+        with pytest.raises(ValueError, match=f"device '{name}' is not available here"):
+            pick_device(name)
+
+
+def test_an_unknown_dtype():
+    with pytest.raises(ValueError, match="unknown dtype 'int8'; choose one of float32, bfloat16, float16"):
+        Restorer.from_pretrained("built-in", dtype="int8")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_cuda_agrees_with_the_cpu(tiny_model, dtype):
+    lr = smooth(24, 40)
+    cpu = Restorer(tiny_model, Options(tile=64)).restore(lr)
+    cuda = Restorer(tiny_model.to("cuda", dtype), Options(tile=64)).restore(lr)
+    assert cuda.device.type == "cpu"
+    assert (cpu - cuda).abs().max() < (1e-3 if dtype == torch.float32 else 0.2)
