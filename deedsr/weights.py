@@ -33,8 +33,13 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, A
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask grants; safetensors grants the owner alone
         save_file(plain, temporary, metadata={"format": "pt", "config": json.dumps(dict(config or {}))})
+        temporary.chmod(mode)
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: can't be written ({error})") from None
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -57,15 +62,24 @@ def header(path: str | Path) -> dict[str, Any]:
 def _read(path: Path, device: str, with_tensors: bool) -> Stored:
     if not path.is_file():
         raise ValueError(f"{path}: no such weight file")
-    if path.suffix in {".pt", ".pth", ".ckpt", ".bin"}:
-        raise ValueError(f"{path}: pickled weights are not read; convert the file to .safetensors first")
     try:
         with safe_open(path, framework="pt", device=device) as stored:
             config = json.loads((stored.metadata() or {}).get("config", "{}"))
+            if not isinstance(config, dict):
+                raise ValueError("the configuration in its header is not a table")
             names = stored.keys() if with_tensors else ()
             return Stored({name: stored.get_tensor(name) for name in names}, config)
     except (SafetensorError, ValueError) as error:
+        if _is_pickle(path):
+            raise ValueError(f"{path}: a pickle, which is not read; convert it to safetensors first") from None
         raise ValueError(f"{path}: not a whole safetensors file ({error}); get it again") from None
+
+
+def _is_pickle(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        start = stream.read(9)
+    bare = start[:1] == b"\x80" and start[8:] != b"{"  # safetensors: the header's length (8 bytes), then its JSON
+    return bare or start.startswith(b"PK\x03\x04")  # torch.save writes a zip file
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -77,10 +91,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated types here
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: not a checkpoint of plain tensors ({reason}); it is not unpickled") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path}: not a whole checkpoint of plain tensors ({reason}); it is not unpickled") from None
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path}: holds a {type(checkpoint).__name__}, so it is no checkpoint")
+    return checkpoint
 
 
 def load_strict(
@@ -105,4 +122,4 @@ def load_strict(
     ]
     if faults:
         raise ValueError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(tensors, strict=False)
+    module.load_state_dict(tensors, strict=False)  # only names in `allow_missing` can be missing by now
