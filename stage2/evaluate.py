@@ -29,6 +29,8 @@ def evaluate(cfg: DictConfig) -> Report:
     Writes ``output`` (JSON) and beside it a CSV file, a Markdown table and a contact sheet. Raises ValueError for
     pictures that don't belong together and for unknown names.
     """
+    if OmegaConf.is_missing(cfg, "output"):
+        raise ValueError("say where the results go: output=FILE.json")
     output = Path(cfg.output)
     if output.suffix.lower() != ".json":
         raise ValueError(f"output={cfg.output} must be a file name that ends in .json")
@@ -37,6 +39,7 @@ def evaluate(cfg: DictConfig) -> Report:
     device = pick_device(cfg.device)
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device, cfg.download, ClipModel(**cfg.clip))
     files = _pairs(cfg) if cfg.model is None else _restore(cfg, output)
+    output.parent.mkdir(parents=True, exist_ok=True)  # fails now if at all, not after hours
     samples = (load(stem, roles) for stem, roles in files.items())
     report = evaluator.run(samples, len(files), cfg.rows, cfg.progress)
     for suffix, text in ((".json", table.to_json), (".csv", table.to_csv), (".md", table.to_markdown)):

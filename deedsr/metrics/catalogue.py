@@ -119,6 +119,7 @@ def select(protocol: str, names: Sequence[str] | None = None) -> dict[str, Metri
     columns = PROTOCOLS[protocol]
     if names is None:
         return {column: METRICS[name] for column, name in columns.items()}
+    names = [names] if isinstance(names, str) else names
     if not names:
         raise ValueError("metrics=[] selects nothing; leave it out for all of the protocol's")
     return {name: _resolve(protocol, name) for name in names}

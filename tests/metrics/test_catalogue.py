@@ -30,6 +30,7 @@ def test_colour_channels():
     assert select("osediff")["psnr"].name == "psnr-y"
     assert select("rgb")["psnr"].name == "psnr-rgb"
     assert [*select("osediff", ["psnr-rgb", "ssim"])] == ["psnr-rgb", "ssim"]
+    assert [*select("osediff", "psnr")] == ["psnr"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from deedsr.metrics.evaluation import Evaluator
 from deedsr.metrics.loading import Unavailable, load, missing_weights, pick_device
 
 
@@ -23,6 +24,14 @@ class Payload:
 def test_missing_package():
     with pytest.raises(Unavailable, match=r"Foo needs the package no_such_package: pip install 'deedsr\[metrics\]'"):
         load("Foo", "no_such_package", ("checkpoints/nowhere.pth",), object, download=True)
+
+
+def test_without_the_extra(monkeypatch):
+    """Where pyiqa isn't installed, its columns have a reason and ours have numbers."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    evaluator = Evaluator(metrics=["psnr", "lpips", "fid"])
+    reason = "needs the package pyiqa: pip install 'deedsr[metrics]'"
+    assert evaluator.unavailable == {"lpips": f"LPIPS {reason}", "fid": f"FID {reason}"}
 
 
 def test_missing_file_names_its_place():

@@ -155,6 +155,7 @@ def truncate(data):
         (spoil_nothing, ["metrics=[psnr,vmaf]"], "unknown metric 'vmaf'"),
         (spoil_nothing, ["protocol=seesr"], "unknown protocol 'seesr'"),
         (spoil_nothing, ["device=abacus"], "device 'abacus' can't be used here"),
+        (spoil_nothing, ["output=???"], "say where the results go: output=FILE.json"),
         (spoil_nothing, ["output={data}/r.txt"], "must be a file name that ends in .json"),
     ],
 )
