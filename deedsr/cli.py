@@ -7,10 +7,10 @@ import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -98,7 +98,7 @@ def restore(
     return int(counts["failed"] > 0)
 
 
-def _run(plan: jobs.Plan, make_restorer: Any, overwrite: bool, quiet: bool) -> list[jobs.Outcome]:
+def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool, quiet: bool) -> list[jobs.Outcome]:
     """Run a plan with a progress bar on standard error; a line for every output on standard output unless quiet."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -154,6 +154,8 @@ def prepare(folder: Path) -> None:
     """Make the output folder. Raises ValueError if it can't be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: can't be made there; choose another folder with -o") from None
     except OSError as error:
         raise ValueError(explain(error, folder)) from None
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
