@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from deedsr.data.photos import seeded
 from deedsr.degradation import Mixture, Recipe
 from deedsr.encoder.momentum import MomentumContrast
-from stage1.views import Positives, draw, views
+from stage1.views import Cut, Positives, degrade
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -53,6 +53,10 @@ class DegradationLearner(pl.LightningModule):
         schedule: of the learning rate.
         recipe: what the degradations are drawn from, or the name of its level.
         positives: which two patches count as the same, see `stage1.views.views`.
+        sides: LR pixels of the patches; each step draws one for the queries and one for the keys. None: the whole
+            quadrants, a quarter of a picture each.
+        repeat: steps after which crops and degradations come again, cut elsewhere; their degraded pictures are kept in
+            memory (at most 6·B·(S/4)² bytes a step). None: each step degrades anew.
         shuffle: exchange the keys between ranks and BatchNorm groups.
         seed: of the degradations.
     """
@@ -64,21 +68,39 @@ class DegradationLearner(pl.LightningModule):
         schedule: Milestones,
         recipe: Recipe | Mixture | str,
         positives: Positives,
+        sides: Sequence[int] | None = None,
+        repeat: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.contrast, self.optimizer, self.schedule = contrast, optimizer, schedule
         self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
-        self.positives, self.shuffle, self.seed = positives, shuffle, seed
+        self.positives, self.sides, self.repeat = positives, sides, repeat
+        self.shuffle, self.seed = shuffle, seed
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def pictures(self, batch: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The degraded pictures of a step, kept or new, each (B, 3, S/4, S/4) in [0, 1]."""
+        turn = step % self.repeat if self.repeat else step
+        if turn in self.kept:
+            first, second = (picture.to(self.device).float() / 255 for picture in self.kept[turn])
+            return first, second
+        with torch.autocast(batch.device.type, enabled=False):
+            first, second = degrade(batch.float() / 255, self.recipe, self.positives, self.seed, turn, self.global_rank)
+        if self.repeat:
+            small = (first * 255).round().byte().cpu()
+            self.kept[turn] = (small, small if second is first else (second * 255).round().byte().cpu())
+        return first, second
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """One batch uint8 (B, 3, S, S) -> the InfoNCE loss."""
         step = self.global_step
-        with torch.no_grad(), torch.autocast(batch.device.type, enabled=False):
-            drawn = draw(self.recipe, len(batch), self.seed, step, self.global_rank)
-            query, key = views(batch.float() / 255, drawn, self.positives)
-        exchange = seeded(self.seed, step, 0, 0, 4) if self.shuffle else None  # the same on all ranks
+        first, second = self.pictures(batch, step)
+        cut = Cut.draw(len(batch), self.sides, self.seed, step, self.global_rank)
+        query, key = cut.patches(first, 0), cut.patches(second, 1)
+        exchange = seeded(self.seed, step, 0, 0, 5) if self.shuffle else None  # the same on all ranks
         contrast = self.contrast(query, key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)

@@ -42,6 +42,8 @@ def build(cfg: DictConfig) -> DegradationLearner:
         schedule=instantiate(cfg.schedule),
         recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
         positives=cfg.positives,
+        sides=cfg.sides,
+        repeat=cfg.repeat,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
     )
@@ -91,7 +93,7 @@ def train(cfg: DictConfig) -> Path:
             log.info("%s: finished, %d steps; raise steps=%d to go on", output, done, cfg.steps)
             return encoder
         log.info("%s: goes on after step %d", output, done)
-    data = Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
+    data = Photographs(crop=cfg.crop, batch=cfg.batch, repeat=cfg.repeat, seed=cfg.seed, **cfg.data)
     module = build(cfg)
     trainer = make_trainer(cfg, output, encoder)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
