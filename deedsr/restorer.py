@@ -23,7 +23,7 @@ from deedsr.tiling import Window, join, merge, windows
 SCALE = 4  # of the networks
 LEAST_SIDE = 8  # of an input
 TILE = 512  # side of a tile in HR pixels where the user does not say
-OVERLAP = 1 / 4  # of neighbouring tiles, over their side
+OVERLAP = 3 / 16  # of neighbouring tiles, over their side
 UNTILED = 1024 * 1024  # HR pixels that are restored in one piece
 BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 

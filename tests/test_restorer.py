@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from deedsr import colour
-from deedsr.images import Picture, pad_to, upsample, write
+from deedsr.images import Picture, pad_to, read, upsample, write
+from deedsr.models.folder import ADAPTER
+from deedsr.models.resolver import ASSETS, BUILT_IN
 from deedsr.options import SAMPLERS, Options
-from deedsr.restorer import Restorer, content_seed, pick_device
+from deedsr.restorer import OVERLAP, Restorer, content_seed, pick_device
+from deedsr.tiling import windows
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -204,3 +209,19 @@ def test_cuda_agrees_with_the_cpu(tiny_model, dtype):
     cuda = Restorer(tiny_model.to("cuda", dtype), Options(tile=64)).restore(lr)
     assert cuda.device.type == "cpu"
     assert (cpu - cuda).abs().max() < (1e-3 if dtype == torch.float32 else 0.2)
+
+
+def test_a_photograph_tiled_and_untiled_agree_and_no_seam_shows():
+    """On average within 2/255, and across a tile's edge the difference changes no faster than elsewhere."""
+    if not (ASSETS / BUILT_IN / ADAPTER).is_file():
+        pytest.skip("the built-in weights are not in this checkout")
+    lr = read(Path(__file__).parent / "data/rooftops.png").rgb[..., :64, :112]
+    whole = Restorer.from_pretrained("built-in", Options(tile=0), device="cpu").restore(lr)
+    tiled = Restorer.from_pretrained("built-in", Options(tile=256), device="cpu").restore(lr)
+    difference = whole - tiled
+    assert difference.abs().mean() < 2 / 255
+    steps = difference.diff(dim=-1).abs().mean((0, 1, 2))  # (W - 1,)
+    tiles = windows(256, 448, 256, int(256 * OVERLAP))
+    edges = {tile.left for tile in tiles} | {tile.left + tile.width for tile in tiles}
+    for edge in sorted(edges - {0, 448}):
+        assert steps[edge - 2 : edge + 1].max() < 2 * steps.mean()
