@@ -87,15 +87,18 @@ def restore(
         return Restorer.from_pretrained(model, options, device, dtype)
 
     outcomes = _run(plan, make_restorer, overwrite, quiet=as_json)
+    _print_summary(outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def _print_summary(outcomes: list[jobs.Outcome], options: dict[str, object], as_json: bool) -> None:
     counts = Counter(outcome.status for outcome in outcomes)
     summary = {status: counts[status] for status in ("restored", "kept", "failed")}
     if as_json:
-        choice = {"model": model, "device": device, "dtype": dtype, **asdict(options)}
         images = [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in outcomes]
-        typer.echo(json.dumps({**summary, "options": choice, "images": images}, indent=2, default=str))
+        typer.echo(json.dumps({**summary, "options": options, "images": images}, indent=2, default=str))
     else:
         typer.echo(", ".join(f"{count} {status}" for status, count in summary.items() if count or status == "restored"))
-    return int(counts["failed"] > 0)
 
 
 def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool, quiet: bool) -> list[jobs.Outcome]:
