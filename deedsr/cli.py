@@ -150,6 +150,23 @@ def info(
 app.command("compare")(compare_command)
 
 
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Model folder, as stage 2 writes it.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
+) -> int:
+    """Write a model folder that can be handed on."""
+    import torch
+
+    from deedsr.models.folder import export as export_folder
+
+    export_folder(source, target, with_base, torch.float16 if half else None)
+    typer.echo(str(target))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
     logging.disable(logging.WARNING)  # of the libraries beneath

@@ -201,3 +201,19 @@ def test_an_interrupt_is_one_line_and_leaves_no_file(capsys, tmp_path, tiny_mode
     assert code == 130
     assert err == "deedsr: interrupted; the same command goes on where it stopped\n"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_exported_model_restores_alike_in_half_the_size(capsys, tmp_path, tiny_model_folder):
+    slim = tmp_path / "slim"
+    assert call(capsys, "export", tiny_model_folder, slim, "--with-base", "--half") == (0, f"{slim}\n", "")
+    source = photo(tmp_path / "a.png")
+    pictures = []
+    for model, output in ((tiny_model_folder, tmp_path / "one.png"), (slim, tmp_path / "two.png")):
+        assert restore(capsys, model, source, "-o", output)[0] == 0
+        pictures.append(images.read(output).rgb)
+    assert (pictures[0] - pictures[1]).abs().mean() < 2 / 255
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*.safetensors")) for folder in (tiny_model_folder, slim)]
+    assert sizes[1] < 0.6 * sizes[0]
+    code, _, err = call(capsys, "export", tiny_model_folder, slim)
+    assert code == 2
+    assert "is not empty; choose a new folder" in err
