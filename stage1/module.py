@@ -52,7 +52,9 @@ class DegradationLearner(pl.LightningModule):
         optimizer: makes the optimizer of the trained parameters.
         schedule: of the learning rate.
         recipe: what the degradations are drawn from, or the name of its level.
-        positives: which two patches count as the same, see `stage1.views.views`.
+        positives: which two patches count as the same, see `stage1.views.degrade`.
+        warmup: with `same_degradation`, the first steps in which query and key are of the same picture all the same:
+            from random weights the other task alone often collapses.
         sides: LR pixels of the patches; each step draws one for the queries and one for the keys. None: the whole
             quadrants, a quarter of a picture each.
         repeat: steps after which crops and degradations come again, cut elsewhere; their degraded pictures are kept in
@@ -68,6 +70,7 @@ class DegradationLearner(pl.LightningModule):
         schedule: Milestones,
         recipe: Recipe | Mixture | str,
         positives: Positives,
+        warmup: int = 0,
         sides: Sequence[int] | None = None,
         repeat: int | None = None,
         shuffle: bool = False,
@@ -76,7 +79,7 @@ class DegradationLearner(pl.LightningModule):
         super().__init__()
         self.contrast, self.optimizer, self.schedule = contrast, optimizer, schedule
         self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
-        self.positives, self.sides, self.repeat = positives, sides, repeat
+        self.positives, self.warmup, self.sides, self.repeat = positives, warmup, sides, repeat
         self.shuffle, self.seed = shuffle, seed
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -99,7 +102,7 @@ class DegradationLearner(pl.LightningModule):
         step = self.global_step
         first, second = self.pictures(batch, step)
         cut = Cut.draw(len(batch), self.sides, self.seed, step, self.global_rank)
-        query, key = cut.patches(first, 0), cut.patches(second, 1)
+        query, key = cut.patches(first, 0), cut.patches(first if step < self.warmup else second, 1)
         exchange = seeded(self.seed, step, 0, 0, 5) if self.shuffle else None  # the same on all ranks
         contrast = self.contrast(query, key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 
 from deedsr import weights
 from deedsr.encoder.momentum import MomentumContrast
+from deedsr.encoder.network import sharpen_stem
 from stage1.data import Photographs
 from stage1.module import DegradationLearner
 
@@ -36,12 +37,16 @@ class EncoderFile(pl.Callback):
 def build(cfg: DictConfig) -> DegradationLearner:
     """The module of a configuration, initialised from its seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    encoder = instantiate(cfg.encoder)
+    if cfg.sharpen:
+        sharpen_stem(encoder)
     return DegradationLearner(
-        contrast=MomentumContrast(instantiate(cfg.encoder), **cfg.contrast),
+        contrast=MomentumContrast(encoder, **cfg.contrast),
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
         recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
         positives=cfg.positives,
+        warmup=cfg.warmup,
         sides=cfg.sides,
         repeat=cfg.repeat,
         shuffle=cfg.shuffle,

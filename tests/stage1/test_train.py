@@ -81,7 +81,7 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path / "run")
     command = [sys.executable, "-m", "stage1.train", f"data.roots={cfg.data.roots}", f"output={cfg.output}"]
     command += [f"encoder.widths={cfg.encoder.widths}", "encoder.stem=4", "crop=64", "batch=2", "steps=3"]
-    command += ["contrast.queue=12", "shuffle=true", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
+    command += ["contrast.queue=12", "shuffle=true", "warmup=1", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
     command += ["+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280, check=False)
@@ -91,6 +91,15 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     assert torch.allclose(trained["contrast.queue"].norm(dim=1), torch.ones(12), atol=1e-5)
     assert len(torch.unique(trained["contrast.queue"], dim=0)) == 12, "the ranks draw differently"
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
+
+
+def test_warmup_compares_patches_of_the_same_image(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(tmp_path / "image", "steps=2", "positives=same_image"))
+    train(tiny(tmp_path / "warm", "steps=2", "positives=same_degradation", "warmup=2"))
+    train(tiny(tmp_path / "other", "steps=2", "positives=same_degradation", "warmup=0"))
+    image, warm, other = (state(tmp_path / name)["contrast.queue"] for name in ("image", "warm", "other"))
+    assert torch.equal(image, warm)
+    assert not torch.equal(image, other)
 
 
 @pytest.mark.parametrize(("unit", "falls"), [("steps", 2), ("epochs", 20)])

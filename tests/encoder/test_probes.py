@@ -1,0 +1,67 @@
+"""The probes on vectors whose content is known."""
+
+import pytest
+import torch
+
+from deedsr.data.photos import seeded
+from deedsr.degradation import Recipe
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.encoder.probes import linear_accuracy, linear_r2, nearest_accuracy, probe, ridge, single_recipes, targets
+
+
+@pytest.fixture
+def features() -> torch.Tensor:
+    scales = torch.logspace(-2, 2, 6, dtype=torch.float64)
+    return torch.randn(300, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scales + 3
+
+
+def test_ridge_equals_the_normal_equations(features: torch.Tensor) -> None:
+    target = torch.randn(300, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights, offset = ridge(features, target, penalties=(0.3,))
+    mean, scale = features.mean(0), features.std(0)
+    x = (features - mean) / scale
+    inner = torch.linalg.solve(x.T @ x + 0.3 * 300 * torch.eye(6, dtype=torch.float64), x.T @ (target - target.mean(0)))
+    assert torch.allclose(weights, inner / scale[:, None])
+    assert torch.allclose(features @ weights + offset, x @ inner + target.mean(0))
+
+
+def test_ridge_chooses_a_small_penalty_for_a_clean_target_and_a_large_one_for_noise(features: torch.Tensor) -> None:
+    clean = features @ torch.arange(1.0, 7.0, dtype=torch.float64)
+    noise = torch.randn(300, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert linear_r2(features[:200], clean[:200], features[200:], clean[200:]) > 0.9999
+    assert -0.1 < linear_r2(features[:200], noise[:200], features[200:], noise[200:]) < 0.1
+
+
+def test_rows_without_a_target_do_not_count(features: torch.Tensor) -> None:
+    clean = features @ torch.arange(1.0, 7.0, dtype=torch.float64)
+    clean[::3] = torch.nan
+    assert linear_r2(features[:200], clean[:200], features[200:], clean[200:]) > 0.999
+
+
+def test_accuracies(features: torch.Tensor) -> None:
+    label = torch.arange(300) // 2 % 3
+    assert linear_accuracy(torch.nn.functional.one_hot(label).double(), label) == 1
+    assert linear_accuracy(features, label) < 0.5
+    centres = torch.eye(6, dtype=torch.float64)[label] + 0.01 * features / features.std(0)
+    assert nearest_accuracy(centres[:200], label[:200], centres[200:], label[200:]) == 1
+
+
+def test_one_operation_varies_in_a_single_recipe() -> None:
+    for name, recipe in single_recipes().items():
+        told = targets(recipe.sample(seeded(0), 50))
+        assert told[name].isfinite().all(), name
+        assert told[name].std() > 0.1, name
+        others = [values for other, values in told.items() if other != name]
+        assert all(values.isnan().all() or values.std() < 1e-6 for values in others), name
+
+
+def test_probe_of_a_tiny_encoder() -> None:
+    torch.manual_seed(0)
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4)
+    crops = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8)
+    result = probe(encoder, crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
+    assert result.photos == 3
+    assert 0 <= result.level <= 1
+    assert 0 <= result.content <= 1
+    assert not encoder.training
+    assert result == probe(encoder, crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
