@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -95,7 +96,7 @@ def train(cfg: DictConfig) -> Path:
     if last.is_file():
         done = weights.load_checkpoint(last)["global_step"]
         if done >= cfg.steps and encoder.is_file():
-            log.info("%s: finished, %d steps; raise steps=%d to go on", output, done, cfg.steps)
+            log.info("%s: finished, %d steps; a number above steps=%d goes on", output, done, cfg.steps)
             return encoder
         log.info("%s: goes on after step %d", output, done)
     data = Photographs(crop=cfg.crop, batch=cfg.batch, repeat=cfg.repeat, seed=cfg.seed, **cfg.data)
@@ -112,7 +113,7 @@ def main(cfg: DictConfig) -> None:
     """The command line."""
     try:
         train(cfg)
-    except ValueError as error:
+    except (ValueError, InstantiationException) as error:
         sys.exit(f"error: {error}")
 
 
