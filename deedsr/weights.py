@@ -26,16 +26,18 @@ class Stored:
 def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Path:
     """Write `tensors` and `config` to `path` (safetensors), under a temporary name first, so never half.
 
-    `config` is kept as JSON under the header key ``config``. Raises OSError where `path` can't be written.
+    The same content gives the same bytes. `config` is kept as JSON under the header key ``config``. Raises OSError
+    where `path` can't be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    metadata = {"config": json.dumps(dict(config))} if config else {"format": "pt"}  # one key: several have no order
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask grants; safetensors grants the owner alone
-        save_file(plain, temporary, metadata={"format": "pt", "config": json.dumps(dict(config or {}))})
+        save_file(plain, temporary, metadata=metadata)
         temporary.chmod(mode)
         os.replace(temporary, path)
     except SafetensorError as error:

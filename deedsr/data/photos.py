@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,30 +16,41 @@ from torch.utils.data import IterableDataset, get_worker_info
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-def list_photos(roots: Iterable[str | Path], split: str | None = None) -> list[Path]:
-    """All photographs below `roots`, sorted by path.
+def list_photos(roots: str | Path | Iterable[str | Path], split: str | None = None) -> list[Path]:
+    """All photographs below `roots`, one folder or several, sorted by path.
 
     A table ``FOLDER.tsv`` beside a folder (columns ``file`` and ``split``) chooses those of `split`, if one is given.
-    Raises ValueError for a folder that is missing or holds no photograph of that split.
+    Raises ValueError for a folder that is missing or holds no photograph of that split, and for a broken table.
     """
     found: list[Path] = []
-    for root in map(Path, roots):
+    for root in [Path(roots)] if isinstance(roots, (str, Path)) else map(Path, roots):
         if not root.is_dir():
             raise ValueError(f"{root}: no such folder of photographs")
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-        table = root.with_suffix(".tsv")
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        table = Path(f"{os.path.abspath(root)}.tsv")
         if split is not None and table.is_file():
-            with open(table, newline="", encoding="utf-8") as stream:
-                names = {row["file"] for row in csv.DictReader(stream, delimiter="\t") if row["split"] == split}
-            files = [path for path in files if str(path.relative_to(root)) in names]
+            names = _names(table, split)
+            files = [path for path in files if path.relative_to(root).as_posix() in names]
         if not files:
             raise ValueError(f"{root}: holds no photographs" + (f" of the split {split!r}" if split else ""))
         found += files
     return found
 
 
+def _names(table: Path, split: str) -> set[str]:
+    """The files of `split`, relative to the table's folder."""
+    with open(table, newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream, delimiter="\t")
+        if not {"file", "split"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{table}: its first line must name the columns `file` and `split`, with a tab between")
+        return {row["file"] for row in rows if row["split"] == split}
+
+
 def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator whose stream is a pure function of `numbers` (seed, step, rank, sample …)."""
+    """A CPU generator whose stream is a pure function of `numbers` (seed, step, rank, sample …).
+
+    Zeros that only fill up to four numbers don't count: (1, 2) is (1, 2, 0).
+    """
     state = np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
@@ -75,7 +87,7 @@ class PhotoCrops(IterableDataset):
         try:
             with Image.open(path) as image:
                 image = ImageOps.exif_transpose(image).convert("RGB")
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, by format
             raise ValueError(f"{path}: can't be read ({error}); remove it from the training photographs") from error
         short = min(image.size)
         if short < self.size:

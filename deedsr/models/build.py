@@ -26,10 +26,13 @@ def read_config(folder: str | Path, file: str = "config.json") -> dict[str, Any]
     """The JSON configuration in `folder`. Raises ValueError that names a missing or broken file."""
     path = Path(folder) / file
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: missing; a base is a folder in diffusers' layout (unet/, vae/, scheduler/)"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: holds a {type(config).__name__}, not the names and values of a configuration")
+    return config

@@ -7,8 +7,9 @@ a folder in diffusers' layout (relative to the model's own, or a path) or a hub 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,20 @@ SYSTEM = "deedsr"
 def write_part(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """A stock module as diffusers writes it: ``config.json`` and its safetensors."""
     weights.save(folder / PART, tensors)
-    (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "config.json", config)
 
 
 def write_scheduler(base: Path, config: Mapping[str, Any]) -> None:
     """``scheduler/scheduler_config.json`` of the base in `base`."""
-    (base / "scheduler").mkdir(parents=True, exist_ok=True)
-    (base / "scheduler" / SCHEDULER).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    _write_json(base / "scheduler" / SCHEDULER, config)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Under a temporary name first: several ranks may write the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def load_part(folder: Path, **overrides: Any) -> nn.Module:
@@ -47,7 +55,10 @@ def load_part(folder: Path, **overrides: Any) -> nn.Module:
 
     With another ``cross_attention_dim`` among the overrides, every attn2.to_k and to_v keeps its fresh initialisation.
     """
-    module = stock(read_config(folder), **overrides)
+    try:
+        module = stock(read_config(folder), **overrides)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: no part of a base ({error})") from None
     fresh: set[str] = set()
     if "cross_attention_dim" in overrides:
         fresh = {name for name in module.state_dict() if ".attn2.to_k." in name or ".attn2.to_v." in name}
@@ -62,7 +73,10 @@ def load_encoder(file: Path) -> DegradationEncoder:
     stored = weights.load(file)
     if not stored.config:
         raise ValueError(f"{file}: its header has no configuration; it was not written by stage 1")
-    encoder = DegradationEncoder(**stored.config)
+    try:
+        encoder = DegradationEncoder(**stored.config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: its header does not describe an encoder of stage 1 ({error})") from None
     weights.load_strict(encoder, _float(stored.tensors), file)
     return encoder
 
@@ -82,36 +96,62 @@ def assemble(
     )
 
 
+@dataclass(frozen=True)
+class Header:
+    """What ``adapter.safetensors`` says of itself. base: a folder or a hub id. defaults: arguments of `Settings`."""
+
+    base: str
+    adapter: AdapterConfig
+    sft_hidden: int
+    defaults: dict[str, Any]
+
+    @classmethod
+    def of(cls, file: Path, config: Mapping[str, Any]) -> Header:
+        """From the configuration in `file`; ValueError that names it for one that stage 2 did not write."""
+        if config.get("system") != SYSTEM:
+            raise ValueError(f"{file}: its header says nothing of a {SYSTEM} adapter; it was not written by stage 2")
+        try:
+            header = cls(
+                str(config["base"]), AdapterConfig(**config["adapter"]), int(config["sft_hidden"]), config["defaults"]
+            )
+            Settings.from_dict(header.defaults)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: the configuration in its header is damaged ({error})") from None
+        return header
+
+    def base_folder(self, folder: Path) -> Path:
+        """Where the base of the model in `folder` lies."""
+        return resolve(self.base, folder, DIFFUSERS_LAYOUT)
+
+
 def skeleton(folder: Path) -> DeeDSR:
     """The DeeDSR in `folder` on the meta device: its shapes, without its weights."""
-    config = weights.header(folder / ADAPTER)
-    base = resolve(config["base"], folder, DIFFUSERS_LAYOUT)
-    encoder = weights.header(folder / ENCODER)
+    header = Header.of(folder / ADAPTER, weights.header(folder / ADAPTER))
+    base = header.base_folder(folder)
+    config = DeeDSRConfig(
+        folder.name,
+        read_config(base / "unet"),
+        read_config(base / "vae"),
+        read_config(base / "scheduler", SCHEDULER),
+        weights.header(folder / ENCODER),
+        header.adapter,
+        header.sft_hidden,
+        header.defaults,
+    )
     with torch.device("meta"):
-        return build(
-            DeeDSRConfig(
-                folder.name,
-                read_config(base / "unet"),
-                read_config(base / "vae"),
-                read_config(base / "scheduler", SCHEDULER),
-                encoder,
-                AdapterConfig(**config["adapter"]),
-                config["sft_hidden"],
-                config["defaults"],
-            )
-        )
+        return build(config)
 
 
 def load_folder(folder: Path) -> DeeDSR:
     """The DeeDSR in `folder`; ValueError that names the file for anything missing, surplus or of another size."""
     file = folder / ADAPTER
     stored = weights.load(file)
-    if stored.config.get("system") != SYSTEM:
-        raise ValueError(f"{file}: its header says nothing of a {SYSTEM} adapter; it was not written by stage 2")
-    config = stored.config
-    base = resolve(config["base"], folder, DIFFUSERS_LAYOUT)
-    adapter = AdapterConfig(**config["adapter"])
-    model = assemble(base, load_encoder(folder / ENCODER), adapter, config["sft_hidden"], config["defaults"])
+    header = Header.of(file, stored.config)
+    encoder = load_encoder(folder / ENCODER)
+    if encoder.dimension != header.adapter.vector:
+        given, taken = encoder.dimension, header.adapter.vector
+        raise ValueError(f"{folder / ENCODER}: gives {given} numbers, but the adapter beside it takes {taken}")
+    model = assemble(header.base_folder(folder), encoder, header.adapter, header.sft_hidden, header.defaults)
     trained = dict(model.trainable())
     weights.load_strict(model, _float(stored.tensors), file, allow_missing=model.state_dict().keys() - trained.keys())
     surplus = stored.tensors.keys() - trained.keys()
@@ -135,8 +175,8 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     With the base, `target` needs nothing else; without it, it points to the base that `source` uses.
     Raises ValueError where `source` is damaged or `target` exists.
     """
-    if target.exists() and any(target.iterdir()):
-        raise ValueError(f"{target}: is not empty; choose a new folder")
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(f"{target}: is not an empty folder; choose a new one")
     load_folder(source)
     stored = weights.load(source / ADAPTER)
     base = resolve(stored.config["base"], source, DIFFUSERS_LAYOUT)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import diffusers
+
+from deedsr.diffusion.sampler import Settings
+from deedsr.encoder.network import DegradationEncoder
 from deedsr.models.adapter_config import AdapterConfig
 
 
@@ -104,7 +110,7 @@ SMALL = DeeDSRConfig(
         "decoder_conv_act_fn": "silu",
         "scaling_factor": 1.0,
     },
-    scheduler={**_SCHEDULER, "prediction_type": "v_prediction"},
+    scheduler={**_SCHEDULER, "prediction_type": "v_prediction", "set_alpha_to_one": True},
     encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32},
     adapter=AdapterConfig(
         in_channels=8,
@@ -120,10 +126,37 @@ SMALL = DeeDSRConfig(
 )
 
 PRESETS = {preset.name: preset for preset in (SD21, SMALL)}
+PARTS = ("unet", "vae", "scheduler", "encoder", "adapter", "sft_hidden", "defaults")
 
 
-def preset(name: str) -> DeeDSRConfig:
-    """The preset called `name`; raises ValueError that lists the names there are."""
+def preset(name: str, overrides: Mapping[str, Any] | None = None, parts: Collection[str] = PARTS) -> DeeDSRConfig:
+    """The preset called `name`, with other numbers where `overrides` has some, as {part: {name: number}}.
+
+    parts: those that may be overridden. Raises ValueError for an unknown preset, part or name.
+    """
     if name not in PRESETS:
         raise ValueError(f"unknown model size {name!r}; there are: {', '.join(PRESETS)}")
-    return copy.deepcopy(PRESETS[name])
+    config = copy.deepcopy(PRESETS[name])
+    changes: dict[str, Any] = {}
+    for part, numbers in (overrides or {}).items():
+        if part not in parts:
+            raise ValueError(f"there is nothing to override in {part!r} here; there are: {', '.join(parts)}")
+        if part == "sft_hidden":
+            changes[part] = int(numbers)
+        elif part == "adapter":
+            changes[part] = AdapterConfig(**_merged(part, asdict(config.adapter), AdapterConfig, numbers))
+        else:
+            current = getattr(config, part)
+            takes = {"encoder": DegradationEncoder, "defaults": Settings}.get(part)
+            changes[part] = _merged(part, current, takes or getattr(diffusers, current["_class_name"]), numbers)
+    return replace(config, **changes)
+
+
+def _merged(part: str, current: dict[str, Any], takes: type, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """`current` with `numbers` in it; ValueError for a name that `takes` does not take."""
+    if not isinstance(numbers, Mapping):
+        raise ValueError(f"{part} is overridden by name, {part}: {{NAME: VALUE}}, not by {numbers!r}")
+    unknown = sorted(set(numbers) - current.keys() - inspect.signature(takes).parameters.keys())
+    if unknown:
+        raise ValueError(f"{part} has no {unknown[0]!r} to override; there are: {', '.join(current)}")
+    return {**current, **numbers}

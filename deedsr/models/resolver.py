@@ -14,20 +14,26 @@ MIRRORS = {
         "Manojb/stable-diffusion-2-1-base",
     ),
 }
-DIFFUSERS_LAYOUT = ["unet/*", "vae/*", "scheduler/*"]
+DIFFUSERS_LAYOUT = [
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "scheduler/scheduler_config.json",
+]
 
 
 def resolve(reference: str, beside: Path | None = None, files: list[str] | None = None) -> Path:
     """The local folder that `reference` means: a path (also one relative to the folder `beside`), else a hub id.
 
-    A hub id is looked up as given, then in its known mirrors; `files` are the patterns to get. Raises ValueError that
-    says what was tried and what to do.
+    A hub id is looked up as given, then in its known mirrors; `files` are those to get, or None for all. Raises
+    ValueError that says what was tried and what to do.
     """
     for folder in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
         if folder.is_dir():
             return folder
     if reference.count("/") != 1 or reference.startswith((".", "/", "~")):
-        raise ValueError(f"{reference}: no such folder, and not a hub id (OWNER/NAME)")
+        raise ValueError(f"{reference}: no such folder, and not a hub id (OWNER/NAME); give the path of a folder")
     return _from_hub(reference, files)
 
 
@@ -42,8 +48,10 @@ def _from_hub(reference: str, files: list[str] | None) -> Path:
         except GatedRepoError:
             reasons.append(f"{candidate} is gated: accept its licence on its page, then run `hf auth login`")
         except Exception as error:  # the hub, its client and the network fail in many types
-            reasons.append(f"{candidate}: {str(error).strip().splitlines()[0][:160]}")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reasons.append(f"{candidate}: {reason[:160]}")
+    layout = "in diffusers' layout (unet/, vae/, scheduler/)" if files else "that stage 2 wrote"
     raise ValueError(
         f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); "
-        "give the path of a folder in diffusers' layout (unet/, vae/, scheduler/)"
+        f"give the path of a folder {layout}"
     )

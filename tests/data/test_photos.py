@@ -1,0 +1,227 @@
+"""Crops of photographs: a pure function of (seed, step, rank, sample), whatever reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from deedsr.data.photos import PhotoCrops, list_photos, seeded
+
+WIDTH, HEIGHT, SIZE = 60, 44, 24
+
+
+def places(width: int, height: int, blue: int) -> Image.Image:
+    """A picture whose red tells the column, whose green tells the row, and whose blue tells which picture it is."""
+    column, row = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([column, row, np.full_like(row, blue)], -1).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(3):
+        places(WIDTH, HEIGHT, number).save(folder / f"{number}.png")
+    return list_photos(folder)
+
+
+def stream(files: list[Path], seed: int = 1, batch: int = 4, **options: int) -> PhotoCrops:
+    return PhotoCrops(files, SIZE, seed, batch, **options)
+
+
+def batches(crops: PhotoCrops, count: int, workers: int = 0) -> list[torch.Tensor]:
+    return list(islice(DataLoader(crops, crops.batch, num_workers=workers), count))
+
+
+def test_crops_are_windows_mirrored_half_of_the_time(files: list[Path]) -> None:
+    crops = stream(files)
+    mirrored, lefts, tops, pictures = 0, set(), set(), set()
+    for step in range(150):
+        for sample in range(4):
+            crop = crops.crop(step, sample)
+            assert crop.shape == (3, SIZE, SIZE)
+            assert crop.dtype == torch.uint8
+            columns, rows = crop[0, 0].long(), crop[1, :, 0].long()
+            mirrored += bool(columns[0] > columns[1])
+            lefts.add(int(columns.min()))
+            tops.add(int(rows[0]))
+            pictures.add(int(crop[2, 0, 0]))
+            assert columns.sort().values.tolist() == list(range(columns.min(), columns.min() + SIZE))
+            assert rows.tolist() == list(range(rows[0], rows[0] + SIZE))
+    assert 240 < mirrored < 360
+    assert lefts == set(range(WIDTH - SIZE + 1)), "some columns are never reached"
+    assert tops == set(range(HEIGHT - SIZE + 1)), "some rows are never reached"
+    assert pictures == {0, 1, 2}
+
+
+def test_a_crop_depends_on_its_numbers_and_on_nothing_else(files: list[Path]) -> None:
+    torch.manual_seed(0)
+    first = {(step, sample): stream(files).crop(step, sample) for step in range(5) for sample in range(4)}
+    torch.manual_seed(99)
+    crops = stream(files, batch=2, start_step=3)
+    for (step, sample), crop in reversed(first.items()):
+        assert torch.equal(crop, crops.crop(step, sample))
+
+
+def test_seeds_steps_ranks_and_samples_differ(files: list[Path]) -> None:
+    crops = [stream(files, seed, rank=rank).crop(step, sample).flatten().tolist()
+             for seed in (0, 1) for rank in (0, 1) for step in (0, 1) for sample in (0, 1)]  # fmt: skip
+    assert len({tuple(crop) for crop in crops}) == len(crops)
+
+
+def test_generators_are_a_function_of_their_numbers() -> None:
+    several = [(0, 1), (1, 0), (1, 2, 3), (3, 2, 1), (1, 2, 3, 4), (1, 2, 3, 4, 0), (1, 2, 3, 0, 4)]
+    draws = {numbers: seeded(*numbers).initial_seed() for numbers in several}
+    assert len(set(draws.values())) == len(draws)
+    assert all(seeded(*numbers).initial_seed() == seed for numbers, seed in draws.items())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(files: list[Path], workers: int) -> None:
+    expected = batches(stream(files), 6)
+    for got, wanted in zip(batches(stream(files), 6, workers), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_stream_goes_on_as_if_unbroken(files: list[Path], workers: int) -> None:
+    whole = batches(stream(files), 7)
+    rest = batches(stream(files, start_step=4), 3, workers)
+    assert all(torch.equal(got, wanted) for got, wanted in zip(rest, whole[4:], strict=True))
+
+
+def test_a_cache_changes_nothing_and_reads_each_file_once(tmp_path: Path) -> None:
+    places(WIDTH, HEIGHT, 0).save(tmp_path / "a.png")
+    crops, expected = stream([tmp_path / "a.png"], cache=True), stream([tmp_path / "a.png"]).crop(1, 1)
+    assert torch.equal(crops.crop(1, 1), expected)
+    (tmp_path / "a.png").unlink()
+    assert torch.equal(crops.crop(1, 1), expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(10, 40), (40, 10), (7, 7), (1, 1), (23, 24), (24, 24)])
+def test_small_pictures_are_enlarged(tmp_path: Path, width: int, height: int) -> None:
+    places(width, height, 0).save(tmp_path / "a.png")
+    crops = stream([tmp_path / "a.png"])
+    tall, wide, _ = crops.photo(0).shape
+    assert min(tall, wide) == SIZE
+    assert wide / tall == pytest.approx(width / height, rel=0.05), "the picture is squeezed"
+    assert crops.crop(0, 0).shape == (3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray((np.arange(900).reshape(30, 30) * 70).astype(np.uint16))
+    (grey if mode == "I;16" else places(30, 30, 9).convert(mode)).save(tmp_path / "a.tif")
+    pixels = stream([tmp_path / "a.tif"]).photo(0)
+    assert pixels.shape == (30, 30, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_pictures_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° clockwise
+    places(40, 30, 0).save(tmp_path / "a.png", exif=exif)
+    pixels = stream([tmp_path / "a.png"]).photo(0)
+    assert pixels.shape == (40, 30, 3)
+    assert pixels[0, -1].tolist() == [0, 0, 0], "the first pixel is not at the upper right"
+
+
+def broken_files(folder: Path) -> Iterator[Path]:
+    for suffix in ("jpg", "png", "webp"):
+        whole = folder / f"whole.{suffix}"
+        Image.effect_noise((200, 200), 90).convert("RGB").save(whole)
+        cut = folder / f"cut.{suffix}"
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        yield cut
+    for name, content in (("text.jpg", b"no picture"), ("empty.png", b"")):
+        (folder / name).write_bytes(content)
+        yield folder / name
+    header = bytearray((folder / "whole.png").read_bytes())
+    header[40] ^= 255
+    (folder / "damaged.png").write_bytes(header)
+    yield folder / "damaged.png"
+    yield folder / "gone.png"
+
+
+def test_unreadable_photographs_are_named(tmp_path: Path) -> None:
+    for file in broken_files(tmp_path):
+        with pytest.raises(
+            ValueError, match=rf"{file.name}: can't be read .*; remove it from the training photographs"
+        ):
+            stream([file]).crop(0, 0)
+
+
+def test_a_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places(WIDTH, HEIGHT, 0).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"bomb\.png: can't be read"):
+        stream([tmp_path / "bomb.png"]).crop(0, 0)
+
+
+def test_a_workers_error_ends_with_the_name(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError) as caught:
+        batches(stream([tmp_path / "text.png"]), 1, workers=1)
+    assert str(caught.value).strip().splitlines()[-1].startswith(f"ValueError: {tmp_path / 'text.png'}: can't be read")
+
+
+def test_no_photographs_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no photographs to train on"):
+        stream([])
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder whose name has a dot, with photographs, a folder of them, and other things."""
+    root = tmp_path / "some.photos"
+    for name in ("b.png", "a.JPG", "deep/er/c.tiff", "notes.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    (root / "folder.png").mkdir()
+    return root
+
+
+def test_lists_photographs_in_order(tree: Path) -> None:
+    expected = [tree / "a.JPG", tree / "b.png", tree / "deep" / "er" / "c.tiff"]
+    assert list_photos([tree]) == list_photos(tree) == list_photos(str(tree)) == list_photos([str(tree)]) == expected
+    assert list_photos([tree], "train") == expected, "without a table there are no splits"
+    assert list_photos([tree, tree / "deep"]) == [*expected, expected[-1]]
+
+
+def test_a_table_beside_the_folder_chooses(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        "split\tsource\tfile",
+        "train\tme\ta.JPG",
+        "val\tme\tb.png",
+        "train\tme\tdeep/er/c.tiff",
+        "val\tme\tgone.png",
+    ]
+    Path(f"{tree}.tsv").write_text("\n".join(rows), encoding="utf-8")
+    assert list_photos(tree, "train") == [tree / "a.JPG", tree / "deep/er/c.tiff"]
+    assert list_photos(f"{tree}{os.sep}", "val") == [tree / "b.png"]
+    assert len(list_photos(tree)) == 3
+    monkeypatch.chdir(tree)
+    assert list_photos(".", "val") == [Path("b.png")]
+    with pytest.raises(ValueError, match=r"some\.photos: holds no photographs of the split 'test'"):
+        list_photos(tree, "test")
+
+
+def test_a_table_without_the_columns_is_named(tree: Path) -> None:
+    for content in ("", "file,split\na.JPG,train\n", "name\tsplit\na.JPG\ttrain\n"):
+        Path(f"{tree}.tsv").write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"some\.photos\.tsv: its first line must name the columns `file`"):
+            list_photos(tree, "train")
+
+
+def test_folders_without_photographs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none: no such folder of photographs"):
+        list_photos([tmp_path / "none"])
+    with pytest.raises(ValueError, match=r"holds no photographs$"):
+        list_photos([tmp_path])
