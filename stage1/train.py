@@ -103,7 +103,7 @@ def train(cfg: DictConfig) -> Path:
     module = build(cfg)
     trainer = make_trainer(cfg, output, encoder)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if trainer.global_step % cfg.checkpoint_every:
+    if trainer.global_step % cfg.checkpoint_every or not encoder.is_file():
         trainer.save_checkpoint(last, weights_only=False)
     return encoder
 
