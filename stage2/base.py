@@ -16,17 +16,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.models.build import stock
-from deedsr.models.folder import load_part, write_part, write_scheduler
-from deedsr.models.presets import preset
+from deedsr.models.folder import PART, load_part, write_part, write_scheduler
+from deedsr.models.presets import DeeDSRConfig, preset
 from stage2.base_modules import AutoencoderRun, DenoiserRun
-from stage2.run import Crops, fit
+from stage2.run import Crops, command, finished, fit
 
 log = logging.getLogger(__name__)
 
 
-def train_autoencoder(cfg: DictConfig, output: Path) -> None:
+def train_autoencoder(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None:
     """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration."""
-    vae_config = preset(cfg.size).vae
+    if finished(output / "autoencoder", cfg.autoencoder.steps, output / "base" / "vae" / PART):
+        return
+    vae_config = size.vae
     torch.manual_seed(cfg.seed)
     run = AutoencoderRun(stock(vae_config), cfg.autoencoder, cfg.seed)
     crops = Crops(cfg.data, cfg.autoencoder.crop, cfg.autoencoder.batch, cfg.seed)
@@ -35,31 +37,31 @@ def train_autoencoder(cfg: DictConfig, output: Path) -> None:
     write_part(output / "base" / "vae", run.vae.state_dict(), vae_config)
 
 
-def train_denoiser(cfg: DictConfig, output: Path) -> None:
+def train_denoiser(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None:
     """Phase 2, on the frozen autoencoder of phase 1: every cross-attention sees one zero token."""
-    size = preset(cfg.size)
+    if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / "unet" / PART):
+        return
     torch.manual_seed(cfg.seed)
     run = DenoiserRun(stock(size.unet), load_part(output / "base" / "vae"), size.scheduler, cfg.denoiser, cfg.seed)
     crops = Crops(cfg.data, cfg.denoiser.crop, cfg.denoiser.batch, cfg.seed)
     fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
-    write_part(output / "base" / "unet", run.averaged().state_dict(), size.unet)
+    write_part(output / "base" / "unet", run.averaged(), size.unet)
     write_scheduler(output / "base", size.scheduler)
 
 
 def train(cfg: DictConfig) -> Path:
-    """Both phases; returns the folder of the finished base."""
+    """Both phases; returns the folder of the finished base. What is finished already is left alone."""
     output = Path(cfg.output)
-    output.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    train_autoencoder(cfg, output)
-    train_denoiser(cfg, output)
+    size = preset(cfg.size, OmegaConf.to_container(cfg.overrides), ("unet", "vae", "scheduler"))
+    train_autoencoder(cfg, size, output)
+    train_denoiser(cfg, size, output)
     log.info("the base is in %s", output / "base")
     return output / "base"
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="base")
 def main(cfg: DictConfig) -> None:
-    train(cfg)
+    command(train, cfg)
 
 
 if __name__ == "__main__":

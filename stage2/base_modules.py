@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deedsr.data.photos import seeded
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
-from stage2.run import adamw, pixels
+from stage2.run import Run, adamw, pixels
 
 
 class Frozen(nn.Module):
@@ -29,32 +27,16 @@ class Frozen(nn.Module):
         return self.network(*inputs)
 
 
-class BaseRun(pl.LightningModule):
-    """A run whose randomness is a pure function of (seed, step, rank); frozen parts stay out of its checkpoints."""
+class BaseRun(Run):
+    """A phase: `cfg` is its part of the configuration."""
 
     def __init__(self, cfg: DictConfig, seed: int) -> None:
-        super().__init__()
-        self.cfg, self.seed = cfg, seed
-
-    def generator(self) -> torch.Generator:
-        return seeded(self.seed, self.global_step, self.global_rank, 1)
+        super().__init__(seed)
+        self.cfg = cfg
 
     def configure_optimizers(self) -> dict:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return adamw(trained, self.cfg.lr, self.cfg.warmup, self.cfg.steps)
-
-    def frozen(self) -> tuple[str, ...]:
-        """Prefixes of the parts that are rebuilt from elsewhere and so not saved."""
-        return ()
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(self.frozen())}
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        own = self.state_dict()
-        kept = {name: value for name, value in own.items() if name.startswith(self.frozen())}
-        checkpoint["state_dict"] = {**kept, **checkpoint["state_dict"]}
 
 
 class AutoencoderRun(BaseRun):
@@ -66,8 +48,8 @@ class AutoencoderRun(BaseRun):
         self.perceptual = Frozen(lpips_loss(cfg.perceptual)) if cfg.perceptual else None
         self.register_buffer("mean_square", torch.ones(()))
 
-    def frozen(self) -> tuple[str, ...]:
-        return ("perceptual.",)
+    def saved(self) -> set[str]:
+        return {name for name in self.state_dict() if not name.startswith("perceptual.")}
 
     def scaling_factor(self) -> float:
         """1/rms of the latents, from the running mean of their squares."""
@@ -77,8 +59,8 @@ class AutoencoderRun(BaseRun):
         image = pixels(batch)
         z = self.vae.encoder(2 * image - 1)
         square = z.float().square().mean()
-        self.mean_square.lerp_(square.detach(), 0.01)
-        noise = torch.randn(z.shape, generator=self.generator()).to(z)
+        self.mean_square.lerp_(self.trainer.strategy.reduce(square.detach()), 0.01)
+        noise = torch.randn(z.shape, generator=self.generator(1)).to(z)
         output = self.vae.decoder(z + self.cfg.latent_noise * square.detach().sqrt().to(z) * noise).float()
         result = (output + 1) / 2
         l1 = functional.l1_loss(result, image)
@@ -101,14 +83,14 @@ class DenoiserRun(BaseRun):
         self.process = Process.from_config(scheduler)
         self.average = Average(self.unet.named_parameters(), cfg.ema)
 
-    def frozen(self) -> tuple[str, ...]:
-        return ("vae.",)
+    def saved(self) -> set[str]:
+        return {name for name in self.state_dict() if not name.startswith("vae.")}
 
     def training_step(self, batch: Tensor) -> Tensor:
         vae = self.vae.network
         with torch.no_grad():
             z = vae.encode(2 * pixels(batch) - 1).latent.float() * vae.config.scaling_factor
-        generator = self.generator()
+        generator = self.generator(1)
         t = torch.randint(0, self.process.steps, (len(z),), generator=generator).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
         token = z.new_zeros(len(z), 1, self.unet.config.cross_attention_dim)
@@ -117,20 +99,6 @@ class DenoiserRun(BaseRun):
         self.log("mse", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: object) -> None:
-        self.average.update()
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["average"] = self.average.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.average.load_state_dict(checkpoint["average"])
-
-    def averaged(self) -> nn.Module:
-        """The U-Net with the averaged parameters in it."""
-        with torch.no_grad():
-            for name, parameter in self.unet.named_parameters():
-                parameter.copy_(self.average.tensors[name])
-        return self.unet
+    def averaged(self) -> dict[str, Tensor]:
+        """The U-Net's state with the averaged parameters in it."""
+        return {**self.unet.state_dict(), **self.average.tensors}

@@ -1,20 +1,27 @@
-"""What the runs of stage 2 share: the photographs of a step, a trainer from the configuration, and resuming."""
+"""What the runs of stage 2 share: photographs, randomness, averaged weights, checkpoints, and resuming."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr import weights
+from deedsr.data.photos import PhotoCrops, list_photos, seeded
+from deedsr.ema import Average
+
+LAST = "last.ckpt"
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +47,50 @@ class Crops(pl.LightningDataModule):
         return DataLoader(crops, self.batch, num_workers=self.data.workers, persistent_workers=self.data.workers > 0)
 
 
+class Run(pl.LightningModule):
+    """A run whose randomness is a pure function of (seed, batch number, rank); frozen parts stay out of checkpoints."""
+
+    average: Average | None = None
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def generator(self, stream: int) -> torch.Generator:
+        """For the present batch on this rank; each `stream` is independent of the others."""
+        batch = self.trainer.fit_loop.total_batch_idx
+        return seeded(self.seed, batch, self.global_rank, 0, stream)  # five numbers; a crop's generator has four
+
+    def saved(self) -> set[str]:
+        """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
+        raise NotImplementedError
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss.item()} at step {self.global_step}: take a lower learning rate, trainer."
+                "precision=32-true, or other photographs; the same command goes on from the last checkpoint"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update()  # here, because on_train_batch_end comes only after a checkpoint of this step
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        saved = self.saved()
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        rebuilt = self.state_dict().keys() - self.saved()
+        weights.load_strict(self, checkpoint["state_dict"], "last.ckpt", allow_missing=rebuilt)
+        checkpoint["state_dict"] = self.state_dict()
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+
+
 def fit(
     cfg: DictConfig,
     module: pl.LightningModule,
@@ -48,8 +99,11 @@ def fit(
     steps: int,
     callbacks: Sequence[Callback] = (),
 ) -> pl.Trainer:
-    """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves that file at the end."""
-    checkpoint = output / "last.ckpt"
+    """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves that file at the end.
+
+    The configuration is kept beside it as ``config.yaml``.
+    """
+    checkpoint = output / LAST
     saver = ModelCheckpoint(
         output,
         "last",
@@ -67,17 +121,38 @@ def fit(
         default_root_dir=str(output),
         use_distributed_sampler=False,
     )
+    if trainer.is_global_zero:
+        output.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     if checkpoint.is_file():
-        log.info("going on from %s", checkpoint)
+        log.info("going on after step %d of %s", weights.load_checkpoint(checkpoint)["global_step"], checkpoint)
         trainer.fit(module, crops, ckpt_path=str(checkpoint), weights_only=True)
     else:
         trainer.fit(module, crops)
     if trainer.global_step >= steps:
-        trainer.save_checkpoint(checkpoint)
+        trainer.save_checkpoint(checkpoint, weights_only=False)
     return trainer
 
 
-def pixels(batch: torch.Tensor) -> torch.Tensor:
+def finished(output: Path, steps: int, result: Path) -> bool:
+    """Whether the run in `output` has taken its `steps` and left `result`, so that there is nothing to do."""
+    if not (result.is_file() and (output / LAST).is_file()):
+        return False
+    done = weights.load_checkpoint(output / LAST)["global_step"]
+    if done >= steps:
+        log.info("%s: finished, %d steps; give more steps to go on", output, done)
+    return done >= steps
+
+
+def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
+    """`train(cfg)` for a command line: what the user can mend is one line, not a traceback."""
+    try:
+        train(cfg)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")  # a data worker's error ends with the error proper
+
+
+def pixels(batch: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) → float32 in [0, 1]."""
     return batch.float() / 255
 

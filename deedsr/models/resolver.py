@@ -14,6 +14,7 @@ MIRRORS = {
         "Manojb/stable-diffusion-2-1-base",
     ),
 }
+PATIENCE = 10.0  # seconds that the hub may take to answer
 DIFFUSERS_LAYOUT = [
     "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors",
@@ -26,8 +27,8 @@ DIFFUSERS_LAYOUT = [
 def resolve(reference: str, beside: Path | None = None, files: list[str] | None = None) -> Path:
     """The local folder that `reference` means: a path (also one relative to the folder `beside`), else a hub id.
 
-    A hub id is looked up as given, then in its known mirrors; `files` are those to get, or None for all. Raises
-    ValueError that says what was tried and what to do.
+    A hub id is looked up as given, then in its known mirrors; without a network, in the hub's cache. `files` are those
+    to get, or None for all. Raises ValueError that says what was tried and what to do.
     """
     for folder in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
         if folder.is_dir():
@@ -38,20 +39,29 @@ def resolve(reference: str, beside: Path | None = None, files: list[str] | None 
 
 
 def _from_hub(reference: str, files: list[str] | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub import HfApi, snapshot_download
 
     reasons = []
     for candidate in (reference, *MIRRORS.get(reference, ())):
+        refusal = None
         try:
-            return Path(snapshot_download(candidate, allow_patterns=files))
-        except GatedRepoError:
-            reasons.append(f"{candidate} is gated: accept its licence on its page, then run `hf auth login`")
+            HfApi().model_info(candidate, timeout=PATIENCE)  # snapshot_download waits for ever for a silent network
         except Exception as error:  # the hub, its client and the network fail in many types
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            reasons.append(f"{candidate}: {reason[:160]}")
+            refusal = error
+        try:
+            return Path(snapshot_download(candidate, allow_patterns=files, local_files_only=refusal is not None))
+        except Exception as error:
+            reasons.append(f"{candidate}{_reason(refusal or error)}")
     layout = "in diffusers' layout (unet/, vae/, scheduler/)" if files else "that stage 2 wrote"
     raise ValueError(
         f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); "
         f"give the path of a folder {layout}"
     )
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError
+
+    if isinstance(error, GatedRepoError):
+        return " is gated: accept its licence on its page, then run `hf auth login`"
+    return f": {(str(error).strip() or type(error).__name__).splitlines()[0][:160]}"

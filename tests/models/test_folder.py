@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,25 @@ def test_folders_come_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for reference in ("nowhere", "./owner/other", "/owner/name", "~/none/such", "a/b/c"):
         with pytest.raises(ValueError, match="no such folder, and not a hub id"):
             resolve(reference)
+
+
+def test_a_gated_repository_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gate(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(403)
+            self.send_header("X-Error-Code", "GatedRepo")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert_refused(
+            Path("owner/name"), "owner/name is gated: accept its licence on its page, then run `hf auth login`"
+        )
+        server.shutdown()
 
 
 def test_without_a_network_the_way_out_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
