@@ -1,0 +1,58 @@
+"""Every primary configuration composes with every choice of each of its groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
+STANDALONE = sorted(path.stem for path in (CONF / "evaluate").glob("*.yaml"))
+
+
+def choices(primary: str) -> list[tuple[str, str]]:
+    """(group, option) for the groups in the primary's defaults list."""
+    defaults = OmegaConf.load(CONF / f"{primary}.yaml").defaults
+    groups = [str(next(iter(entry))) for entry in defaults if not isinstance(entry, str)]
+    groups = [group for group in groups if not group.startswith("override") and group != "experiment"]
+    return [(group, path.stem) for group in groups for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    ("primary", "group", "option"), [(primary, *choice) for primary in PRIMARIES for choice in choices(primary)]
+)
+def test_a_primary_composes_with_each_option(primary: str, group: str, option: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(primary, [f"{group}={option}", "data.roots=[photos]"])
+    OmegaConf.to_container(cfg, resolve=True)
+
+
+@pytest.mark.parametrize("name", STANDALONE)
+def test_evaluation_composes(name: str) -> None:
+    with initialize_config_dir(str(CONF / "evaluate"), version_base="1.3"):
+        compose(name)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_composes_with_one_primary(path: Path) -> None:
+    fitting = []
+    for primary in PRIMARIES:
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                compose(primary, [f"experiment={path.stem}", "data.roots=[photos]"])
+        except Exception:  # hydra says in many types that an experiment is of another primary
+            continue
+        fitting.append(primary)
+    assert fitting
+
+
+def test_one_word_changes_the_size_and_nothing_else() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        small, sd21 = (compose("stage2", [f"model={name}", "data.roots=[photos]"]) for name in ("small", "sd21"))
+    assert (small.model.size, sd21.model.size) == ("small", "sd21")
+    assert (sd21.crop, sd21.batch, sd21.optimizer.lr, sd21.optimizer.schedule) == (512, 16, 1e-5, "constant")
+    assert sd21.objective == {"min_snr": None, "time_bias": 1.0, "rollout": 0.0, "fidelity": None}
+    assert small.objective.fidelity.perceptual > 0
