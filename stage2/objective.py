@@ -44,24 +44,50 @@ def snr_weight(process: Process, t: Tensor, limit: float | None) -> Tensor:
 
 
 class Objective(nn.Module):
-    """Mean squared error of the prediction, and what `Fidelity` adds."""
+    """Mean squared error of the prediction, and what `Fidelity` adds.
 
-    def __init__(self, min_snr: float | None = None, time_bias: float = 1.0, fidelity: Fidelity | None = None) -> None:
+    rollout: the share of steps whose x_t is made of the model's own first estimate from pure noise instead of the
+    ground truth, as it is at sampling; only the terms of `fidelity`, which must be given, count in them.
+    """
+
+    def __init__(
+        self,
+        min_snr: float | None = None,
+        time_bias: float = 1.0,
+        fidelity: Fidelity | None = None,
+        rollout: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.min_snr, self.time_bias, self.fidelity = min_snr, time_bias, fidelity
+        if rollout > 0 and fidelity is None:
+            raise ValueError(
+                f"objective.rollout={rollout} needs objective.fidelity: there is no other term to learn from"
+            )
+        self.min_snr, self.time_bias, self.fidelity, self.rollout = min_snr, time_bias, fidelity, rollout
         wanted = fidelity is not None and fidelity.perceptual > 0
         self.perceptual = lpips_loss(fidelity.network) if wanted else None
 
     def forward(
-        self, model: RestorationModel, output: Tensor, z: Tensor, noise: Tensor, t: Tensor, hr: Tensor, decode: bool
+        self,
+        model: RestorationModel,
+        output: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        z: Tensor,
+        noise: Tensor | None,
+        hr: Tensor,
+        decode: bool,
     ) -> dict[str, Tensor]:
-        """The terms by name, weighted; their sum is the loss. `decode`: whether x̂0's picture is looked at."""
-        process = model.process
-        error = (output - process.target(z, noise, t)).square().mean((1, 2, 3))
-        terms = {"mse": (snr_weight(process, t, self.min_snr) * error).mean()}
+        """The terms by name, weighted; their sum is the loss.
+
+        noise: what x_t was made with, None if not with `z`. decode: whether x̂0's picture is looked at.
+        """
+        process, terms = model.process, {}
+        if noise is not None:
+            error = (output - process.target(z, noise, t)).square().mean((1, 2, 3))
+            terms["mse"] = (snr_weight(process, t, self.min_snr) * error).mean()
         if self.fidelity is None:
             return terms
-        clean = process.clean(output, process.noised(z, noise, t), t)
+        clean = process.clean(output, x_t, t)
         terms["latent"] = self.fidelity.latent * functional.l1_loss(clean, z)
         if decode:
             picture = model.decode(clean).float()

@@ -20,11 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from deedsr import weights
 from deedsr.degradation import Mixture, Recipe
 from deedsr.models.folder import ADAPTER, ENCODER, assemble, load_encoder, save_adapter
-from deedsr.models.presets import preset
+from deedsr.models.presets import DeeDSRConfig, preset
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
-from stage2.run import Crops, fit
+from stage2.run import Crops, command, finished, fit
 from stage2.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ModelFolder(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
         if not trainer.is_global_zero:
             return
-        size = preset(self.cfg.model.size)
+        size = sized(self.cfg)
         base = Path(self.cfg.model.base)
         reference = str(base.resolve()) if base.is_dir() else self.cfg.model.base
         encoder = run.model.encoder
@@ -48,26 +48,33 @@ class ModelFolder(pl.Callback):
         save_adapter(self.folder / ADAPTER, run.model, tensors, reference, size.defaults, size.sft_hidden)
 
 
+def sized(cfg: DictConfig) -> DeeDSRConfig:
+    """The numbers of a configuration; the rest of its preset is read from the base's and the encoder's files."""
+    return preset(cfg.model.size, OmegaConf.to_container(cfg.model.overrides), ("adapter", "sft_hidden", "defaults"))
+
+
 def build(cfg: DictConfig) -> RestorationRun:
     """The run of a configuration, its fresh parts initialised from its seed."""
-    size = preset(cfg.model.size)
+    size = sized(cfg)
     encoder = load_encoder(Path(cfg.model.encoder))
     base = resolve(cfg.model.base, files=DIFFUSERS_LAYOUT)
     torch.manual_seed(cfg.seed)
     model = assemble(base, encoder, size.adapter, size.sft_hidden, size.defaults)
+    if cfg.crop % model.size.multiple:
+        raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
     assert isinstance(recipe, Recipe | Mixture)
-    objective = Objective(options.min_snr, options.time_bias, fidelity)
+    objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout)
     return RestorationRun(model, recipe, objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
 
 
 def train(cfg: DictConfig) -> Path:
-    """Trains to ``cfg.steps``; returns the model folder."""
+    """Trains to ``cfg.steps``; returns the model folder. A run that has taken all its steps is left alone."""
     output = Path(cfg.output)
-    output.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, output / "config.yaml", resolve=True)
+    if finished(output, cfg.steps, output / "model" / ADAPTER):
+        return output / "model"
     run = build(cfg)
     callbacks = [ModelFolder(output / "model", cfg)]
     if cfg.validation:
@@ -79,7 +86,7 @@ def train(cfg: DictConfig) -> Path:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="stage2")
 def main(cfg: DictConfig) -> None:
-    train(cfg)
+    command(train, cfg)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def test_nobody_imports_what_lies_above(folder: str, forbidden: set[str]) -> Non
     assert not {entry for entry in found if entry.rsplit(": ")[1] in forbidden}
 
 
-@pytest.mark.parametrize("module", ["deedsr.cli", "deedsr.restorer", "deedsr.models", "deedsr.convert.deedsr"])
-def test_restoring_needs_the_core_dependencies_alone(module: str) -> None:
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import {module}"
+def test_restoring_needs_the_core_dependencies_alone() -> None:
+    modules = "deedsr.cli, deedsr.restorer, deedsr.models, deedsr.convert.deedsr"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import {modules}"
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -66,6 +66,13 @@ def test_the_library_does_not_print() -> None:
     for path in sources("deedsr"):
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+
+
+def test_ruff_finds_nothing() -> None:
+    pytest.importorskip("ruff")
+    folders = ["deedsr", "stage1", "stage2", "tests"]
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", *folders], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_top_level_is_as_agreed() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from deedsr.degradation import Recipe
 from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings, sample
 from deedsr.models.deedsr import DeeDSR
 from deedsr.models.presets import preset
+from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective, draw_times, snr_weight
 
 CONFIG = preset("sd21").scheduler
@@ -39,12 +43,14 @@ def test_a_perfect_answer_costs_nothing_but_what_the_autoencoder_loses(tiny_mode
     noise, t = torch.randn(z.shape, generator=generator), torch.tensor([700, 100])
     target = tiny_model.process.target(z, noise, t)
     objective = Objective(fidelity=Fidelity(latent=0.5, pixel=2.0, perceptual=0.0))
-    terms = objective(tiny_model, target, z, noise, t, hr, decode=True)
+    x_t = tiny_model.process.noised(z, noise, t)
+    terms = objective(tiny_model, target, x_t, t, z, noise, hr, decode=True)
     assert terms.keys() == {"mse", "latent", "pixel"}
     assert terms["mse"] == 0
     assert terms["latent"] < 1e-5
     assert terms["pixel"] == pytest.approx(2 * float((tiny_model.decode(z) - hr).abs().mean()), rel=1e-3)
-    assert objective(tiny_model, target, z, noise, t, hr, decode=False).keys() == {"mse", "latent"}
+    assert objective(tiny_model, target, x_t, t, z, noise, hr, decode=False).keys() == {"mse", "latent"}
+    assert objective(tiny_model, target, x_t, t, z, None, hr, decode=False).keys() == {"latent"}
 
 
 @torch.no_grad()
@@ -52,7 +58,30 @@ def test_without_fidelity_it_is_the_plain_squared_error(tiny_model: DeeDSR) -> N
     generator = torch.Generator().manual_seed(0)
     z, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
     t, hr = torch.tensor([700, 100]), torch.rand(2, 3, 32, 32, generator=generator)
-    terms = Objective()(tiny_model, output, z, noise, t, hr, decode=True)
+    terms = Objective()(tiny_model, output, z, t, z, noise, hr, decode=True)
     expected = (output - tiny_model.process.target(z, noise, t)).square().mean()
     assert terms.keys() == {"mse"}
     assert torch.allclose(terms["mse"], expected)
+
+
+def test_rolling_out_without_fidelity_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rollout=0.5 needs objective\.fidelity"):
+        Objective(rollout=0.5)
+
+
+@torch.no_grad()
+def test_its_own_estimate_is_one_step_of_the_sampler(tiny_model: DeeDSR) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lr, (noise, z_lr) = torch.rand(1, 3, 16, 16), torch.randn(2, 1, 4, 16, 16, generator=generator)
+    condition = tiny_model.condition(lr, z_lr)
+    run = RestorationRun(tiny_model, Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    settings = Settings("ddim", steps=2)
+    states = []
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        states.append((x, t))
+        return tiny_model.denoise(x, t, condition)
+
+    sample(denoise, tiny_model.process, z_lr, settings, noise)
+    x, t = states[1]
+    assert torch.allclose(run.own(noise, t, condition), x, atol=1e-5)
