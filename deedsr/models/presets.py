@@ -122,7 +122,7 @@ SMALL = DeeDSRConfig(
         vector=256,
     ),
     sft_hidden=48,
-    defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing"},
+    defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},
 )
 
 PRESETS = {preset.name: preset for preset in (SD21, SMALL)}

@@ -1,0 +1,72 @@
+"""The weights in the package."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from deedsr import Restorer, weights
+from deedsr.images import read, upsample
+from deedsr.models import describe
+from deedsr.models.resolver import ASSETS, BUILT_IN
+from deedsr.options import Options
+
+FOLDER = ASSETS / BUILT_IN
+SAMPLE = Path(__file__).parent / "data" / "rooftops.png"
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Restorer:
+    return Restorer.from_pretrained("built-in", Options(colour="none"))
+
+
+def test_all_parts_together_are_small_and_half_precision() -> None:
+    files = sorted(FOLDER.rglob("*.safetensors"))
+    assert [str(file.relative_to(FOLDER)) for file in files] == [
+        "adapter.safetensors",
+        "base/unet/diffusion_pytorch_model.safetensors",
+        "base/vae/diffusion_pytorch_model.safetensors",
+        "encoder.safetensors",
+    ]
+    assert sum(file.stat().st_size for file in files) <= 24_000_000
+    for file in files:
+        kinds = {tensor.dtype for tensor in weights.load(file).tensors.values() if tensor.is_floating_point()}
+        assert kinds == {torch.float16}
+
+
+def test_it_is_the_small_size() -> None:
+    assert describe() == describe("small")
+
+
+def test_the_record_names_every_photograph_with_its_licence() -> None:
+    with open(FOLDER / "photographs.tsv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    assert len(rows) == 283
+    assert all(row["file"] and row["source"] and row["licence"] for row in rows)
+    assert {path.name for path in (FOLDER / "record").iterdir()} >= {"base.yaml", "stage1.yaml"}
+
+
+def test_it_restores_a_photograph_the_same_way_every_time(restorer: Restorer) -> None:
+    picture = read(SAMPLE)
+    output = restorer(picture).rgb
+    assert output.shape[-2:] == (512, 768)
+    assert torch.equal(output, restorer(picture).rgb)
+    assert not torch.equal(output, Restorer(restorer.model, Options(colour="none", seed=1))(picture).rgb)
+
+
+def test_it_adds_detail_and_keeps_the_picture(restorer: Restorer) -> None:
+    picture = read(SAMPLE)
+    output, enlarged = restorer(picture).rgb, upsample(picture.rgb)
+    detail = [float(image.diff(dim=-1).abs().mean()) for image in (output, enlarged)]
+    assert detail[0] > 1.05 * detail[1]
+    assert float((output - enlarged).square().mean()) < 10**-2.2  # 22 dB
+
+
+def test_full_guidance_gives_the_input_back(restorer: Restorer) -> None:
+    """With the network never asked, what comes back is the enlarged input through the autoencoder."""
+    picture = read(SAMPLE)
+    guided = Restorer(restorer.model, Options(colour="none", steps=4, noise_guidance=(1.0, 4)))(picture).rgb
+    assert float((guided - upsample(picture.rgb)).square().mean()) < 10**-3.0  # 30 dB
