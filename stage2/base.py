@@ -28,10 +28,10 @@ def train_autoencoder(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None
     """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration."""
     if finished(output / "autoencoder", cfg.autoencoder.steps, output / "base" / "vae" / PART):
         return
+    crops = Crops(cfg.data, cfg.autoencoder.crop, cfg.autoencoder.batch, cfg.seed)
     vae_config = size.vae
     torch.manual_seed(cfg.seed)
     run = AutoencoderRun(stock(vae_config), cfg.autoencoder, cfg.seed)
-    crops = Crops(cfg.data, cfg.autoencoder.crop, cfg.autoencoder.batch, cfg.seed)
     fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps)
     vae_config["scaling_factor"] = run.scaling_factor()
     write_part(output / "base" / "vae", run.vae.state_dict(), vae_config)
@@ -45,8 +45,8 @@ def train_denoiser(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None:
     run = DenoiserRun(stock(size.unet), load_part(output / "base" / "vae"), size.scheduler, cfg.denoiser, cfg.seed)
     crops = Crops(cfg.data, cfg.denoiser.crop, cfg.denoiser.batch, cfg.seed)
     fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
-    write_part(output / "base" / "unet", run.averaged(), size.unet)
     write_scheduler(output / "base", size.scheduler)
+    write_part(output / "base" / "unet", run.averaged(), size.unet)
 
 
 def train(cfg: DictConfig) -> Path:

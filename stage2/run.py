@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,12 +33,13 @@ class Crops(pl.LightningDataModule):
 
     def __init__(self, data: DictConfig, size: int, batch: int, seed: int) -> None:
         super().__init__()
+        self.files = list_photos(data.roots, data.split)
         self.data, self.size, self.batch, self.seed = data, size, batch, seed
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         crops = PhotoCrops(
-            list_photos(self.data.roots, self.data.split),
+            self.files,
             self.size,
             self.seed,
             self.batch,
@@ -91,6 +94,15 @@ class Run(pl.LightningModule):
             self.average.load_state_dict(checkpoint["average"])
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Gives a checkpoint its name when it is whole: one that is cut off never takes the place of the last."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        part = f"{path}.part"
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)
+
+
 def fit(
     cfg: DictConfig,
     module: pl.LightningModule,
@@ -115,6 +127,7 @@ def fit(
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer,
         logger=hydra.utils.instantiate(cfg.logger, save_dir=str(output)) if cfg.logger else False,
+        plugins=[WholeCheckpoints()],
         callbacks=[saver, *([LearningRateMonitor("step")] if cfg.logger else []), *callbacks],
         max_steps=steps,
         max_epochs=-1,
@@ -146,6 +159,8 @@ def finished(output: Path, steps: int, result: Path) -> bool:
 
 def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
     """`train(cfg)` for a command line: what the user can mend is one line, not a traceback."""
+    for name in sorted(OmegaConf.missing_keys(cfg)):
+        sys.exit(f"error: {name} is missing: add {name}=… to the command")
     try:
         train(cfg)
     except (ValueError, OSError) as error:

@@ -75,11 +75,12 @@ def train(cfg: DictConfig) -> Path:
     output = Path(cfg.output)
     if finished(output, cfg.steps, output / "model" / ADAPTER):
         return output / "model"
+    crops = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
     run = build(cfg)
     callbacks = [ModelFolder(output / "model", cfg)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
-    fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), output, cfg.steps, callbacks)
+    fit(cfg, run, crops, output, cfg.steps, callbacks)
     log.info("the model is in %s", output / "model")
     return output / "model"
 

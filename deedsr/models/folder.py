@@ -32,9 +32,9 @@ SYSTEM = "deedsr"
 
 
 def write_part(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """A stock module as diffusers writes it: ``config.json`` and its safetensors."""
-    weights.save(folder / PART, tensors)
+    """A stock module as diffusers writes it: ``config.json``, then its safetensors, so that these mark it as whole."""
     _write_json(folder / "config.json", config)
+    weights.save(folder / PART, tensors)
 
 
 def write_scheduler(base: Path, config: Mapping[str, Any]) -> None:

@@ -132,6 +132,11 @@ def test_the_perceptual_network_stays_out_of_checkpoints(
     train(composed("base", [*options, "autoencoder.steps=2"]))
 
 
+def test_what_must_be_given_is_named(composed: Composed) -> None:
+    with pytest.raises(SystemExit, match=r"^error: data\.roots is missing: add data\.roots=… to the command$"):
+        command(train, composed("base", []))
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
