@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
@@ -12,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deedsr import weights
 from deedsr.encoder.momentum import MomentumContrast
@@ -20,6 +23,15 @@ from stage1.data import Photographs
 from stage1.module import DegradationLearner
 
 log = logging.getLogger(__name__)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Gives a checkpoint its name when it is whole: one that is cut off never takes the place of the last."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        part = f"{path}.part"
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)
 
 
 class EncoderFile(pl.Callback):
@@ -77,6 +89,7 @@ def make_trainer(cfg: DictConfig, output: Path, encoder: Path) -> pl.Trainer:
     return instantiate(
         cfg.trainer,
         logger=logger,
+        plugins=[WholeCheckpoints()],
         callbacks=callbacks,
         max_steps=cfg.steps,
         max_epochs=-1,
