@@ -23,9 +23,6 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.network(*inputs)
-
 
 class BaseRun(Run):
     """A phase: `cfg` is its part of the configuration."""
@@ -45,7 +42,7 @@ class AutoencoderRun(BaseRun):
     def __init__(self, vae: nn.Module, cfg: DictConfig, seed: int) -> None:
         super().__init__(cfg, seed)
         self.vae = vae
-        self.perceptual = Frozen(lpips_loss(cfg.perceptual)) if cfg.perceptual else None
+        self.perceptual = lpips_loss(cfg.perceptual) if cfg.perceptual else None
         self.register_buffer("mean_square", torch.ones(()))
 
     def saved(self) -> set[str]:
@@ -66,7 +63,7 @@ class AutoencoderRun(BaseRun):
         l1 = functional.l1_loss(result, image)
         loss = l1 + self.cfg.latent_penalty * square
         if self.perceptual is not None and self.global_step % self.cfg.perceptual_every == 0:
-            lpips = self.perceptual(result.clamp(0, 1), image).mean()
+            lpips = self.perceptual(result.clamp(0, 1), image)
             loss = loss + self.cfg.perceptual_weight * lpips
             self.log("lpips", lpips)
         self.log("l1", l1, prog_bar=True)

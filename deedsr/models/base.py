@@ -20,8 +20,8 @@ class Condition(Protocol):
 
     z_lr: Tensor
 
-    def crop(self, *windows: Window) -> Condition:
-        """The condition of a batch of tiles, in latent pixels: what is global stays, what has a place is cut."""
+    def crop(self, window: Window) -> Condition:
+        """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
         ...
 
 

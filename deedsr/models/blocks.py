@@ -75,10 +75,6 @@ class Filters:
     kernels: Tensor
     gates: Tensor
 
-    def repeated(self, times: int) -> Filters:
-        """The same for a batch `times` as long, as `torch.Tensor.repeat` orders it."""
-        return self if times == 1 else Filters(self.kernels.repeat(times, 1, 1, 1), self.gates.repeat(times, 1, 1, 1))
-
 
 class DegradationConv(nn.Module):
     """DAconv(x, v) = Conv1x1(SiLU(depthwise3x3(x; K))) + 2·x·sigmoid(A2 SiLU(A1 v)), with K = W2 SiLU(W1 v)."""

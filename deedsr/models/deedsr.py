@@ -30,10 +30,8 @@ class DeeDSRCondition:
     z_lr: Tensor
     filters: list[tuple[Filters, Filters]]
 
-    def crop(self, *windows: Window) -> DeeDSRCondition:
-        z_lr = torch.cat([self.z_lr[window.slices] for window in windows])
-        filters = [tuple(single.repeated(len(windows)) for single in pair) for pair in self.filters]
-        return DeeDSRCondition(z_lr, filters)
+    def crop(self, window: Window) -> DeeDSRCondition:
+        return DeeDSRCondition(self.z_lr[window.slices], self.filters)
 
 
 class Maps:

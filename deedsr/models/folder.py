@@ -77,7 +77,7 @@ def load_encoder(file: Path) -> DegradationEncoder:
         encoder = DegradationEncoder(**stored.config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: its header does not describe an encoder of stage 1 ({error})") from None
-    weights.load_strict(encoder, _float(stored.tensors), file)
+    weights.load_strict(encoder, _cast(stored.tensors, torch.float32), file)
     return encoder
 
 
@@ -153,7 +153,9 @@ def load_folder(folder: Path) -> DeeDSR:
         raise ValueError(f"{folder / ENCODER}: gives {given} numbers, but the adapter beside it takes {taken}")
     model = assemble(header.base_folder(folder), encoder, header.adapter, header.sft_hidden, header.defaults)
     trained = dict(model.trainable())
-    weights.load_strict(model, _float(stored.tensors), file, allow_missing=model.state_dict().keys() - trained.keys())
+    weights.load_strict(
+        model, _cast(stored.tensors, torch.float32), file, allow_missing=model.state_dict().keys() - trained.keys()
+    )
     surplus = stored.tensors.keys() - trained.keys()
     if surplus:
         raise ValueError(f"{file}: holds {sorted(surplus)[0]}, which is not trained in stage 2")
@@ -179,7 +181,7 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
         raise ValueError(f"{target}: is not an empty folder; choose a new one")
     load_folder(source)
     stored = weights.load(source / ADAPTER)
-    base = resolve(stored.config["base"], source, DIFFUSERS_LAYOUT)
+    base = Header.of(source / ADAPTER, stored.config).base_folder(source)
     config = {**stored.config, "base": "base" if with_base else _pointer(stored.config["base"], base)}
     weights.save(target / ADAPTER, _cast(stored.tensors, dtype), config)
     encoder = weights.load(source / ENCODER)
@@ -199,10 +201,6 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str,
     return {
         name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
-
-
-def _float(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def placed(model: DeeDSR, device: str | torch.device, dtype: torch.dtype) -> DeeDSR:

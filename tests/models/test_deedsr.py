@@ -13,7 +13,7 @@ from deedsr.models.build import stock
 from deedsr.models.deedsr import DeeDSR, build
 from deedsr.models.folder import load_part
 from deedsr.models.presets import DeeDSRConfig, preset
-from deedsr.tiling import Window
+from deedsr.tiling import Window, join
 
 
 def test_sd21_has_the_exact_parameter_counts() -> None:
@@ -168,7 +168,7 @@ def test_a_batch_of_tiles_equals_its_tiles(tiny_model: DeeDSR) -> None:
     whole = tiny_model.condition(lr, z_lr)
     tiles = [Window(0, 0, 16, 16), Window(0, 8, 16, 16)]
     cut = [x_t[tile.slices] for tile in tiles]
-    batch = tiny_model.denoise(torch.cat(cut), t.expand(2), whole.crop(*tiles))
+    batch = tiny_model.denoise(torch.cat(cut), t.expand(2), join([whole.crop(tile) for tile in tiles]))
     for index, tile in enumerate(tiles):
         single = tiny_model.denoise(cut[index], t, whole.crop(tile))
         assert torch.allclose(batch[index : index + 1], single, atol=1e-5)
