@@ -2,6 +2,7 @@
 
     python -m stage2.train data.roots=[PHOTOS]                # the small model
     python -m stage2.train data.roots=[PHOTOS] model=sd21     # Stable Diffusion 2.1
+    python -m stage2.train data.roots=[PHOTOS] init=FOLDER    # from the trained part of a model folder
 
 ``output/model`` is a model folder for `deedsr restore --model`. Run the same command again to go on where a broken-off
 run stopped.
@@ -60,6 +61,9 @@ def build(cfg: DictConfig) -> RestorationRun:
     base = resolve(cfg.model.base, files=DIFFUSERS_LAYOUT)
     torch.manual_seed(cfg.seed)
     model = assemble(base, encoder, size.adapter, size.sft_hidden, size.defaults)
+    if cfg.init:
+        start = Path(cfg.init) / ADAPTER
+        model.load_trained(weights.load(start).tensors, start)
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     options = cfg.objective

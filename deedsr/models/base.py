@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.images import SizeRequirement
@@ -56,3 +58,14 @@ class RestorationModel(nn.Module, ABC):
     @abstractmethod
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that training may change, chosen by module."""
+
+    def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+        """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
+
+        Raises ValueError that names `source` and the first names that are missing, surplus or of another size.
+        """
+        trained = {name for name, _ in self.trainable()}
+        surplus = sorted(tensors.keys() & self.state_dict().keys() - trained)
+        if surplus:
+            raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
+        weights.load_strict(self, tensors, source, allow_missing=self.state_dict().keys() - trained)

@@ -152,13 +152,7 @@ def load_folder(folder: Path) -> DeeDSR:
         given, taken = encoder.dimension, header.adapter.vector
         raise ValueError(f"{folder / ENCODER}: gives {given} numbers, but the adapter beside it takes {taken}")
     model = assemble(header.base_folder(folder), encoder, header.adapter, header.sft_hidden, header.defaults)
-    trained = dict(model.trainable())
-    weights.load_strict(
-        model, _cast(stored.tensors, torch.float32), file, allow_missing=model.state_dict().keys() - trained.keys()
-    )
-    surplus = stored.tensors.keys() - trained.keys()
-    if surplus:
-        raise ValueError(f"{file}: holds {sorted(surplus)[0]}, which is not trained in stage 2")
+    model.load_trained(_cast(stored.tensors, torch.float32), file)
     return model
 
 

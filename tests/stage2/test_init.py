@@ -1,0 +1,82 @@
+"""Training from the trained part of a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.models.folder import ADAPTER, ENCODER
+from deedsr.models.presets import DeeDSRConfig
+from stage2.train import build, train
+
+Options = Callable[..., list[str]]
+Composed = Callable[[str, list[str]], DictConfig]
+
+
+@pytest.fixture
+def other_encoder(tiny_config: DeeDSRConfig, tmp_path: Path) -> Path:
+    torch.manual_seed(9)
+    encoder = DegradationEncoder(**tiny_config.encoder)
+    return weights.save(tmp_path / "other" / ENCODER, encoder.state_dict(), encoder.config())
+
+
+def test_a_run_starts_from_a_folders_trained_part_with_its_own_encoder_and_base(
+    composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path, other_encoder: Path
+) -> None:
+    options = [f"init={tiny_model_folder}", f"model.encoder={other_encoder}", "steps=1"]
+    run = build(composed("stage2", stage2_options(tmp_path / "run", *options)))
+    start = weights.load(tiny_model_folder / ADAPTER).tensors
+    trained = dict(run.model.trainable())
+    assert start.keys() == trained.keys()
+    for name, tensor in start.items():
+        assert torch.equal(trained[name], tensor), name
+        assert torch.equal(run.average.tensors[name], tensor), name
+    own, theirs = weights.load(other_encoder).tensors, weights.load(tiny_model_folder / ENCODER).tensors
+    state = run.model.encoder.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in own.items())
+    assert not torch.equal(state["conv1.weight"], theirs["conv1.weight"])
+
+
+def test_a_started_run_goes_on_from_its_own_checkpoint(
+    composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path, assert_same_runs: Callable
+) -> None:
+    common = [f"init={tiny_model_folder}", "optimizer.schedule=constant"]
+    train(composed("stage2", stage2_options(tmp_path / "whole", *common, "steps=2")))
+    for steps in (1, 2):
+        train(composed("stage2", stage2_options(tmp_path / "parts", *common, f"steps={steps}")))
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_trained_part_of_another_size_is_refused(
+    composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    cfg = composed("stage2", stage2_options(tmp_path, f"init={tiny_model_folder}", "++model.overrides.sft_hidden=4"))
+    with pytest.raises(ValueError, match=r"adapter\.safetensors: does not fit DeeDSR: .* of another size"):
+        build(cfg)
+
+
+@pytest.mark.parametrize("change", ["missing", "frozen"])
+def test_every_name_of_a_trained_part_must_fit(
+    composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path, change: str
+) -> None:
+    stored = weights.load(tiny_model_folder / ADAPTER)
+    tensors = dict(stored.tensors)
+    if change == "missing":
+        tensors.pop("adapter.stem.bias")
+    else:
+        tensors["unet.conv_in.bias"] = torch.zeros(32)
+    weights.save(tmp_path / "start" / ADAPTER, tensors, stored.config)
+    message = {"missing": r"1 missing \(adapter\.stem\.bias\)", "frozen": r"holds unet\.conv_in\.bias, which is not"}
+    with pytest.raises(ValueError, match=message[change]):
+        build(composed("stage2", stage2_options(tmp_path, f"init={tmp_path / 'start'}")))
+
+
+def test_a_folder_without_a_trained_part_is_named(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none/adapter\.safetensors: no such weight file"):
+        build(composed("stage2", stage2_options(tmp_path, "init=none")))
