@@ -19,6 +19,7 @@ SAMPLERS = {
     "unipc": diffusers.UniPCMultistepScheduler,
 }
 Denoise = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,14 @@ def sample(
     settings: Settings,
     noise: Tensor,
     generator: torch.Generator | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """Run the reverse process and return x0, (B, C, h, w).
 
     denoise: (x_t, t (B,)) → the network's prediction. z_lr: latent of the LR image, for noise guidance and late starts.
     noise: standard normal, of z_lr's shape, what the process starts from. generator: for the noise that DDIM with
-    η > 0 adds. progress: called with (steps done, steps in all). Raises ValueError where a step gives NaN or inf.
+    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent that the scheduler is told of. Raises
+    ValueError where a step gives NaN or inf.
     """
     scheduler = make_scheduler(process, settings)
     skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
@@ -99,9 +101,9 @@ def sample(
     for index, time in enumerate(times):
         t = time.to(x.device).expand(len(x))
         output = settings.guidance.guide(denoise, process, x, t, z_lr, index)
+        if on_step is not None:
+            on_step(int(time), process.clean(output, x, t))
         x = scheduler.step(output, time, x, **extra).prev_sample
         if not torch.isfinite(x).all():
             raise ValueError(f"step {index + 1} of {len(times)} gave NaN or inf in {x.dtype}; try --dtype float32")
-        if progress is not None:
-            progress(index + 1, len(times))
     return x

@@ -50,7 +50,21 @@ def test_an_unknown_prediction_type_is_refused() -> None:
         Process.from_config({**CONFIG, "prediction_type": "sample"})
 
 
+def by_hand(kind: type, process: Process, spacing: str, steps: int, noise: Tensor, **step: object) -> Tensor:
+    """A stock scheduler driven as its documentation says."""
+    config = {key: value for key, value in process.config.items() if key != "_class_name"}
+    scheduler = kind.from_config({**config, "timestep_spacing": spacing})
+    scheduler.set_timesteps(steps)
+    x = noise * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        model_input = scheduler.scale_model_input(x, time)
+        x = scheduler.step(network(model_input, time.expand(2)), time, x, **step).prev_sample
+    return x
+
+
 @pytest.mark.parametrize("process", [EPSILON, VELOCITY], ids=lambda process: process.prediction)
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 25, 50])
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -59,16 +73,42 @@ def test_an_unknown_prediction_type_is_refused() -> None:
         ("unipc", diffusers.UniPCMultistepScheduler),
     ],
 )
-def test_without_guidance_the_loop_is_diffusers(process: Process, name: str, kind: type) -> None:
+def test_without_guidance_the_loop_is_diffusers(
+    process: Process, spacing: str, steps: int, name: str, kind: type
+) -> None:
     z_lr, noise = latents()
-    ours = sample(network, process, z_lr, Settings(name, steps=7), noise)
-    config = {key: value for key, value in process.config.items() if key != "_class_name"}
-    scheduler = kind.from_config({**config, "timestep_spacing": "trailing"})
-    scheduler.set_timesteps(7)
-    x = noise
-    for time in scheduler.timesteps:
-        x = scheduler.step(network(x, time.expand(2)), time, x).prev_sample
-    assert (ours - x).norm() / x.norm() < 1e-5
+    ours = sample(network, process, z_lr, Settings(name, steps=steps, spacing=spacing), noise)
+    theirs = by_hand(kind, process, spacing, steps, noise)
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+def test_added_noise_is_that_of_diffusers() -> None:
+    """The reference preset without its guidance: 50 steps, η = 1, leading."""
+    z_lr, noise = latents()
+    settings = Settings.from_dict({**preset("sd21").defaults, "guidance": [0.0, 0]})
+    ours = sample(network, EPSILON, z_lr, settings, noise, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    theirs = by_hand(diffusers.DDIMScheduler, EPSILON, "leading", 50, noise, eta=1.0, generator=generator)
+    assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+@pytest.mark.parametrize("process", [EPSILON, VELOCITY], ids=lambda process: process.prediction)
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "unipc"])
+def test_every_step_hands_out_its_clean_image(process: Process, name: str) -> None:
+    z_lr, noise = latents()
+    answers: list[tuple[int, Tensor]] = []
+    seen: list[tuple[int, Tensor]] = []
+
+    def recorded(x: Tensor, t: Tensor) -> Tensor:
+        output = network(x, t)
+        answers.append((int(t[0]), process.clean(output, x, t)))
+        return output
+
+    settings = Settings(name, steps=4, guidance=NoiseGuidance(0.25, 1))
+    sample(recorded, process, z_lr, settings, noise, on_step=lambda time, clean: seen.append((time, clean)))
+    assert [time for time, _ in seen] == [time for time, _ in answers]
+    assert torch.allclose(seen[0][1], 0.75 * answers[0][1] + 0.25 * z_lr)
+    assert torch.allclose(seen[3][1], answers[3][1])
 
 
 def test_ddim_without_noise_is_the_closed_form() -> None:
