@@ -18,8 +18,8 @@ class Degradation:
     """All drawn parameters of B degradations: plain tensors with leading dimension B, no image content.
 
     Columns of (B,2) are the first and the second order; of (B,3) these and the step that ends in the LR image. A zero
-    `kernel_size`, `noise_sigma` or `poisson_scale` means that the operation is left out, and parameters that its kind
-    doesn't use are 0. In rows with `clean` set everything but `seed` and `level` is 0.
+    `kernel_size`, `noise_sigma`, `poisson_scale` or `quality` means that the operation is left out, and parameters that
+    its kind doesn't use are 0. In rows with `clean` set everything but `seed` and `level` is 0.
     """
 
     seed: Tensor
@@ -53,7 +53,7 @@ class Degradation:
     grey: Tensor
     """(B,2) bool: the same noise in the three channels."""
     quality: Tensor
-    """(B,2) float32: JPEG quality, 1 to 100."""
+    """(B,2) float32: JPEG quality, 1 to 100; 0: stored without loss."""
     jpeg_last: Tensor
     """(B,) bool: end by resize, sinc, JPEG; else by JPEG, resize, sinc."""
 
@@ -167,4 +167,5 @@ def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generato
 
 
 def _compress(image: Tensor, row: Degradation, step: int) -> Tensor:
-    return jpeg(image, row.quality[:, step])
+    quality = row.quality[:, step]
+    return jpeg(image, quality) if quality.item() else operations.quantize(image)

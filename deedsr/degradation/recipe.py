@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,13 @@ from deedsr.degradation.kernels import SINC
 from deedsr.degradation.operations import MODES
 from deedsr.degradation.pipeline import Degradation
 
+KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
+
 LEVELS = ("light", "medium", "heavy")
 """Names of the built-in strengths; a `Degradation` stores positions in this tuple."""
+
+MIXTURES = {"mixed": 0.0, "varied": 0.5}
+"""The names of mixtures of all levels, and the `skip` of each."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Recipe:
         final_sinc: probability of the sinc filter at the end.
         jpeg_last: probability of the order resize, sinc, JPEG at the end; else JPEG, resize, sinc.
         clean: probability of bicubic down-sampling alone.
+        skip: probability that an operation is left out: each blur, resize, noise and JPEG by itself.
         name: stored as `Degradation.level` if it is one of `LEVELS`.
     """
 
@@ -81,22 +88,23 @@ class Recipe:
     final_sinc: float = 0.8
     jpeg_last: float = 0.5
     clean: float = 0.01
+    skip: float = 0
     name: str = "custom"
 
     def __post_init__(self) -> None:
         ranges = ("beta_generalized", "beta_plateau", "kernel_size")
-        _freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean"))
+        _freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean", "skip"))
         _check_sum("kernels", self.kernels, SINC)
         if any(not size % 2 for size in self.kernel_size):
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
 
     @classmethod
     def level(cls, name: str) -> "Recipe | Mixture":
-        """One of `LEVELS` as a `Recipe`, or `mixed`: the `Mixture` of the three."""
-        if name == "mixed":
-            return Mixture(tuple(cls.level(level) for level in LEVELS))
+        """One of `LEVELS` as a `Recipe`, `mixed`: the `Mixture` of the three, or `varied`: that with `skip` 0.5."""
+        if name in MIXTURES:
+            return Mixture(tuple(replace(cls.level(level), skip=MIXTURES[name]) for level in LEVELS))
         if name not in LEVELS:
-            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join((*LEVELS, 'mixed'))}")
+            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join((*LEVELS, *MIXTURES))}")
         return {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY}[name]
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
@@ -116,9 +124,19 @@ class Recipe:
         final["resize_mode"] = draws.choice((1 / len(MODES),) * len(MODES))
         values = {name: torch.stack([step[name] for step in (*steps, final) if name in step], 1) for name in steps[0]}
         values["jpeg_last"] = draws.chance(self.jpeg_last)
+        self._skip(draws, values)
         kept = {name: _mask(_single(value), ~clean) for name, value in values.items()}
         level = torch.full_like(draws.seed, LEVELS.index(self.name) if self.name in LEVELS else -1)
         return Degradation(seed=draws.seed, level=level, clean=clean, **kept)
+
+    def _skip(self, draws: Draws, values: dict[str, Tensor]) -> None:
+        """Leaves out operations, by numbers that come after all others."""
+        blurred, noisy, compressed, resized = (
+            torch.stack([~draws.chance(self.skip) for _ in range(count)], 1) for count in (3, 2, 2, 2)
+        )
+        used = dict.fromkeys(KERNEL, blurred) | {"noise_sigma": noisy, "poisson_scale": noisy, "quality": compressed}
+        values.update({name: _mask(values[name], kept) for name, kept in used.items()})
+        values["resize_scale"] = torch.where(resized, values["resize_scale"], 1)
 
     def _order(self, draws: Draws, order: Order) -> dict[str, Tensor]:
         values = self._kernel(draws, draws.chance(order.blur), order.sigma, self.sinc)
@@ -190,8 +208,8 @@ def _halves(unit: Tensor, low: float, high: float) -> Tensor:
 
 
 def _mask(value: Tensor, used: Tensor) -> Tensor:
-    """Zero in the rows where `used` is false."""
-    return value * used.view(-1, *(1,) * (value.ndim - 1)).to(value.dtype)
+    """Zero where `used`, (B,) or of the shape of `value`, is false."""
+    return value * used.view(*used.shape, *(1,) * (value.ndim - used.ndim)).to(value.dtype)
 
 
 def _single(value: Tensor) -> Tensor:
@@ -211,6 +229,19 @@ def _freeze(instance: object, ranges: Sequence[str], chances: Sequence[str]) -> 
     for name in chances:
         if not 0 <= getattr(instance, name) <= 1:
             raise ValueError(f"{name}={getattr(instance, name)} must be a probability, 0 to 1")
+
+
+def _midpoint(low: Any, high: Any) -> Any:
+    """Of two numbers, ranges, orders or recipes."""
+    if isinstance(low, (int, float)):
+        return low if low == high else round((low + high) / 2, 9)
+    if isinstance(low, tuple):
+        return tuple(_midpoint(*pair) for pair in zip(low, high, strict=True))
+    if isinstance(low, str):
+        return low
+    return type(low)(
+        **{field.name: _midpoint(getattr(low, field.name), getattr(high, field.name)) for field in fields(low)}
+    )
 
 
 def _check_sum(name: str, values: Sequence[float], count: int) -> None:
@@ -264,26 +295,4 @@ HEAVY = Recipe(
     beta_plateau=(1, 2),
     name="heavy",
 )
-MEDIUM = Recipe(
-    first=Order(
-        blur=1,
-        sigma=(0.2, 2.25),
-        resize=(0.2, 0.7, 0.1),
-        scale=(0.225, 1.5),
-        gaussian=(1, 22.5),
-        poisson=(0.05, 2.5),
-        jpeg=(45, 95),
-    ),
-    second=Order(
-        blur=0.65,
-        sigma=(0.2, 1.25),
-        resize=(0.3, 0.4, 0.3),
-        scale=(0.45, 1.2),
-        gaussian=(1, 18.5),
-        poisson=(0.05, 1.75),
-        jpeg=(45, 97.5),
-    ),
-    beta_generalized=(0.5, 3),
-    beta_plateau=(1, 1.75),
-    name="medium",
-)
+MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")

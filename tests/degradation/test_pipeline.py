@@ -33,7 +33,7 @@ GOLDEN = {
 
 
 def test_lr_is_a_quarter_in_eight_bits(seeded: Seeded, textured: Textured) -> None:
-    lr = apply(textured(12, 96, 132), Recipe.level("mixed").sample(seeded(1), 12))
+    lr = apply(textured(12, 96, 132), Recipe.level("varied").sample(seeded(1), 12))
     assert lr.shape == (12, 3, 24, 33) and lr.dtype == torch.float32
     assert lr.min() >= 0 and lr.max() <= 1
     assert torch.equal(lr, (lr * 255).round() / 255)

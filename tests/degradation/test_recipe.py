@@ -204,7 +204,23 @@ def test_unknown_level() -> None:
         Mixture(())
 
 
-@pytest.mark.parametrize("name", [*LEVELS, "mixed"])
+def test_each_operation_is_left_out_by_itself() -> None:
+    light = Recipe.level("light")
+    whole, thinned = (
+        recipe.sample(torch.Generator().manual_seed(1), 4000) for recipe in (light, replace(light, skip=0.5))
+    )
+    for name, left_out in (("quality", 0), ("noise_sigma", 0), ("kernel_size", 0), ("resize_scale", 1)):
+        before, after = getattr(whole, name), getattr(thinned, name)
+        used = before != left_out
+        kept = after == before
+        assert (after[~kept] == left_out).all()
+        share = kept[used].double().mean()
+        assert abs(share - 0.5) < 0.03, name
+    both = (thinned.quality != 0)[~thinned.clean]
+    assert abs((both[:, 0] & both[:, 1]).double().mean() - 0.25) < 0.03
+
+
+@pytest.mark.parametrize("name", [*LEVELS, "mixed", "varied"])
 def test_configs_equal_the_levels(name: str) -> None:
     hydra = pytest.importorskip("hydra")
     with hydra.initialize_config_dir(str(CONF), version_base=None):
