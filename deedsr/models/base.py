@@ -59,6 +59,13 @@ class RestorationModel(nn.Module, ABC):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that training may change, chosen by module."""
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The modules that do most of the work: tensors in, one result out, none inside another.
+
+        Training may recompute their activations, and shard them, one by one.
+        """
+        raise NotImplementedError
+
     def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path) -> None:
         """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
 

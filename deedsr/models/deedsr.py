@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
@@ -17,7 +18,7 @@ from deedsr.images import SizeRequirement
 from deedsr.models.adapter import Adapter
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.base import RestorationModel
-from deedsr.models.blocks import Filters, Modulation
+from deedsr.models.blocks import AttentionBlock, Filters, Modulation, ResBlock
 from deedsr.models.build import stock
 from deedsr.models.presets import DeeDSRConfig
 from deedsr.tiling import Window
@@ -110,6 +111,11 @@ class DeeDSR(RestorationModel):
         parts = [("adapter", self.adapter), ("modulations", self.modulations), *self.cross_attentions()]
         for prefix, module in parts:
             yield from module.named_parameters(prefix=prefix)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        for module in [*self.unet.modules(), *self.adapter.modules()]:
+            if isinstance(module, (ResnetBlock2D, Transformer2DModel, ResBlock, AttentionBlock)):
+                yield module
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         output = self.vae.encode(2 * image - 1)
