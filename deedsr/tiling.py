@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from types import EllipsisType
 from typing import TypeVar
@@ -107,14 +107,19 @@ def merge(
 
 
 def join(parts: Sequence[T]) -> T:
-    """Batch what belongs to several tiles: tensors, or dataclasses, lists and tuples of tensors, along dimension 0."""
+    """Batch what belongs to several tiles: tensors, or dataclasses, lists and tuples of tensors, along dimension 0.
+
+    Anything else is the same for all tiles.
+    """
     first = parts[0]
-    if len(parts) == 1 or first is None:
+    if len(parts) == 1:
         return first
     if isinstance(first, Tensor):
         return torch.cat(parts)
     if isinstance(first, list | tuple):
         return type(first)(join(entries) for entries in zip(*parts, strict=True))
+    if not is_dataclass(first):
+        return first
     return type(first)(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(first)})
 
 

@@ -1,0 +1,30 @@
+"""Classifier-free guidance (arXiv 2207.12598) by text, in an interval of the noise levels (arXiv 2404.07724)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextGuidance:
+    """u ← u_neg + w·(u_pos − u_neg), w = `scale`, at noise levels low ≤ σ ≤ high; elsewhere, and for w = 1, u_pos.
+
+    One call of the network answers for both texts; outside the interval, for the positive one alone.
+    """
+
+    scale: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f"the scale of text guidance must be at least 1, not {self.scale}")
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"text guidance lasts from a higher to a lower noise level in [0, 1], not {self}")
+
+    def at(self, sigma: float) -> bool:
+        """Whether it acts at the noise level `sigma`."""
+        return self.scale != 1 and self.low <= sigma <= self.high
+
+
+NO_TEXT_GUIDANCE = TextGuidance()

@@ -1,0 +1,185 @@
+"""The LR stream of DiT4SR (arXiv 2503.23580): its attention and its injection, as parts of stock diffusers blocks.
+
+Tokens of the noisy latent X and of the LR latent L travel as one sequence [X; L]; C are the tokens of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class LRStream:
+    """What can be chosen of the LR stream; the defaults are the paper's.
+
+    lr_attention: ``joint`` over [X; L; C], or ``self``: L over itself, [X; C] as in the base (ablation A).
+    lr_residual: O_L = W(A_L + L̂) + b, or without L̂ (ablation B). injection: ``conv``, ``none`` (ablation C) or
+    ``linear`` (ablation D). conv_scale: s of the injection; the authors sample with 1.2. qk_init: ``zero``, or
+    ``clone`` of the noise stream's. legacy_noise_keys: L carries the keys of X, normalised twice, as the authors' first
+    two checkpoints need it; there are no keys of its own then.
+    """
+
+    lr_attention: str = "joint"
+    lr_residual: bool = True
+    injection: str = "conv"
+    conv_scale: float = 1.0
+    qk_init: str = "zero"
+    legacy_noise_keys: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("lr_attention", ("joint", "self")),
+            ("injection", ("conv", "linear", "none")),
+            ("qk_init", ("zero", "clone")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
+        if self.lr_attention == "self" and self.injection == "none":
+            raise ValueError("lr_attention=self with injection=none: nothing of the LR image would reach the output")
+
+
+class Stream(NamedTuple):
+    """Queries, keys and values of one stream, each (B, heads, tokens, width of a head)."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def attend(streams: Sequence[Stream]) -> list[Tensor]:
+    """Attention of all streams over all of them, without a mask: (B, tokens, width) for each."""
+    query, key, value = (torch.cat(parts, dim=2) for parts in zip(*streams, strict=True))
+    output = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return list(output.split([stream.query.shape[2] for stream in streams], dim=1))
+
+
+def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, D) → (B, h, N, d)
+
+
+def _normalised(norm: nn.Module | None, x: Tensor) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+class LRAttention(nn.Module):
+    """Processor of a stock `Attention` that takes [X; L], and C where the attention has text; norms are the base's.
+
+    answers: whether L is changed, or is only looked at.
+    """
+
+    def __init__(self, width: int, stream: LRStream, answers: bool = True) -> None:
+        super().__init__()
+        self.stream = stream
+        self.to_q = nn.Linear(width, width) if answers else None
+        self.to_k = None if stream.legacy_noise_keys else nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
+        self.to_out = nn.Linear(width, width) if answers else None
+
+    @torch.no_grad()
+    def reset(self, attention: Attention) -> None:
+        """Initial values: zero, but for the projection out, a clone of `attention`'s, and what `qk_init` says."""
+        for ours, theirs in ((self.to_q, attention.to_q), (self.to_k, attention.to_k), (self.to_v, None)):
+            if ours is None:
+                continue
+            if theirs is not None and self.stream.qk_init == "clone":
+                ours.load_state_dict(theirs.state_dict())
+            else:
+                _zero(ours)
+        if self.to_out is not None:
+            self.to_out.load_state_dict(attention.to_out[0].state_dict())
+
+    def forward(
+        self,
+        attention: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """[X; L] (B, 2N, D) and C (B, T, D) after AdaLN → the same after attention; without C, [X; L] alone."""
+        x, lr = hidden_states.chunk(2, dim=1)
+        noise = _noise(attention, x)
+        own = self._project(attention, lr, noise.key)
+        text = [] if encoder_hidden_states is None else [_text(attention, encoder_hidden_states)]
+        if self.stream.lr_attention == "joint":
+            a_x, a_lr, *a_text = attend([noise, own, *text])
+        else:
+            a_x, *a_text = attend([noise, *text])
+            (a_lr,) = attend([own])
+        output = torch.cat([attention.to_out[0](a_x), self._out(a_lr, lr)], dim=1)
+        if not a_text:
+            return output
+        return output, a_text[0] if attention.context_pre_only else attention.to_add_out(a_text[0])
+
+    def _project(self, attention: Attention, lr: Tensor, noise_key: Tensor) -> Stream:
+        value = _split_heads(self.to_v(lr), attention.heads)
+        key = noise_key if self.to_k is None else _split_heads(self.to_k(lr), attention.heads)
+        query = value[:, :, :0] if self.to_q is None else _split_heads(self.to_q(lr), attention.heads)
+        return Stream(_normalised(attention.norm_q, query), _normalised(attention.norm_k, key), value)
+
+    def _out(self, attended: Tensor, lr: Tensor) -> Tensor:
+        if self.to_out is None:
+            return torch.zeros_like(lr)
+        return self.to_out(attended + lr if self.stream.lr_residual else attended)
+
+
+def _noise(attention: Attention, x: Tensor) -> Stream:
+    query, key, value = (
+        _split_heads(linear(x), attention.heads) for linear in (attention.to_q, attention.to_k, attention.to_v)
+    )
+    return Stream(_normalised(attention.norm_q, query), _normalised(attention.norm_k, key), value)
+
+
+def _text(attention: Attention, c: Tensor) -> Stream:
+    linears = (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
+    query, key, value = (_split_heads(linear(c), attention.heads) for linear in linears)
+    return Stream(_normalised(attention.norm_added_q, query), _normalised(attention.norm_added_k, key), value)
+
+
+class TokenGrid:
+    """Rows and columns of the tokens of the call under way, known where only the sequence is seen."""
+
+    def __init__(self) -> None:
+        self.size: tuple[int, int] = (0, 0)
+
+
+class CrossStreamConv(nn.Conv2d):
+    """φ(X) ← φ(X) + s · DWConv3x3(η(L)) on the hidden layer of an MLP, η(L) as a map; L stays as it is."""
+
+    def __init__(self, channels: int, scale: float, grid: TokenGrid) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        self.scale, self.grid = scale, grid
+
+    def reset(self) -> None:
+        _zero(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, lr = tokens.chunk(2, dim=1)  # (B, N, C) each
+        image = lr.transpose(1, 2).unflatten(2, self.grid.size)  # (B, C, h, w)
+        return torch.cat([x + self.scale * super().forward(image).flatten(2).transpose(1, 2), lr], dim=1)
+
+
+class CrossStreamLinear(nn.Linear):
+    """As `CrossStreamConv`, token by token with a full matrix."""
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__(channels, channels)
+        self.scale = scale
+
+    def reset(self) -> None:
+        _zero(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, lr = tokens.chunk(2, dim=1)
+        return torch.cat([x + self.scale * super().forward(lr), lr], dim=1)

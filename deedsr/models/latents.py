@@ -1,0 +1,32 @@
+"""Images in [0, 1] to latents and back, by any stock autoencoder: the only place where value ranges are converted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def encode(vae: nn.Module, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample."""
+    output = vae.encode(2 * image - 1)
+    posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
+    if posterior is None:
+        latent = output.latent
+    else:
+        latent = posterior.mode() if generator is None else posterior.sample(generator)
+    return (latent - _shift(vae)) * vae.config.scaling_factor
+
+
+def decode(vae: nn.Module, latent: Tensor) -> Tensor:
+    """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
+    return ((vae.decode(latent / vae.config.scaling_factor + _shift(vae)).sample + 1) / 2).clamp(0, 1)
+
+
+def factor(vae: nn.Module) -> int:
+    """Pixels per latent pixel."""
+    widths = vae.config.get("block_out_channels") or vae.config["encoder_block_out_channels"]
+    return 2 ** (len(widths) - 1)
+
+
+def _shift(vae: nn.Module) -> float:
+    return vae.config.get("shift_factor") or 0.0
