@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Average:
@@ -16,6 +17,10 @@ class Average:
         if not 0 <= decay < 1:
             raise ValueError(f"EMA decay must be in [0, 1), not {decay}")
         self.decay, self.updates = decay, 0
+        self.follow(named)
+
+    def follow(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Take the parameters' present values as the average: at the start, and when they have been sharded."""
         self.parameters = dict(named)
         self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
@@ -43,12 +48,28 @@ class Average:
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[name])
 
+    def whole(self) -> dict[str, Tensor]:
+        """A copy of the average; where it is sharded, gathered, so that all ranks must call this."""
+        return {
+            name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+            for name, tensor in self.tensors.items()
+        }
+
     def state_dict(self) -> dict[str, object]:
-        return {"updates": self.updates, "tensors": {name: tensor.clone() for name, tensor in self.tensors.items()}}
+        return {"updates": self.updates, "tensors": self.whole()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         tensors = state["tensors"]
         assert isinstance(tensors, dict)
         if tensors.keys() != self.tensors.keys():
             raise ValueError("the checkpoint's averaged parameters are not those that are trained now")
-        self.updates, self.tensors = int(state["updates"]), {name: tensor.clone() for name, tensor in tensors.items()}
+        self.updates = int(state["updates"])
+        self.tensors = {name: _like(tensor, self.parameters[name]) for name, tensor in tensors.items()}
+
+
+def _like(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy of the whole `tensor`, where `parameter` is and sharded as it is."""
+    copy = tensor.to(parameter.device, copy=True)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(copy, parameter.device_mesh, parameter.placements)
+    return copy

@@ -10,7 +10,8 @@ from torch.nn import functional
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
-from stage2.run import Run, adamw, pixels
+from stage2.optimizer import adamw
+from stage2.run import Run, pixels
 
 
 class Frozen(nn.Module):

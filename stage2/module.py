@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.ema import Average
 from deedsr.images import upsample
 from deedsr.models.base import Condition, RestorationModel
 from stage2.objective import Objective, draw_times
-from stage2.run import Run, adamw, pixels
+from stage2.optimizer import adamw
+from stage2.run import Batch, Run, pixels
+from stage2.scaling import shard
 
 
 class RestorationRun(Run):
@@ -35,16 +38,24 @@ class RestorationRun(Run):
     def saved(self) -> set[str]:
         return {f"model.{name}" for name, _ in self.model.trainable()}
 
-    @torch.no_grad()
-    def prepare(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """HR in [0, 1], LR, and the latents of the HR and of the up-sampled LR."""
-        hr = pixels(batch)
-        with torch.autocast(hr.device.type, enabled=False):
-            lr = apply(hr, self.recipe.sample(generator, len(hr)))
-        return hr, lr, self.model.encode(hr).float(), self.model.encode(upsample(lr)).float()
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.model, self.device_mesh)
+            self.average.follow(self.model.trainable())
 
-    def training_step(self, batch: Tensor) -> Tensor:
-        hr, lr, z, z_lr = self.prepare(batch, self.generator(1))
+    @torch.no_grad()
+    def degrade(self, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is made of uint8 HR crops alone: `lr` uint8, and the latents `z` of HR and `z_lr` of up-sampled LR."""
+        image = pixels(hr)
+        with torch.autocast(hr.device.type, enabled=False):
+            lr = apply(image, self.recipe.sample(generator, len(hr)))
+        z, z_lr = self.model.encode(image), self.model.encode(upsample(lr))
+        return {"hr": hr, "lr": (255 * lr).round().to(torch.uint8), "z": z, "z_lr": z_lr}
+
+    def training_step(self, batch: Batch) -> Tensor:
+        made = batch if isinstance(batch, dict) else self.degrade(batch, self.generator(1))
+        hr = pixels(made["hr"]) if "hr" in made else None
+        lr, z, z_lr = pixels(made["lr"]), made["z"].float(), made["z_lr"].float()
         for_diffusion = self.generator(2)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
         noise = torch.randn(z.shape, generator=for_diffusion).to(z)

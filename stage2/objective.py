@@ -74,12 +74,13 @@ class Objective(nn.Module):
         t: Tensor,
         z: Tensor,
         noise: Tensor | None,
-        hr: Tensor,
+        hr: Tensor | None,
         decode: bool,
     ) -> dict[str, Tensor]:
         """The terms by name, weighted; their sum is the loss.
 
-        noise: what x_t was made with, None if not with `z`. decode: whether x̂0's picture is looked at.
+        noise: what x_t was made with, None if not with `z`. decode: whether x̂0's picture is compared with `hr`, which
+        may be missing otherwise.
         """
         process, terms = model.process, {}
         if noise is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -23,7 +23,9 @@ from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos, seeded
 from deedsr.ema import Average
 
-LAST = "last.ckpt"
+LAST, BAD_BATCH = "last.ckpt", "bad_batch.safetensors"
+Batch = Tensor | dict[str, Tensor]
+"""uint8 HR crops (B, 3, S, S), or what has been made of them."""
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Run(pl.LightningModule):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
+        self.strict_loading = False  # checkpoints hold the trained part alone; `check` is strict about that
 
     def generator(self, stream: int) -> torch.Generator:
         """For the present batch on this rank; each `stream` is independent of the others."""
@@ -68,12 +71,23 @@ class Run(pl.LightningModule):
         """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
         raise NotImplementedError
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.batch = batch
+
     def on_before_backward(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss.item()} at step {self.global_step}: take a lower learning rate, trainer."
-                "precision=32-true, or other photographs; the same command goes on from the last checkpoint"
+                f"precision=32-true, or other photographs (this batch is in {self._keep_batch()}); the same command "
+                "goes on from the last checkpoint"
             )
+
+    def _keep_batch(self) -> Path:
+        """Write the present batch, and what its randomness is made of, for inspection; returns the file."""
+        tensors = self.batch if isinstance(self.batch, dict) else {"hr": self.batch}
+        number = self.trainer.fit_loop.total_batch_idx
+        origin = {"seed": self.seed, "step": self.global_step, "batch": number, "rank": self.global_rank}
+        return weights.save(Path(self.trainer.default_root_dir) / BAD_BATCH, tensors, origin)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -85,11 +99,20 @@ class Run(pl.LightningModule):
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
+        checkpoint["sharded"] = isinstance(self.trainer.strategy, ModelParallelStrategy)
+
+    def check(self, checkpoint: dict, trainer: pl.Trainer, file: Path) -> None:
+        """Raise ValueError where `checkpoint`, read from `file`, is not of such a run."""
+        rebuilt = self.state_dict().keys() - self.saved()
+        weights.load_strict(self, checkpoint["state_dict"], file, allow_missing=rebuilt)
+        sharded = checkpoint.get("sharded", False)
+        if sharded != isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ValueError(
+                f"{file}: its optimizer's state is {'' if sharded else 'not '}that of a model_parallel "
+                "strategy: go on with the trainer.strategy of before, or start another run with init=FOLDER"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        rebuilt = self.state_dict().keys() - self.saved()
-        weights.load_strict(self, checkpoint["state_dict"], "last.ckpt", allow_missing=rebuilt)
-        checkpoint["state_dict"] = self.state_dict()
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
 
@@ -105,8 +128,8 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 def fit(
     cfg: DictConfig,
-    module: pl.LightningModule,
-    crops: Crops,
+    module: Run,
+    crops: pl.LightningDataModule,
     output: Path,
     steps: int,
     callbacks: Sequence[Callback] = (),
@@ -138,7 +161,10 @@ def fit(
         output.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, output / "config.yaml", resolve=True)
     if checkpoint.is_file():
-        log.info("going on after step %d of %s", weights.load_checkpoint(checkpoint)["global_step"], checkpoint)
+        stored = weights.load_checkpoint(checkpoint)
+        module.check(stored, trainer, checkpoint)
+        log.info("going on after step %d of %s", stored["global_step"], checkpoint)
+        del stored
         trainer.fit(module, crops, ckpt_path=str(checkpoint), weights_only=True)
     else:
         trainer.fit(module, crops)
@@ -170,24 +196,3 @@ def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
 def pixels(batch: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) → float32 in [0, 1]."""
     return batch.float() / 255
-
-
-def adamw(
-    parameters: list[torch.nn.Parameter],
-    lr: float,
-    warmup: int,
-    steps: int,
-    weight_decay: float = 0.01,
-    schedule: str = "cosine",
-) -> dict:
-    """AdamW with linear warm-up over `warmup` steps, then ``constant`` or a ``cosine`` down to zero at `steps`."""
-    if schedule not in ("cosine", "constant"):
-        raise ValueError(f"unknown optimizer.schedule {schedule!r}; there are: cosine, constant")
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / max(warmup, 1))
-        return rise if schedule == "constant" else rise * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}

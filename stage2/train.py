@@ -23,6 +23,7 @@ from deedsr.degradation import Mixture, Recipe
 from deedsr.models.folder import ADAPTER, ENCODER, assemble, load_encoder, save_adapter
 from deedsr.models.presets import DeeDSRConfig, preset
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
+from stage2 import scaling
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.run import Crops, command, finished, fit
@@ -38,6 +39,7 @@ class ModelFolder(pl.Callback):
         self.folder, self.cfg = folder, cfg
 
     def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
+        tensors = run.average.whole()
         if not trainer.is_global_zero:
             return
         size = sized(self.cfg)
@@ -45,7 +47,6 @@ class ModelFolder(pl.Callback):
         reference = str(base.resolve()) if base.is_dir() else self.cfg.model.base
         encoder = run.model.encoder
         weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
-        tensors = run.average.tensors
         save_adapter(self.folder / ADAPTER, run.model, tensors, reference, size.defaults, size.sft_hidden)
 
 
@@ -66,6 +67,9 @@ def build(cfg: DictConfig) -> RestorationRun:
         model.load_trained(weights.load(start).tensors, start)
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
+    scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
+    if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
+        raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
