@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.data.flaws import distinct
+from deedsr.data.photos import PhotoCrops, Root, list_photos
+
+log = logging.getLogger(__name__)
 
 
 class RepeatedCrops(PhotoCrops):
@@ -30,8 +34,10 @@ class RepeatedCrops(PhotoCrops):
 class Photographs(pl.LightningDataModule):
     """An endless stream of HR crops, uint8 (batch, 3, crop, crop), that goes on where a run was broken off.
 
+    Duplicates are left out, corrupt photographs replaced, small ones enlarged; the log says so once, at the end.
+
     Args:
-        roots: folders of photographs.
+        roots: photographs: folders, shards or lists, see `deedsr.data.photos.list_photos`.
         crop: side of the crops in pixels.
         batch: crops a step on each device.
         repeat: steps after which the crops come again, see `RepeatedCrops`.
@@ -43,7 +49,7 @@ class Photographs(pl.LightningDataModule):
 
     def __init__(
         self,
-        roots: Sequence[str],
+        roots: Root | Sequence[Root],
         crop: int,
         batch: int,
         repeat: int | None = None,
@@ -57,9 +63,10 @@ class Photographs(pl.LightningDataModule):
             raise ValueError(f"crop must be a multiple of 16, so that its quadrants can be degraded, got {crop}")
         if repeat is not None and repeat < 1:
             raise ValueError(f"repeat must be at least 1 step, or null, got {repeat}")
-        self.files = list_photos([roots] if isinstance(roots, str) else roots, split)
+        self.files, self.duplicates = distinct(list_photos(roots, split))
         self.crop, self.batch, self.repeat, self.seed = crop, batch, repeat, seed
         self.workers, self.cache = workers, cache
+        self.crops: RepeatedCrops | None = None
 
     @property
     def epoch(self) -> int:
@@ -69,7 +76,7 @@ class Photographs(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """The batches of this rank from the trainer's step on."""
         trainer = self.trainer
-        crops = RepeatedCrops(
+        crops = self.crops = RepeatedCrops(
             self.files,
             self.crop,
             self.seed,
@@ -86,3 +93,12 @@ class Photographs(pl.LightningDataModule):
             pin_memory=trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.workers > 0,
         )
+
+    def teardown(self, stage: str) -> None:
+        """At the end of a run: what was wrong with the photographs that any rank has met since its start."""
+        if self.crops is None:
+            return
+        flaws, strategy = self.crops.flaws, self.trainer.strategy
+        flaws.marks = strategy.reduce(flaws.marks.to(strategy.root_device), reduce_op="max").cpu()
+        if self.trainer.is_global_zero and (found := flaws.report(self.duplicates, self.crop)):
+            log.warning(found)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deedsr import weights
+from deedsr.data.flaws import distinct
 from deedsr.data.photos import PhotoCrops, list_photos, seeded
 from deedsr.ema import Average
 
@@ -31,16 +32,20 @@ log = logging.getLogger(__name__)
 
 
 class Crops(pl.LightningDataModule):
-    """Batches of uint8 HR crops (B, 3, size, size); the stream starts at the trainer's current step."""
+    """Batches of uint8 HR crops (B, 3, size, size); the stream starts at the trainer's current step.
+
+    Duplicates are left out, corrupt photographs replaced, small ones enlarged; the log says so once, at the end.
+    """
 
     def __init__(self, data: DictConfig, size: int, batch: int, seed: int) -> None:
         super().__init__()
-        self.files = list_photos(data.roots, data.split)
+        self.files, self.duplicates = distinct(list_photos(data.roots, data.split))
         self.data, self.size, self.batch, self.seed = data, size, batch, seed
+        self.crops: PhotoCrops | None = None
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
-        crops = PhotoCrops(
+        crops = self.crops = PhotoCrops(
             self.files,
             self.size,
             self.seed,
@@ -50,6 +55,15 @@ class Crops(pl.LightningDataModule):
             self.data.cache,
         )
         return DataLoader(crops, self.batch, num_workers=self.data.workers, persistent_workers=self.data.workers > 0)
+
+    def teardown(self, stage: str) -> None:
+        """At the end of a run: what was wrong with the photographs that any rank has met since its start."""
+        if self.crops is None:
+            return
+        flaws, strategy = self.crops.flaws, self.trainer.strategy
+        flaws.marks = strategy.reduce(flaws.marks.to(strategy.root_device), reduce_op="max").cpu()
+        if self.trainer.is_global_zero and (found := flaws.report(self.duplicates, self.size)):
+            log.warning(found)
 
 
 class Run(pl.LightningModule):

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from deedsr import images
-from deedsr.data.photos import SUFFIXES
+from deedsr.data.members import SUFFIXES
 
 
 def pictures(folder: str | Path, suffix: str = "") -> dict[str, Path]:

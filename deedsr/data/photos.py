@@ -1,40 +1,80 @@
-"""Photographs for training: a list of files, and an endless stream of random crops that any step can start from."""
+"""Photographs for training: a list of them, and an endless stream of random crops that any step can start from."""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+from deedsr.data.flaws import CORRUPT, SMALL, Flaws
+from deedsr.data.members import SUFFIXES, Photo, members
+
+Root = str | Path | Mapping[str, str | Path]
+"""Where photographs are: a folder, a shard (.tar), a list (.txt), or {root: FOLDER, list: LIST.txt}."""
 
 
-def list_photos(roots: str | Path | Iterable[str | Path], split: str | None = None) -> list[Path]:
-    """All photographs below `roots`, one folder or several, sorted by path.
+def list_photos(roots: Root | Iterable[Root], split: str | None = None) -> list[Photo]:
+    """All photographs of `roots`, one or several, each root's sorted by path; those of a shard or list in its order.
 
-    A table ``FOLDER.tsv`` beside a folder (columns ``file`` and ``split``) chooses those of `split`, if one is given.
-    Raises ValueError for a folder that is missing or holds no photograph of that split, and for a broken table.
+    - A folder gives the photographs in it and in folders in it, and those of the shards (.tar) there; hidden files are
+      passed over. A table ``FOLDER.tsv`` beside it (columns ``file`` and ``split``) chooses those of `split`, if one is
+      given; shards are taken whole.
+    - A list has a path in each line, relative to `root` or, without one, to the list's folder; a size in brackets
+      behind it, as in basicsr's `meta_info` files, is passed over. Lists know no splits.
+
+    Raises ValueError for a root that is missing, broken, or holds no photographs of that split.
     """
-    found: list[Path] = []
-    for root in [Path(roots)] if isinstance(roots, (str, Path)) else map(Path, roots):
-        if not root.is_dir():
-            raise ValueError(f"{root}: no such folder of photographs")
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        table = Path(f"{os.path.abspath(root)}.tsv")
-        if split is not None and table.is_file():
-            names = _names(table, split)
-            files = [path for path in files if path.relative_to(root).as_posix() in names]
-        if not files:
-            raise ValueError(f"{root}: holds no photographs" + (f" of the split {split!r}" if split else ""))
-        found += files
+    found: list[Photo] = []
+    for root in [roots] if isinstance(roots, (str, Path, Mapping)) else roots:
+        if isinstance(root, Mapping):
+            if set(root) != {"root", "list"}:
+                raise ValueError(f"{dict(root)}: a root with a list is {{root: FOLDER, list: LIST.txt}}")
+            found += _listed(Path(root["list"]), Path(root["root"]))
+        elif (path := Path(root)).suffix.lower() == ".txt" and path.is_file():
+            found += _listed(path, path.parent)
+        elif path.suffix.lower() == ".tar" and path.is_file():
+            found += members(path)
+        else:
+            found += _folder(path, split)
     return found
+
+
+def _folder(root: Path, split: str | None) -> list[Photo]:
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder of photographs, shard (.tar) or list (.txt)")
+    paths = sorted(path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file())
+    files: list[Photo] = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    table = Path(f"{os.path.abspath(root)}.tsv")
+    if split is not None and table.is_file():
+        names = _names(table, split)
+        files = [path for path in files if path.relative_to(root).as_posix() in names]
+    files += [member for path in paths if path.suffix.lower() == ".tar" for member in members(path)]
+    if not files:
+        raise ValueError(f"{root}: holds no photographs" + (f" of the split {split!r}" if split else ""))
+    return files
+
+
+def _listed(table: Path, root: Path) -> list[Photo]:
+    if not table.is_file():
+        raise ValueError(f"{table}: no such list of photographs")
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    names = [re.sub(r"\s+\([^()]*\)$", "", line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise ValueError(f"{table}: names no photographs")
+    files: list[Photo] = [root / name for name in names]
+    if missing := [name for name, file in zip(names, files, strict=True) if not file.is_file()]:
+        more = f", and {len(missing) - 1} more that aren't there" if len(missing) > 1 else ""
+        raise ValueError(f"{table}: names {missing[0]}, which isn't a file in {root}{more}")
+    return files
 
 
 def _names(table: Path, split: str) -> set[str]:
@@ -55,17 +95,35 @@ def seeded(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+class Corrupt(ValueError):
+    """A file whose content can't be decoded as a picture."""
+
+
+def decode(data: bytes) -> Image.Image:
+    """A picture's bytes -> the picture, upright, RGB, 8 bits. Raises Corrupt with the reason."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise Corrupt("not a picture") from None
+    except MemoryError:  # not the file's fault
+        raise
+    except Exception as error:  # Pillow's, in many types, by format and damage
+        raise Corrupt(str(error)) from None
+
+
 class PhotoCrops(IterableDataset):
     """Random square crops, flipped left-right half of the time: uint8 (3, size, size), RGB, without end.
 
     Sample `i` of step `s` on rank `r` is a pure function of (seed, s, r, i); a stream that starts at `start_step` goes
-    on as if it had never stopped. Photographs smaller than `size` are enlarged to it. `cache` keeps the decoded
-    photographs in memory (3 bytes a pixel, in each worker).
+    on as if it had never stopped. Photographs smaller than `size` are enlarged to it; another one, drawn from the
+    same numbers, takes the place of a corrupt one; `flaws` notes both. `cache` keeps the decoded photographs in memory
+    (3 bytes a pixel, in each worker).
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Photo],
         size: int,
         seed: int,
         batch: int,
@@ -77,20 +135,27 @@ class PhotoCrops(IterableDataset):
             raise ValueError("no photographs to train on")
         self.files, self.size, self.seed, self.batch = list(files), size, seed, batch
         self.rank, self.start_step = rank, start_step
+        self.flaws = Flaws(self.files)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
     def photo(self, index: int) -> np.ndarray:
-        """The photograph `index`, uint8 (H, W, 3). Raises ValueError that names an unreadable file."""
+        """The photograph `index`, uint8 (H, W, 3), no side below `size`.
+
+        Raises Corrupt, and ValueError that names a file which has gone or can't be opened: taking another one's place
+        would be no pure function of the photographs.
+        """
         if self.kept is not None and index in self.kept:
             return self.kept[index]
-        path = self.files[index]
         try:
-            with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, by format
-            raise ValueError(f"{path}: can't be read ({error}); remove it from the training photographs") from error
+            data = self.files[index].read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"{self.files[index]}: can't be read ({error.strerror or error}); the same command goes on when it can"
+            ) from error
+        image = decode(data)
         short = min(image.size)
         if short < self.size:
+            self.flaws.marks[index] = SMALL
             scale = self.size / short
             image = image.resize([max(self.size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
         pixels = np.asarray(image)
@@ -98,11 +163,27 @@ class PhotoCrops(IterableDataset):
             self.kept[index] = pixels
         return pixels
 
+    def sound(self, index: int, generator: torch.Generator) -> np.ndarray:
+        """The photograph `index`; if it is corrupt, another one, drawn. Raises ValueError if all are corrupt."""
+        try:
+            return self.photo(index)
+        except Corrupt as first:
+            self.flaws.marks[index] = CORRUPT
+            error = first
+        for other in torch.randperm(len(self.files), generator=generator).tolist():
+            if self.flaws.marks[other] != CORRUPT:
+                try:
+                    return self.photo(other)
+                except Corrupt:
+                    self.flaws.marks[other] = CORRUPT
+        others = f", and so are the other {len(self.files) - 1} photographs" if len(self.files) > 1 else ""
+        raise ValueError(f"{self.files[index]}: corrupt ({error}){others}; there is nothing to train on") from error
+
     def crop(self, step: int, sample: int) -> Tensor:
         """Crop number `sample` of the batch of `step` on this rank."""
         generator = seeded(self.seed, step, self.rank, sample)
         index, top, left, flip = torch.randint(0, 2**31, (4,), generator=generator).tolist()
-        pixels = self.photo(index % len(self.files))
+        pixels = self.sound(index % len(self.files), generator)
         top %= pixels.shape[0] - self.size + 1
         left %= pixels.shape[1] - self.size + 1
         crop = pixels[top : top + self.size, left : left + self.size]

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from deedsr.data.flaws import CORRUPT, SMALL
 from deedsr.data.photos import PhotoCrops, list_photos, seeded
 
 WIDTH, HEIGHT, SIZE = 60, 44, 24
@@ -147,21 +149,50 @@ def broken_files(folder: Path) -> Iterator[Path]:
     header[40] ^= 255
     (folder / "damaged.png").write_bytes(header)
     yield folder / "damaged.png"
-    yield folder / "gone.png"
 
 
-def test_unreadable_photographs_are_named(tmp_path: Path) -> None:
+def test_corrupt_photographs_are_named_if_there_is_no_other(tmp_path: Path) -> None:
     for file in broken_files(tmp_path):
-        with pytest.raises(
-            ValueError, match=rf"{file.name}: can't be read .*; remove it from the training photographs"
-        ):
+        with pytest.raises(ValueError, match=rf"{file.name}: corrupt \(.+\); there is nothing to train on"):
             stream([file]).crop(0, 0)
+    files = list(broken_files(tmp_path))
+    with pytest.raises(ValueError, match=rf"corrupt \(.+\), and so are the other {len(files) - 1} photographs"):
+        stream(files).crop(0, 0)
+
+
+def test_another_photograph_takes_the_place_of_a_corrupt_one(files: list[Path], tmp_path: Path) -> None:
+    mixed = [*files, *broken_files(tmp_path)]
+    crops = stream(mixed)
+    drawn = {(step, sample): crops.crop(step, sample) for step in range(40) for sample in range(4)}
+    assert {int(crop[2, 0, 0]) for crop in drawn.values()} == {0, 1, 2}
+    assert crops.flaws.marked(CORRUPT) == mixed[3:]
+    sound = [place for place, crop in drawn.items() if torch.equal(crop, stream(files * 3).crop(*place))]
+    assert 30 < len(sound) < 160, "the same photograph for every corrupt one"
+    for place in reversed(drawn):
+        assert torch.equal(stream(mixed).crop(*place), drawn[place]), "what was met before has a say"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_flaws_met_in_workers_are_known_to_the_loader(files: list[Path], tmp_path: Path, workers: int) -> None:
+    places(10, 40, 9).save(tmp_path / "small.png")
+    mixed = [*files, *broken_files(tmp_path), tmp_path / "small.png"]
+    crops = stream(mixed)
+    resumed = batches(stream(mixed, start_step=20), 20)
+    whole = batches(crops, 40, workers)
+    assert all(torch.equal(got, wanted) for got, wanted in zip(whole[20:], resumed, strict=True))
+    assert crops.flaws.marked(CORRUPT) == mixed[3:-1]
+    assert crops.flaws.marked(SMALL) == [tmp_path / "small.png"]
+
+
+def test_a_photograph_that_is_gone_stops_the_run(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone\.png: can't be read \(No such file.*goes on when it can"):
+        batches(stream([*files, tmp_path / "gone.png"]), 20)
 
 
 def test_a_bomb_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places(WIDTH, HEIGHT, 0).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"bomb\.png: can't be read"):
+    with pytest.raises(ValueError, match=r"bomb\.png: corrupt"):
         stream([tmp_path / "bomb.png"]).crop(0, 0)
 
 
@@ -169,7 +200,7 @@ def test_a_workers_error_ends_with_the_name(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_bytes(b"no picture")
     with pytest.raises(ValueError) as caught:
         batches(stream([tmp_path / "text.png"]), 1, workers=1)
-    assert str(caught.value).strip().splitlines()[-1].startswith(f"ValueError: {tmp_path / 'text.png'}: can't be read")
+    assert str(caught.value).strip().splitlines()[-1].startswith(f"ValueError: {tmp_path / 'text.png'}: corrupt")
 
 
 def test_no_photographs_are_an_error() -> None:
@@ -225,3 +256,37 @@ def test_folders_without_photographs_are_named(tmp_path: Path) -> None:
         list_photos([tmp_path / "none"])
     with pytest.raises(ValueError, match=r"holds no photographs$"):
         list_photos([tmp_path])
+
+
+@pytest.fixture
+def listed(tree: Path, tmp_path: Path) -> Path:
+    table = tmp_path / "meta_info.txt"
+    table.write_text("deep/er/c.tiff (480,480,3)\n\na.JPG\nwith space (1).png (9, 9)\n", encoding="utf-8")
+    (tree / "with space (1).png").write_bytes(b"")
+    return table
+
+
+def test_a_list_chooses_and_orders(tree: Path, listed: Path) -> None:
+    expected = [tree / "deep/er/c.tiff", tree / "a.JPG", tree / "with space (1).png"]
+    root = {"root": str(tree), "list": str(listed)}
+    assert list_photos(root) == list_photos([root], "train") == expected
+    (tree / "own.txt").write_text(listed.read_text(encoding="utf-8"), encoding="utf-8")
+    assert list_photos(tree / "own.txt") == expected
+    assert list_photos(OmegaConf.create([root, str(tree / "deep")])) == [*expected, tree / "deep/er/c.tiff"]
+
+
+def test_wrong_lists_are_named(tree: Path, listed: Path) -> None:
+    with pytest.raises(ValueError, match=r"root with a list is \{root: FOLDER, list: LIST\.txt\}"):
+        list_photos({"root": tree, "lists": listed})
+    with pytest.raises(ValueError, match=r"meta\.txt: no such list"):
+        list_photos({"root": tree, "list": tree / "meta.txt"})
+    with pytest.raises(ValueError, match=r"meta_info\.txt: names deep/er/c\.tiff, which isn't .*, and 2 more"):
+        list_photos(listed)
+    listed.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"meta_info\.txt: names no photographs"):
+        list_photos(listed)
+
+
+def test_hidden_files_are_passed_over(tree: Path) -> None:
+    (tree / "._a.JPG").write_bytes(b"")
+    assert len(list_photos(tree)) == 3
