@@ -188,13 +188,14 @@ def run(
         progress(index, len(todo))
         if restorer is None:
             restorer = make_restorer()
-        outcomes.append(_attempt(job, restorer, lambda part, index=index: progress(index + part, len(todo))))
+        outcomes.append(attempt(job, restorer, lambda part, index=index: progress(index + part, len(todo))))
         report(outcomes[-1])
     progress(len(todo), len(todo))
     return outcomes
 
 
-def _attempt(job: Job, restorer: Restorer, progress: Callable[[float], None]) -> Outcome:
+def attempt(job: Job, restorer: Restorer, progress: Callable[[float], None] | None = None) -> Outcome:
+    """Restore one picture to its file; what a user can mend becomes the outcome's error."""
     start = time.perf_counter()
     try:
         _restore(job, restorer, progress)
@@ -212,7 +213,7 @@ def _attempt(job: Job, restorer: Restorer, progress: Callable[[float], None]) ->
     return Outcome(job.source, job.target, "failed", time.perf_counter() - start, " ".join(message.split()))
 
 
-def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None]) -> None:
+def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None] | None) -> None:
     from deedsr import images
 
     picture = images.read(job.source)
