@@ -1,9 +1,10 @@
-"""Tests what an encoder has learned: ``python -m stage1.probe weights=encoder.safetensors data.roots=[FOLDER]``."""
+"""What encoders have learned: ``python -m stage1.probe weights=encoder.safetensors data.roots=[PHOTOS]``."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,49 +15,120 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos
-from deedsr.degradation import Recipe
+from deedsr.degradation import Mixture, Recipe
+from deedsr.encoder.levels import bayes_accuracy
 from deedsr.encoder.network import DegradationEncoder
-from deedsr.encoder.probes import probe
+from deedsr.encoder.probes import Exam, Reader, probe
+from deedsr.encoder.statistics import statistics
+
+COLUMNS = {
+    "blur": "blur",
+    "noise": "noise",
+    "jpeg": "JPEG",
+    "resize": "resize",
+    "mixed_blur": "blur, mixed",
+    "mixed_noise": "noise, mixed",
+    "mixed_jpeg": "JPEG, mixed",
+    "mixed_resize": "resize, mixed",
+    "level": "level",
+    "content": "content ↓",
+}
+"""Columns of the table, by their name in `deedsr.encoder.probes.Probes`."""
 
 
-def crops(cfg: DictConfig, split: str | None, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` crops of each photograph of a split: uint8 (N, 3, S, S), and which photograph each is of, (N,)."""
+def crops(roots: Any, split: str | None, size: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` crops of each photograph of a split: uint8 (N, 3, size, size), and which photograph each is of, (N,)."""
     images, photo = [], []
-    for number, file in enumerate(list_photos(cfg.data.roots, split)):
-        stream = PhotoCrops([file], cfg.crop, cfg.seed + number, count, cache=True)
+    for number, file in enumerate(list_photos(roots, split)):
+        stream = PhotoCrops([file], size, seed + number, count, cache=True)
         images += [stream.crop(0, sample) for sample in range(count)]
         photo += [number] * count
     return torch.stack(images), torch.tensor(photo)
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
-    """Probes of the encoder in `cfg.weights` and, for comparison, of the same network untrained.
+def make_exam(roots: Any, probes: DictConfig, recipe: Recipe | Mixture, seed: int, device: str = "cpu") -> Exam:
+    """The degraded crops that `probes` (crop, fit, test) names. Raises ValueError for folders without photographs."""
+    fit, _ = crops(roots, probes.fit.split, probes.crop, probes.fit.crops, seed)
+    test, photo = crops(roots, probes.test.split, probes.crop, probes.test.crops, seed)
+    return Exam.make(fit, test, photo, recipe, seed, device)
 
-    Raises ValueError for weights or photographs that can't be used.
+
+def readers(files: Mapping[str, str], seed: int, device: str) -> dict[str, Reader]:
+    """The encoders in `files`, a fresh one of each of their shapes, and the hand-made statistics.
+
+    Raises ValueError for weights that can't be used.
     """
-    stored = weights.load(cfg.weights)
-    torch.manual_seed(cfg.seed)
-    encoder = DegradationEncoder(**stored.config)
-    fit, _ = crops(cfg, cfg.fit.split, cfg.fit.crops)
-    test, photo = crops(cfg, cfg.test.split, cfg.test.crops)
+    trained, untrained, shapes = {}, {}, []
+    for name, file in files.items():
+        stored = weights.load(file)
+        torch.manual_seed(seed)
+        encoder = DegradationEncoder(**stored.config).to(device).eval()
+        if stored.config not in shapes:
+            shapes.append(stored.config)
+            label = "untrained" if len(shapes) == 1 else f"untrained, as {name}"
+            untrained[label] = DegradationEncoder(**stored.config).to(device).eval()
+        weights.load_strict(encoder, stored.tensors, file)
+        trained[name] = encoder
+    return {**trained, **untrained, "hand-made": statistics}
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Probes of the encoders in `cfg.weights`, a file or files by name, and of what they are compared with.
+
+    The last row is the best that the true parameters allow. With `cfg.output` given, writes ``probes.json``,
+    ``probes.md`` and ``probes.png`` there. Raises ValueError for weights or photographs that can't be used.
+    """
+    files = {"trained": cfg.weights} if isinstance(cfg.weights, str) else dict(cfg.weights)
+    compared = readers(files, cfg.seed, cfg.device)
     recipe = Recipe.level(cfg.recipe)
-    untrained = probe(encoder, fit, test, photo, recipe, cfg.seed)
-    weights.load_strict(encoder, stored.tensors, cfg.weights)
-    trained = probe(encoder, fit, test, photo, recipe, cfg.seed)
-    settings = {"weights": str(cfg.weights), "crop": cfg.crop, "fit": len(fit), "test": len(test), "recipe": cfg.recipe}
-    return {**settings, "trained": asdict(trained), "untrained": asdict(untrained)}
+    exam = make_exam(cfg.data.roots, cfg, recipe, cfg.seed, cfg.device)
+    rows: dict[str, Any] = {name: asdict(probe(reader, exam, cfg.device)) for name, reader in compared.items()}
+    if isinstance(recipe, Mixture):
+        drawn = exam.drawn["mixed"][exam.fit :]
+        rows["true parameters"] = {"level": bayes_accuracy(recipe.recipes, drawn, drawn.level)}
+    report = {
+        "weights": {name: str(file) for name, file in files.items()},
+        "crop": cfg.crop,
+        "recipe": cfg.recipe,
+        "seed": cfg.seed,
+        "fit": exam.fit,
+        "test": len(exam.photo),
+        "probes": rows,
+    }
+    if cfg.output:
+        _write(Path(cfg.output), report, {name: compared[name] for name in files}, exam, cfg.device)
+    return report
+
+
+def _write(folder: Path, report: dict[str, Any], encoders: dict[str, Reader], exam: Exam, device: str) -> None:
+    from stage1.figure import figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "probes.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "probes.md").write_text(markdown(report), encoding="utf-8")
+    figure(encoders, exam, device).savefig(folder / "probes.png", dpi=100)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table of a report: R² of the parameters, alone and within the whole degradation, and accuracies."""
+    rows, photos = report["probes"], max(row.get("photos", 0) for row in report["probes"].values())
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, row in rows.items():
+        values = [f"{row[column]:.3f}" if column in row else "–" for column in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(values)} |")
+    if photos:
+        chance = [*["0"] * (len(COLUMNS) - 2), "0.333", f"{1 / photos:.3f}"]
+        lines.append(f"| chance | {' | '.join(chance)} |")
+    return "\n".join(lines) + "\n"
 
 
 @hydra.main(config_path="../conf", config_name="probe", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    """The command line: prints the table as JSON, and writes it where `output` names a file."""
+    """The command line: prints the report as JSON."""
     try:
-        text = json.dumps(run(cfg), indent=2) + "\n"
+        sys.stdout.write(json.dumps(run(cfg), indent=2) + "\n")
     except (ValueError, TypeError) as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(text)
-    if cfg.output:
-        Path(cfg.output).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deedsr import weights
 from deedsr.encoder.momentum import MomentumContrast
-from deedsr.encoder.network import sharpen_stem
 from stage1.data import Photographs
 from stage1.module import DegradationLearner
+from stage1.probing import Probing
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +50,13 @@ class EncoderFile(pl.Callback):
 def build(cfg: DictConfig) -> DegradationLearner:
     """The module of a configuration, initialised from its seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    encoder = instantiate(cfg.encoder)
-    if cfg.sharpen:
-        sharpen_stem(encoder)
     return DegradationLearner(
-        contrast=MomentumContrast(encoder, **cfg.contrast),
+        contrast=MomentumContrast(instantiate(cfg.encoder), **cfg.contrast),
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
         recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
         positives=cfg.positives,
-        warmup=cfg.warmup,
-        sides=cfg.sides,
+        parameters=cfg.parameters,
         repeat=cfg.repeat,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
@@ -86,6 +82,8 @@ def make_trainer(cfg: DictConfig, output: Path, encoder: Path) -> pl.Trainer:
     logger = instantiate(cfg.logger, save_dir=str(output)) if cfg.logger else False
     if logger:
         callbacks.append(LearningRateMonitor("step"))
+    if cfg.probe.every is not None:
+        callbacks.append(Probing(cfg.data.roots, cfg.probe, cfg.seed))
     return instantiate(
         cfg.trainer,
         logger=logger,

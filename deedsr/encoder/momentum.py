@@ -32,6 +32,11 @@ def projection(dimension: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dimension, dimension), nn.ReLU(inplace=True), nn.Linear(dimension, dimension))
 
 
+def unit(head: nn.Module, vectors: Tensor) -> Tensor:
+    """(B, D) -> what is compared: (B, D), unit length, float32."""
+    return F.normalize(head(vectors).float(), dim=1)
+
+
 class MomentumContrast(nn.Module):
     """MoCo (arXiv 1911.05722, algorithm 1) around a `DegradationEncoder`.
 
@@ -90,23 +95,22 @@ class MomentumContrast(nn.Module):
         self.queue[places] = keys
         self.pointer.copy_((self.pointer + len(keys)) % size)
 
-    def _project(self, encoder: nn.Module, head: nn.Module, patches: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, D), unit length, float32."""
-        vectors = torch.cat([encoder(part) for part in patches.chunk(self.groups)])
-        return F.normalize(head(vectors).float(), dim=1)
+    def _vectors(self, encoder: nn.Module, patches: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, D)."""
+        return torch.cat([encoder(part) for part in patches.chunk(self.groups)])
 
     @torch.no_grad()
     def _keys(self, patches: Tensor, shuffle: torch.Generator | None) -> Tensor:
         """Keys of all ranks' patches, in order: (B, 3, h, w) -> (world * B, D)."""
         if shuffle is None:
-            return gather(self._project(self.key_encoder, self.key_head, patches))
+            return gather(unit(self.key_head, self._vectors(self.key_encoder, patches)))
         everyone = gather(patches)
         order = torch.randperm(len(everyone), generator=shuffle).to(patches.device)
         start = rank() * len(patches)
-        keys = self._project(self.key_encoder, self.key_head, everyone[order[start : start + len(patches)]])
-        return gather(keys)[order.argsort()]
+        vectors = self._vectors(self.key_encoder, everyone[order[start : start + len(patches)]])
+        return gather(unit(self.key_head, vectors))[order.argsort()]
 
-    def forward(self, query: Tensor, key: Tensor, shuffle: torch.Generator | None = None) -> Contrast:
+    def forward(self, query: Tensor, key: Tensor, shuffle: torch.Generator | None = None) -> tuple[Contrast, Tensor]:
         """One training step, but for the optimizer: moves the key network, compares, and enqueues the keys.
 
         Args:
@@ -114,11 +118,16 @@ class MomentumContrast(nn.Module):
             key: (B, 3, h, w); row i has the degradation of row i of `query`.
             shuffle: a CPU generator in the same state on all ranks: exchanges the keys' patches between ranks and
                 groups before BatchNorm sees them (shuffled BN, section 3.3). None: they stay where they are.
+
+        Returns:
+            The comparison, and the queries' degradation vectors (B, D), before the head.
         """
         self.follow()
         keys = self._keys(key, shuffle)
         start = rank() * len(query)
-        queries = self._project(self.encoder, self.head, query)
-        contrast = info_nce(queries, keys[start : start + len(query)], self.queue.clone(), self.temperature)
+        vectors = self._vectors(self.encoder, query)
+        contrast = info_nce(
+            unit(self.head, vectors), keys[start : start + len(query)], self.queue.clone(), self.temperature
+        )
         self.enqueue(keys)
-        return contrast
+        return contrast, vectors

@@ -97,17 +97,3 @@ class DegradationEncoder(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(lr))))  # (B, stem, h/4, w/4)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, dimension, h/32, w/32)
         return self.avgpool(x).flatten(1)
-
-
-@torch.no_grad()
-def sharpen_stem(encoder: DegradationEncoder) -> None:
-    """Multiplies the spectrum of the first convolution's filters by the squared frequency; keeps their spread.
-
-    The amplitudes of photographs fall like 1/f (Field 1987), so that filters of white noise see little but content and
-    colour. Degradations live in the fine detail: with this start they are there from the first step on.
-    """
-    weight = encoder.conv1.weight
-    height, width = weight.shape[-2:]
-    vertical, horizontal = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None]
-    sharp = torch.fft.irfft2(torch.fft.rfft2(weight) * (vertical**2 + horizontal**2), s=(height, width))
-    weight.copy_(sharp * (weight.std() / sharp.std()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from deedsr.data.photos import seeded
 from deedsr.degradation import Degradation, Mixture, Order, Recipe, apply
-from deedsr.encoder.network import DegradationEncoder
+
+Reader = Callable[[Tensor], Tensor]
+"""What is probed: LR pictures (B, 3, h, w) in [0, 1] -> features (B, D). An encoder must be in eval mode."""
 
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 3))
 """The strengths of the penalty that `ridge` chooses from."""
@@ -103,18 +105,6 @@ def nearest_accuracy(fit: Tensor, fit_label: Tensor, test: Tensor, test_label: T
     return float((votes.argmax(1) == test_label).double().mean())
 
 
-@torch.no_grad()
-def vectors(encoder: DegradationEncoder, hr: Tensor, degradation: Degradation, batch: int = 32) -> Tensor:
-    """Degrades and encodes: uint8 (N, 3, S, S) -> (N, D), float64 on the CPU."""
-    device = next(encoder.parameters()).device
-    parts = []
-    for start in range(0, len(hr), batch):
-        rows = slice(start, start + batch)
-        lr = apply(hr[rows].to(device).float() / 255, degradation[rows])
-        parts.append(encoder(lr).double().cpu())
-    return torch.cat(parts)
-
-
 def single_recipes() -> dict[str, Recipe]:
     """Recipes in which one operation alone varies, by its name."""
     orders = {
@@ -141,31 +131,73 @@ def targets(degradation: Degradation) -> dict[str, Tensor]:
     return {name: torch.where(value > 0, value.double(), torch.nan) for name, value in values.items()}
 
 
-def probe(
-    encoder: DegradationEncoder, fit: Tensor, test: Tensor, photo: Tensor, recipe: Recipe | Mixture, seed: int = 0
-) -> Probes:
-    """All probes of an encoder, which is put into eval mode.
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """Degraded pictures of which all is known, made once for all readers that are to be compared on them.
 
-    Args:
-        encoder: on any device.
-        fit: uint8 (N, 3, S, S): crops that the probes are fitted to, S a multiple of 4.
-        test: uint8 (M, 3, S, S): crops of other photographs; of each one the same, even number, one after the other.
-        photo: (M,) int64, from 0: which photograph a test crop is of.
-        recipe: the whole random degradation.
-        seed: of the degradations.
+    pictures: uint8 (N + M, 3, S/4, S/4) for each of `single_recipes` and ``mixed``. drawn: their degradations. fit: N,
+    the first rows, to which the probes are fitted; M others are the test. photo: (M,), which photograph each is of.
     """
-    encoder.eval()
-    images = torch.cat([fit, test])
-    n, results = len(fit), {}
-    for number, (name, single) in enumerate(single_recipes().items()):
-        degradation = single.sample(seeded(seed, number), len(images))
-        features, target = vectors(encoder, images, degradation), targets(degradation)[name]
+
+    pictures: dict[str, Tensor]
+    drawn: dict[str, Degradation]
+    fit: int
+    photo: Tensor
+
+    @classmethod
+    def make(
+        cls,
+        fit: Tensor,
+        test: Tensor,
+        photo: Tensor,
+        recipe: Recipe | Mixture,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Exam:
+        """Degrades the crops.
+
+        Args:
+            fit: uint8 (N, 3, S, S), S a multiple of 4.
+            test: uint8 (M, 3, S, S): crops of other photographs; of each the same, even number, one after the other.
+            photo: (M,) int64, from 0: which photograph a test crop is of.
+            recipe: the whole random degradation.
+            seed: of the degradations.
+            device: where they are computed.
+        """
+        images, pictures, drawn = torch.cat([fit, test]), {}, {}
+        for number, (name, single) in enumerate({**single_recipes(), "mixed": recipe}.items()):
+            drawn[name] = single.sample(seeded(seed, number), len(images))
+            rows = [
+                apply(image[None].to(device).float() / 255, drawn[name][index]) for index, image in enumerate(images)
+            ]
+            pictures[name] = torch.cat([(row * 255).round().byte().cpu() for row in rows])
+        return cls(pictures, drawn, len(fit), photo)
+
+
+@torch.no_grad()
+def read(reader: Reader, pictures: Tensor, device: torch.device | str = "cpu", batch: int = 32) -> Tensor:
+    """What `reader`, on `device`, says of uint8 pictures (N, 3, h, w): (N, D), float64 on the CPU."""
+    parts = [reader(part.to(device).float() / 255).double().cpu() for part in pictures.split(batch)]
+    return torch.cat(parts)
+
+
+def probe(reader: Reader, exam: Exam, device: torch.device | str = "cpu") -> Probes:
+    """All probes of a reader on `device`."""
+    n, results = exam.fit, {}
+    for name in single_recipes():
+        features, target = read(reader, exam.pictures[name], device), targets(exam.drawn[name])[name]
         results[name] = linear_r2(features[:n], target[:n], features[n:], target[n:])
-    degradation = recipe.sample(seeded(seed, len(results)), len(images))
-    features = vectors(encoder, images, degradation)
-    for name, target in targets(degradation).items():
+    features = read(reader, exam.pictures["mixed"], device)
+    for name, target in targets(exam.drawn["mixed"]).items():
         results[f"mixed_{name}"] = linear_r2(features[:n], target[:n], features[n:], target[n:])
-    level = degradation.level.clamp_min(0)
+    level = exam.drawn["mixed"].level.clamp_min(0)
     results["level"] = nearest_accuracy(features[:n], level[:n], features[n:], level[n:])
-    results["content"] = linear_accuracy(features[n:], photo)
-    return Probes(**results, photos=int(photo.max()) + 1)
+    results["content"] = linear_accuracy(features[n:], exam.photo)
+    return Probes(**results, photos=int(exam.photo.max()) + 1)
+
+
+def principal(features: Tensor, count: int = 2) -> Tensor:
+    """The first principal components of standardised features: (N, D) -> (N, count), longest first."""
+    standard = (features - features.mean(0)) / features.std(0).clamp_min(1e-8)
+    u, s, _ = torch.linalg.svd(standard, full_matrices=False)
+    return u[:, :count] * s[:count]

@@ -50,7 +50,7 @@ def test_queue_and_pointer_are_in_the_state(encoder: DegradationEncoder) -> None
 
 def test_every_trained_parameter_gets_a_gradient(encoder: DegradationEncoder) -> None:
     contrast = MomentumContrast(encoder, queue=16)
-    contrast(patches(1), patches(2)).loss.backward()
+    contrast(patches(1), patches(2))[0].loss.backward()
     for name, parameter in contrast.named_parameters():
         if name.startswith("key_"):
             assert parameter.grad is None

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deedsr.encoder.network import DegradationEncoder, sharpen_stem
+from deedsr.encoder.network import DegradationEncoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deedsr_small.safetensors"
 
@@ -74,15 +74,3 @@ def test_rows_do_not_depend_on_the_batch_in_eval_mode() -> None:
 def test_wrong_layers_are_named(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"layers must be four positive numbers, got \[1, 1"):
         DegradationEncoder(layers)
-
-
-def test_sharpened_filters_see_no_flat_colour_and_keep_their_spread() -> None:
-    torch.manual_seed(0)
-    encoder = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 6)
-    before = encoder.conv1.weight.detach().clone()
-    sharpen_stem(encoder)
-    weight = encoder.conv1.weight.detach()
-    assert weight.sum((2, 3)).abs().max() < 1e-5
-    assert torch.allclose(weight.std(), before.std(), rtol=1e-4)
-    low, high = (torch.fft.rfft2(weight).abs().mean((0, 1))[index] for index in ((1, 0), (3, 3)))
-    assert high > 5 * low

@@ -4,9 +4,20 @@ import pytest
 import torch
 
 from deedsr.data.photos import seeded
-from deedsr.degradation import Recipe
+from deedsr.degradation import Recipe, apply
 from deedsr.encoder.network import DegradationEncoder
-from deedsr.encoder.probes import linear_accuracy, linear_r2, nearest_accuracy, probe, ridge, single_recipes, targets
+from deedsr.encoder.probes import (
+    Exam,
+    linear_accuracy,
+    linear_r2,
+    nearest_accuracy,
+    principal,
+    probe,
+    read,
+    ridge,
+    single_recipes,
+    targets,
+)
 
 
 @pytest.fixture
@@ -55,13 +66,41 @@ def test_one_operation_varies_in_a_single_recipe() -> None:
         assert all(values.isnan().all() or values.std() < 1e-6 for values in others), name
 
 
-def test_probe_of_a_tiny_encoder() -> None:
+@pytest.fixture(scope="module")
+def exam() -> Exam:
+    crops = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    return Exam.make(crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
+
+
+def test_probe_of_a_tiny_encoder(exam: Exam) -> None:
     torch.manual_seed(0)
-    encoder = DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4)
-    crops = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8)
-    result = probe(encoder, crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4).eval()
+    result = probe(encoder, exam)
     assert result.photos == 3
     assert 0 <= result.level <= 1
     assert 0 <= result.content <= 1
-    assert not encoder.training
-    assert result == probe(encoder, crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
+    assert result == probe(encoder, exam)
+
+
+def test_an_exam_holds_what_apply_gives_for_what_was_drawn(exam: Exam) -> None:
+    assert exam.pictures.keys() == exam.drawn.keys() == {*single_recipes(), "mixed"}
+    assert {tuple(pictures.shape) for pictures in exam.pictures.values()} == {(24, 3, 16, 16)}
+    crops = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    for name, drawn in exam.drawn.items():
+        again = apply(crops[5:6].float() / 255, drawn[5])
+        assert torch.equal((again * 255).round().byte(), exam.pictures[name][5:6]), name
+
+
+def test_reading_keeps_the_order_of_the_pictures(exam: Exam) -> None:
+    features = read(lambda lr: lr.flatten(1)[:, :7], exam.pictures["mixed"], batch=5)
+    assert torch.equal(features.float() * 255, exam.pictures["mixed"].flatten(1)[:, :7].float())
+
+
+def test_principal_components_are_the_directions_of_the_greatest_variance(features: torch.Tensor) -> None:
+    shared = features[:, :1] + 0
+    mixed = torch.cat([shared * scale + 0.01 * features[:, 1:2] for scale in (1, 2, 3)], 1)
+    parts = principal(mixed, 2)
+    assert parts.shape == (300, 2)
+    assert parts.mean(0).abs().max() < 1e-9
+    assert abs(float(torch.corrcoef(torch.stack([parts[:, 0], shared[:, 0]]))[0, 1])) > 0.99
+    assert parts[:, 0].std() > 10 * parts[:, 1].std()
