@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from deedsr.data.photos import seeded
 from deedsr.degradation import Mixture, Recipe
 from deedsr.encoder.momentum import MomentumContrast
-from stage1.views import Cut, Positives, degrade
+from stage1.parameters import Reading
+from stage1.views import Positives, Views, views
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -52,13 +53,9 @@ class DegradationLearner(pl.LightningModule):
         optimizer: makes the optimizer of the trained parameters.
         schedule: of the learning rate.
         recipe: what the degradations are drawn from, or the name of its level.
-        positives: which two patches count as the same, see `stage1.views.degrade`.
-        warmup: with `same_degradation`, the first steps in which query and key are of the same picture all the same:
-            from random weights the other task alone often collapses.
-        sides: LR pixels of the patches; each step draws one for the queries and one for the keys. None: the whole
-            quadrants, a quarter of a picture each.
-        repeat: steps after which crops and degradations come again, cut elsewhere; their degraded pictures are kept in
-            memory (at most 6·B·(S/4)² bytes a step). None: each step degrades anew.
+        positives: which two patches count as the same, see `stage1.views.views`.
+        parameters: weight of reading the drawn parameters from the vector; the contrast's is 1. 0: contrast alone.
+        repeat: steps after which the same pictures come again: they are kept in memory. None: each step degrades anew.
         shuffle: exchange the keys between ranks and BatchNorm groups.
         seed: of the degradations.
     """
@@ -70,48 +67,52 @@ class DegradationLearner(pl.LightningModule):
         schedule: Milestones,
         recipe: Recipe | Mixture | str,
         positives: Positives,
-        warmup: int = 0,
-        sides: Sequence[int] | None = None,
+        parameters: float = 0.0,
         repeat: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.contrast, self.optimizer, self.schedule = contrast, optimizer, schedule
+        self.contrast = contrast.to(memory_format=torch.channels_last)
+        self.optimizer, self.schedule = optimizer, schedule
         self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
-        self.positives, self.warmup, self.sides, self.repeat = positives, warmup, sides, repeat
+        self.reading = Reading(contrast.encoder.dimension, self.recipe) if parameters else None
+        self.positives, self.parameters_weight, self.repeat = positives, parameters, repeat
         self.shuffle, self.seed = shuffle, seed
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.kept: dict[int, Views] = {}
 
     @torch.no_grad()
-    def pictures(self, batch: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The degraded pictures of a step, kept or new, each (B, 3, S/4, S/4) in [0, 1]."""
+    def pictures(self, batch: Tensor, step: int) -> Views:
+        """The pairs of a step, kept or new."""
         turn = step % self.repeat if self.repeat else step
         if turn in self.kept:
-            first, second = (picture.to(self.device).float() / 255 for picture in self.kept[turn])
-            return first, second
+            kept = self.kept[turn]
+            query, key = (picture.to(self.device).float() / 255 for picture in (kept.query, kept.key))
+            return Views(query, key, kept.degradation)
         with torch.autocast(batch.device.type, enabled=False):
-            first, second = degrade(batch.float() / 255, self.recipe, self.positives, self.seed, turn, self.global_rank)
+            made = views(batch.float() / 255, self.recipe, self.positives, self.seed, turn, self.global_rank)
         if self.repeat:
-            small = (first * 255).round().byte().cpu()
-            self.kept[turn] = (small, small if second is first else (second * 255).round().byte().cpu())
-        return first, second
+            query, key = ((picture * 255).round().byte().cpu() for picture in (made.query, made.key))
+            self.kept[turn] = Views(query, key, made.degradation)
+        return made
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """One batch uint8 (B, 3, S, S) -> the InfoNCE loss."""
+        """One batch uint8 (B, 3, S, S) -> the InfoNCE loss and, weighted, the error in reading the parameters."""
         step = self.global_step
-        first, second = self.pictures(batch, step)
-        cut = Cut.draw(len(batch), self.sides, self.seed, step, self.global_rank)
-        query, key = cut.patches(first, 0), cut.patches(first if step < self.warmup else second, 1)
+        pair = self.pictures(batch, step)
         exchange = seeded(self.seed, step, 0, 0, 5) if self.shuffle else None  # the same on all ranks
-        contrast = self.contrast(query, key, exchange)
+        contrast, vectors = self.contrast(pair.query, pair.key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)
-        return contrast.loss
+        if self.reading is None:
+            return contrast.loss
+        error = self.reading(vectors, pair.degradation)
+        self.log("train/parameters", error.detach(), prog_bar=True)
+        return contrast.loss + self.parameters_weight * error
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimizer of the query network and its schedule, stepped after every batch."""
-        optimizer = self.optimizer(p for p in self.contrast.parameters() if p.requires_grad)
+        """The optimizer of all that is trained and its schedule, stepped after every batch."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         epoch = self.trainer.datamodule.epoch
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

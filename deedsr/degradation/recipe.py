@@ -18,7 +18,7 @@ KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta"
 LEVELS = ("light", "medium", "heavy")
 """Names of the built-in strengths; a `Degradation` stores positions in this tuple."""
 
-MIXTURES = {"mixed": 0.0, "varied": 0.5}
+MIXTURES = {"mixed": 0.0, "varied": 0.9}
 """The names of mixtures of all levels, and the `skip` of each."""
 
 
@@ -74,7 +74,7 @@ class Recipe:
         final_sinc: probability of the sinc filter at the end.
         jpeg_last: probability of the order resize, sinc, JPEG at the end; else JPEG, resize, sinc.
         clean: probability of bicubic down-sampling alone.
-        skip: probability that an operation is left out: each blur, resize, noise and JPEG by itself.
+        skip: each sample leaves out each of its operations with a probability that it draws from 0 to this.
         name: stored as `Degradation.level` if it is one of `LEVELS`.
     """
 
@@ -100,7 +100,7 @@ class Recipe:
 
     @classmethod
     def level(cls, name: str) -> "Recipe | Mixture":
-        """One of `LEVELS` as a `Recipe`, `mixed`: the `Mixture` of the three, or `varied`: that with `skip` 0.5."""
+        """One of `LEVELS` as a `Recipe`, `mixed`: the `Mixture` of the three, or `varied`: that with a `skip`."""
         if name in MIXTURES:
             return Mixture(tuple(replace(cls.level(level), skip=MIXTURES[name]) for level in LEVELS))
         if name not in LEVELS:
@@ -131,8 +131,9 @@ class Recipe:
 
     def _skip(self, draws: Draws, values: dict[str, Tensor]) -> None:
         """Leaves out operations, by numbers that come after all others."""
+        skip = self.skip * draws.unit()
         blurred, noisy, compressed, resized = (
-            torch.stack([~draws.chance(self.skip) for _ in range(count)], 1) for count in (3, 2, 2, 2)
+            torch.stack([draws.unit() >= skip for _ in range(count)], 1) for count in (3, 2, 2, 2)
         )
         used = dict.fromkeys(KERNEL, blurred) | {"noise_sigma": noisy, "poisson_scale": noisy, "quality": compressed}
         values.update({name: _mask(values[name], kept) for name, kept in used.items()})

@@ -39,7 +39,6 @@ def tiny(photos: Path) -> Callable[..., DictConfig]:
             "encoder.stem=4",
             "crop=64",
             "batch=4",
-            "warmup=2",
             "contrast.queue=16",
             "checkpoint_every=1000",
             "data.workers=0",

@@ -38,7 +38,7 @@ def test_ten_and_ten_steps_equal_twenty(tiny: Compose, tmp_path: Path, positives
 
 
 def test_repeated_pictures_resume_to_the_bit_too(tiny: Compose, tmp_path: Path) -> None:
-    common = ["repeat=3", "crop=128", "sides=[8,16]"]
+    common = ["repeat=3"]
     train(tiny(tmp_path / "whole", "steps=10", *common))
     train(tiny(tmp_path / "parts", "steps=5", *common))
     train(tiny(tmp_path / "parts", "steps=10", *common))
@@ -81,7 +81,7 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path / "run")
     command = [sys.executable, "-m", "stage1.train", f"data.roots={cfg.data.roots}", f"output={cfg.output}"]
     command += [f"encoder.widths={cfg.encoder.widths}", "encoder.stem=4", "crop=64", "batch=2", "steps=3"]
-    command += ["contrast.queue=12", "shuffle=true", "warmup=1", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
+    command += ["contrast.queue=12", "shuffle=true", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
     command += ["+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280, check=False)
@@ -93,13 +93,14 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
 
 
-def test_warmup_compares_patches_of_the_same_image(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny(tmp_path / "image", "steps=2", "positives=same_image"))
-    train(tiny(tmp_path / "warm", "steps=2", "positives=same_degradation", "warmup=2"))
-    train(tiny(tmp_path / "other", "steps=2", "positives=same_degradation", "warmup=0"))
-    image, warm, other = (state(tmp_path / name)["contrast.queue"] for name in ("image", "warm", "other"))
-    assert torch.equal(image, warm)
-    assert not torch.equal(image, other)
+def test_the_parameters_are_learned_beside_the_contrast(tiny: Compose, tmp_path: Path) -> None:
+    for weight in (0, 1):
+        train(tiny(tmp_path / str(weight), "steps=3", f"parameters={weight}"))
+    without, beside = state(tmp_path / "0"), state(tmp_path / "1")
+    assert beside.keys() - without.keys() == {
+        f"reading.{name}" for name in ("mean", "spread", "map.weight", "map.bias")
+    }
+    assert not torch.equal(without["contrast.encoder.conv1.weight"], beside["contrast.encoder.conv1.weight"])
 
 
 @pytest.mark.parametrize(("unit", "falls"), [("steps", 2), ("epochs", 20)])
