@@ -43,6 +43,8 @@ class LRStream:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
         if self.lr_attention == "self" and self.injection == "none":
             raise ValueError("lr_attention=self with injection=none: nothing of the LR image would reach the output")
+        if self.lr_attention == "self" and self.qk_init == "zero":
+            raise ValueError("lr_attention=self needs qk_init=clone: alone, zero queries and zero keys never learn")
 
 
 class Stream(NamedTuple):

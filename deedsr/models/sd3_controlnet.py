@@ -12,8 +12,12 @@ from deedsr.diffusion.sampler import Settings
 from deedsr.models.sd3 import SD3Restoration, Text
 
 
+# of the last block's text, which nobody reads: without a gradient, so distributed training would stop at them
+DEAD = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "ff_context")
+
+
 class SD3ControlNet(SD3Restoration):
-    """A stock transformer, frozen, and a stock ControlNet on it, trained whole."""
+    """A stock transformer, frozen, and a stock ControlNet on it, trained but for what has no effect."""
 
     def __init__(
         self,
@@ -28,7 +32,11 @@ class SD3ControlNet(SD3Restoration):
         self.freeze()
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self.controlnet.named_parameters(prefix="controlnet")
+        last = f"transformer_blocks.{len(self.controlnet.transformer_blocks) - 1}"
+        dead = tuple(f"controlnet.{last}.{name}." for name in DEAD)
+        for name, parameter in self.controlnet.named_parameters(prefix="controlnet"):
+            if not name.startswith(dead):
+                yield name, parameter
 
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         told = {"encoder_hidden_states": text.tokens, "pooled_projections": text.pooled, "timestep": time}
