@@ -98,7 +98,7 @@ def build(config: DiT4SRConfig) -> DiT4SR:
 
 
 def counts(model: SD3Restoration) -> dict[str, int]:
-    """Parameters by part: `base` is the transformer that stays frozen, `total` all that runs at every step."""
+    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
     total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
     trained = sum(parameter.numel() for _, parameter in model.trainable())
     vae = sum(parameter.numel() for parameter in model.vae.parameters())

@@ -11,7 +11,6 @@ from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.sd3 import SD3Restoration, Text
 
-
 # of the last block's text, which nobody reads: without a gradient, so distributed training would stop at them
 DEAD = ("attn.add_q_proj", "attn.norm_added_q", "attn.to_add_out", "ff_context")
 
