@@ -50,8 +50,12 @@ class EncoderFile(pl.Callback):
 def build(cfg: DictConfig) -> DegradationLearner:
     """The module of a configuration, initialised from its seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    contrast = MomentumContrast(instantiate(cfg.encoder), **cfg.contrast)
+    if cfg.compile:
+        for network in (contrast.encoder, contrast.key_encoder):
+            network.compile()  # in place: names in checkpoints stay
     return DegradationLearner(
-        contrast=MomentumContrast(instantiate(cfg.encoder), **cfg.contrast),
+        contrast=contrast,
         optimizer=instantiate(cfg.optimizer),
         schedule=instantiate(cfg.schedule),
         recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),

@@ -1,5 +1,9 @@
 """Momentum contrast: the key network follows, the queue turns, BatchNorm can be shuffled."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -87,3 +91,36 @@ def test_shuffling_changes_the_groups_of_batchnorm(encoder: DegradationEncoder) 
 def test_numbers_out_of_range_are_named(encoder: DegradationEncoder, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         MomentumContrast(encoder, **wrong)
+
+
+RANK = """
+import sys
+import torch, torch.distributed as dist
+from deedsr.encoder.momentum import MomentumContrast
+from deedsr.encoder.network import DegradationEncoder
+
+folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+torch.manual_seed(0)
+contrast = MomentumContrast(DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4), queue=12).eval().double()
+queries, keys = torch.rand(2, 6, 3, 32, 32, dtype=torch.float64)
+rows = slice(rank * 6 // world, (rank + 1) * 6 // world)
+shuffle = torch.Generator().manual_seed(5) if sys.argv[4] == "shuffled" else None
+loss = contrast(queries[rows], keys[rows], shuffle)[0].loss.detach()
+torch.save({"loss": loss, "queue": contrast.queue}, f"{folder}/{world}_{rank}.pt")
+"""
+
+
+@pytest.mark.parametrize("order", ["plain", "shuffled"])
+def test_two_ranks_give_the_loss_of_one_with_the_joined_batch(tmp_path: Path, order: str) -> None:
+    def start(rank: int, world: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", RANK, str(tmp_path), str(rank), str(world), order]
+        return subprocess.Popen(command, cwd=Path(__file__).parents[2])
+
+    for process in (start(0, 1), start(0, 2), start(1, 2)):
+        assert process.wait(120) == 0
+    one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
+    assert torch.allclose((first["loss"] + second["loss"]) / 2, one["loss"], rtol=1e-6)
+    assert torch.allclose(first["queue"], one["queue"], atol=1e-6)
+    assert torch.equal(first["queue"], second["queue"])
