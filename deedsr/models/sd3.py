@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,6 +76,9 @@ class SD3Restoration(RestorationModel):
         self.requires_grad_(False)
         for _, parameter in self.trainable():
             parameter.requires_grad_(True)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        yield from self.transformer.transformer_blocks
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return latents.encode(self.vae, image, generator)

@@ -37,6 +37,10 @@ class SD3ControlNet(SD3Restoration):
             if not name.startswith(dead):
                 yield name, parameter
 
+    def blocks(self) -> Iterator[nn.Module]:
+        yield from super().blocks()
+        yield from self.controlnet.transformer_blocks
+
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         told = {"encoder_hidden_states": text.tokens, "pooled_projections": text.pooled, "timestep": time}
         (residuals,) = self.controlnet(x_t, z_lr, **told, return_dict=False)
