@@ -1,0 +1,186 @@
+"""Times stage 1: ``python -m stage1.benchmark data.roots=[PHOTOS]``, with all options of ``stage1.train``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from deedsr.data.photos import PhotoCrops, seeded
+from deedsr.degradation import Mixture, Recipe, apply
+from stage1.data import Photographs
+from stage1.per_image import PerImage
+from stage1.train import build
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured; images are HR crops of `crop` pixels, rates are medians, in images a second."""
+
+    device: str
+    threads: int
+    workers: int
+    crop: int
+    batch: int
+    degradation: float
+    """The recipe on the device, nothing else."""
+    per_image: float
+    """The same recipe with basicsr on the CPU, image by image in `workers` processes."""
+    ratio: float
+    """The first by the second: the median over rounds that time both."""
+    loader: float
+    """Decoding and cropping in `workers` processes, nothing else."""
+    step: float
+    """The whole training step, data included."""
+    waiting: float
+    """Share of the time of steps in which the device waits for data."""
+
+    def table(self) -> str:
+        """The rates as a Markdown table, with what they were measured on."""
+        way = f"{self.workers} workers" if self.workers else "the main process"
+        rows = {
+            f"degradation on {self.device}": f"{self.degradation:.2f} images/s",
+            f"degradation image by image with basicsr in {way}": f"{self.per_image:.2f} images/s",
+            "ratio of the two": f"{self.ratio:.2f}",
+            f"decoding and cropping in {way}": f"{self.loader:.2f} images/s",
+            "training step": f"{self.step:.2f} images/s",
+            "share of it in which the device waits for data": f"{self.waiting:.1%}",
+        }
+        lines = [f"| {name} | {value} |" for name, value in rows.items()]
+        title = f"| {self.crop}² crops, batches of {self.batch}, {self.threads} threads | |"
+        return "\n".join([title, "|---|---|", *lines]) + "\n"
+
+
+class Stopwatch(pl.Callback):
+    """Seconds of each step, and of the wait for its data, in which the device has nothing to do."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.waits: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.last = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        self.waits.append(time.perf_counter() - self.last)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        _wait_for(trainer.strategy.root_device)
+        now = time.perf_counter()
+        self.steps.append(now - self.last)
+        self.last = now
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _seconds(work: Callable[[], object], warmup: int, steps: int, device: torch.device) -> list[float]:
+    """Of each of `steps` calls, the first `warmup` not counted."""
+    times = []
+    for _ in range(warmup + steps):
+        _wait_for(device)
+        begin = time.perf_counter()
+        work()
+        _wait_for(device)
+        times.append(time.perf_counter() - begin)
+    return times[warmup:]
+
+
+def _loading(loader: DataLoader, warmup: int, steps: int) -> list[float]:
+    """Seconds of a batch; `steps` times one batch of each worker is timed, as their batches come in bursts."""
+    together = max(1, loader.num_workers)
+    batches: Iterator[Tensor] = iter(loader)
+    times = _seconds(lambda: list(islice(batches, together)), warmup, steps, torch.device("cpu"))
+    return [seconds / together for seconds in times]
+
+
+def measure(cfg: DictConfig) -> Speeds:
+    """Times the run that `cfg` describes, on one device.
+
+    Raises ValueError for photographs or numbers that can't be used.
+    """
+    times, batch = cfg.benchmark, cfg.batch
+    if cfg.trainer.devices != 1 or cfg.trainer.num_nodes != 1:
+        raise ValueError("a benchmark is of one device: trainer.devices=1 trainer.num_nodes=1")
+    watch = Stopwatch()
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[watch],
+        max_steps=times.warmup + times.steps,
+        max_epochs=-1,
+    )
+    device = trainer.strategy.root_device
+    module = build(cfg)
+    data = Photographs(crop=cfg.crop, batch=batch, repeat=cfg.repeat, seed=cfg.seed, **cfg.data)
+    stream = PhotoCrops(data.files, cfg.crop, cfg.seed, batch)
+    crops = torch.stack([stream.crop(0, sample) for sample in range(batch)])
+
+    ours, theirs = _degradations(crops, module.recipe, device, cfg)
+    loading = _loading(DataLoader(stream, batch, num_workers=data.workers), times.warmup, times.steps)
+    trainer.fit(module, datamodule=data)
+    steps, waits = watch.steps[times.warmup :], watch.waits[times.warmup :]
+    return Speeds(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        workers=data.workers,
+        crop=cfg.crop,
+        batch=batch,
+        degradation=batch / median(ours),
+        per_image=batch / median(theirs),
+        ratio=median(slow / fast for fast, slow in zip(ours, theirs, strict=True)),
+        loader=batch / median(loading),
+        step=batch / median(steps),
+        waiting=sum(waits) / sum(steps),
+    )
+
+
+def _degradations(
+    crops: Tensor, recipe: Recipe | Mixture, device: torch.device, cfg: DictConfig
+) -> tuple[list[float], list[float]]:
+    """Median seconds of a batch on the device, and image by image, of each round of both."""
+    hr, number = crops.to(device).float() / 255, iter(range(sys.maxsize))
+    times, ours, theirs = cfg.benchmark, [], []
+
+    def batched() -> Tensor:
+        return apply(hr, recipe.sample(seeded(cfg.seed, next(number)), len(hr)))
+
+    for _ in range(times.rounds):
+        ours.append(median(_seconds(batched, times.warmup, times.steps, device)))
+        loader = DataLoader(PerImage(crops, recipe), len(crops), num_workers=cfg.data.workers)
+        theirs.append(median(_loading(loader, times.warmup, times.steps)))
+    return ours, theirs
+
+
+@hydra.main(config_path="../conf", config_name="stage1_benchmark", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """The command line: prints a table; writes JSON where `output` names a file."""
+    try:
+        speeds = measure(cfg)
+    except (ValueError, InstantiationException) as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.write(speeds.table())
+    if cfg.output:
+        Path(cfg.output).write_text(json.dumps(asdict(speeds), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

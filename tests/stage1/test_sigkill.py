@@ -1,0 +1,80 @@
+"""A run that is killed at random steps, before and after its first checkpoint, and started again each time."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deedsr import weights
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVERY = 60, 20
+RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; well before the end
+
+
+@pytest.fixture
+def command(photos: Path) -> list[str]:
+    """The command of the README at a tiny size."""
+    shrink = [f"data.roots=[{photos}]", "encoder.layers=[1,1,1,1]", "encoder.widths=[4,4,8,8]", "encoder.stem=4"]
+    shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
+    shrink += ["schedule.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
+    return [sys.executable, "-m", "stage1.train", *shrink]
+
+
+def start(command: list[str], output: Path) -> subprocess.Popen:
+    """The run, in a session of its own; its progress bar can be read from its standard output."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "TERM": "xterm"}  # rich writes each step
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([*command, f"output={output}"], cwd=ROOT, env=environment, start_new_session=True, **pipes)
+
+
+def kill_at(run: subprocess.Popen, step: int) -> int:
+    """Kills the run and its workers when its progress bar shows `step`; returns the step that it showed last."""
+    text = b""
+    while shown := os.read(run.stdout.fileno(), 65536):
+        text += shown
+        done = max((int(count) for count in re.findall(rb"\s(\d+)/\d+\s", text)), default=0)
+        if done >= step:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.communicate()
+            assert run.returncode == -signal.SIGKILL, text.decode()[-3000:]
+            return done
+    raise AssertionError(f"the run ended before step {step}: {text.decode()[-3000:]}")
+
+
+def finish(run: subprocess.Popen) -> None:
+    said = run.communicate(timeout=250)[0]
+    assert run.returncode == 0, said.decode()[-3000:]
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(command: list[str], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unbroken = start(command, whole)
+    points = random.Random(20240404)
+    for number, (low, high) in enumerate(RANGES):
+        step = points.randint(low, high)
+        shown = kill_at(start(command, parts), step)
+        saved = (parts / "last.ckpt").is_file()
+        sys.stdout.write(f"killed at step {step} (bar at {shown}), {'after' if saved else 'before'} a checkpoint\n")
+        assert saved == (number > 0)
+    finish(start(command, parts))
+    finish(unbroken)
+    expected, got = (weights.load_checkpoint(folder / "last.ckpt") for folder in (whole, parts))
+    assert expected["global_step"] == got["global_step"] == STEPS
+    assert {"contrast.queue", "contrast.pointer"} <= expected["state_dict"].keys()
+    assert expected["state_dict"].keys() == got["state_dict"].keys()
+    for name, tensor in expected["state_dict"].items():
+        assert torch.equal(tensor, got["state_dict"][name]), name
+    momenta = [folder["optimizer_states"][0]["state"] for folder in (expected, got)]
+    for key, state in momenta[0].items():
+        assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"]), key
+    files = [(folder / "encoder.safetensors").read_bytes() for folder in (whole, parts)]
+    assert files[0] == files[1]
