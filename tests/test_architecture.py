@@ -38,7 +38,7 @@ def test_nobody_imports_what_lies_above(folder: str, forbidden: set[str]) -> Non
 
 
 def test_restoring_needs_the_core_dependencies_alone() -> None:
-    modules = "deedsr.cli, deedsr.restorer, deedsr.models, deedsr.convert.deedsr"
+    modules = "deedsr.cli, deedsr.restorer, deedsr.diagnosis, deedsr.models, deedsr.convert.deedsr"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import {modules}"
     done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

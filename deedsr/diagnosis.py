@@ -1,0 +1,187 @@
+"""What is wrong with a picture: blur, noise and JPEG quality, read from its degradation vector by a small head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deedsr import weights
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.images import Picture, read
+from deedsr.models.folder import ENCODER, load_encoder
+from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
+from deedsr.restorer import LEAST_SIDE, pick_device
+from deedsr.tiling import windows
+
+DIAGNOSIS = "diagnosis.safetensors"
+LEVELS = ("light", "medium", "heavy")
+QUANTITIES = ("blur", "noise", "jpeg")
+BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))
+
+TILE = 256  # pixels; larger pictures are cut into such
+GRID = 16  # pixels: tiles begin where JPEG's blocks do
+MOST_TILES = 64
+
+WORDS = {
+    "blur": ((0.6, "sharp"), (1.0, "a little soft"), (2.0, "blurred"), (math.inf, "strongly blurred")),
+    "noise": ((2.0, "hardly any"), (6.0, "a little"), (15.0, "clearly visible"), (math.inf, "strong")),
+    "jpeg": ((40.0, "strongly compressed"), (70.0, "compressed"), (88.0, "lightly"), (math.inf, "hardly compressed")),
+}
+"""For each quantity: words for values below a bound."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its standard deviation."""
+
+    value: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a picture's degradation vector says.
+
+    blur: σ, in pixels of this picture, of the Gaussian that blurs an ideal edge as its edges are; 0.3 is as sharp as
+    pixels can be. noise: standard deviation of what noise still changes in it, 0-255, less than what was added where
+    JPEG took some away. jpeg: quality (libjpeg's) at which it was last compressed; 100: not at all. level: the strength
+    of degradation that it looks like, and the probabilities of all.
+    """
+
+    blur: Estimate
+    noise: Estimate
+    jpeg: Estimate
+    level: str
+    levels: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, rounded to what can be meant."""
+        numbers = {
+            name: {key: round(number, 2) for key, number in asdict(getattr(self, name)).items()} for name in QUANTITIES
+        }
+        return {**numbers, "level": self.level, "levels": {name: round(p, 3) for name, p in self.levels.items()}}
+
+    def lines(self) -> list[str]:
+        """In words and numbers."""
+        blur, noise, jpeg = self.blur, self.noise, self.jpeg
+        return [
+            f"blur   {_word('blur', blur)}: sigma {blur.value:.1f} ± {blur.std:.1f} pixels",
+            f"noise  {_word('noise', noise)}: sigma {noise.value:.0f} ± {noise.std:.0f} of 255",
+            f"jpeg   {_word('jpeg', jpeg)}: quality {jpeg.value:.0f} ± {jpeg.std:.0f} of 100",
+            f"level  {self.level} ({self.levels[self.level]:.0%})",
+        ]
+
+
+def _word(quantity: str, estimate: Estimate) -> str:
+    return next(word for bound, word in WORDS[quantity] if estimate.value < bound)
+
+
+class DiagnosisHead(nn.Module):
+    """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
+
+    Args:
+        vector: length of the vector.
+        hidden: width of the two hidden layers.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    centre: Tensor
+    spread: Tensor
+    widen: Tensor
+
+    def __init__(self, vector: int, hidden: int = 64) -> None:
+        super().__init__()
+        self.vector, self.hidden = vector, hidden
+        self.register_buffer("mean", torch.zeros(vector))
+        self.register_buffer("scale", torch.ones(vector))
+        self.register_buffer("centre", torch.zeros(len(QUANTITIES)))
+        self.register_buffer("spread", torch.ones(len(QUANTITIES)))
+        self.register_buffer("widen", torch.ones(len(QUANTITIES)))
+        self.layers = nn.Sequential(
+            nn.Linear(vector, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * len(QUANTITIES) + len(LEVELS)),
+        )
+
+    def config(self) -> dict[str, int]:
+        """The constructor's arguments."""
+        return {"vector": self.vector, "hidden": self.hidden}
+
+    def raw(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D) -> means and log-variances of the standardised quantities, (B, 3) each, and the levels' logits."""
+        count = len(QUANTITIES)
+        out = self.layers((vector - self.mean) / self.scale)
+        return out[:, :count], out[:, count : 2 * count].clamp(-8, 4), out[:, 2 * count :]
+
+    def forward(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D) -> values and standard deviations of `QUANTITIES` (B, 3), probabilities of `LEVELS` (B, 3)."""
+        mean, log_variance, logits = self.raw(vector)
+        low, high = vector.new_tensor(BOUNDS).T
+        value = (mean * self.spread + self.centre).clamp(low, high)
+        return value, (log_variance / 2).exp() * self.spread * self.widen, logits.softmax(1)
+
+
+def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
+    """The head in `file`. Raises ValueError if there is none or it does not fit the encoder."""
+    if not file.is_file():
+        raise ValueError(
+            f"{file.parent}: has no {file.name}, which a diagnosis needs; "
+            f"make it with `python -m stage1.head weights={file.with_name(ENCODER)} data.roots=[PHOTOS] output={file}`"
+        )
+    stored = weights.load(file)
+    try:
+        head = DiagnosisHead(**stored.config)
+    except TypeError as error:
+        raise ValueError(f"{file}: its header does not describe a diagnosis head ({error})") from None
+    if head.vector != encoder.dimension:
+        raise ValueError(f"{file}: reads {head.vector} numbers, but the encoder gives {encoder.dimension}")
+    weights.load_strict(head, stored.tensors, file)
+    return head.eval()
+
+
+class Diagnoser:
+    """Diagnoses pictures.
+
+    >>> Diagnoser.from_pretrained()("photo.jpg").noise
+    """
+
+    def __init__(self, encoder: DegradationEncoder, head: DiagnosisHead, device: torch.device | str = "cpu") -> None:
+        self.encoder, self.head = encoder.to(device).eval(), head.to(device).eval()
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(cls, name: str = BUILT_IN, device: str = "auto") -> Diagnoser:
+        """From ``built-in``, a model folder or an id. Raises ValueError for one that is missing or has no head."""
+        folder = ASSETS / BUILT_IN if name == BUILT_IN else resolve(name)
+        encoder = load_encoder(folder / ENCODER)
+        return cls(encoder, load_head(folder / DIAGNOSIS, encoder), pick_device(device))
+
+    @torch.inference_mode()
+    def __call__(self, image: Picture | str | Path) -> Diagnosis:
+        """Diagnose a picture or a file. Raises ValueError for one that can't be read or is smaller than 8 pixels."""
+        picture = image if isinstance(image, Picture) else read(image)
+        value, std, levels = (part[0].tolist() for part in self.head(self.vector(picture.rgb)))
+        estimates = dict(zip(QUANTITIES, map(Estimate, value, std), strict=True))
+        probabilities = dict(zip(LEVELS, levels, strict=True))
+        return Diagnosis(**estimates, level=max(LEVELS, key=probabilities.__getitem__), levels=probabilities)
+
+    def vector(self, rgb: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (1, D): of a large picture the mean over at most 64 tiles, evenly chosen."""
+        height, width = rgb.shape[-2:]
+        if min(height, width) < LEAST_SIDE:
+            raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
+        tiles = windows(height, width, TILE, 0)
+        chosen = tiles[:: math.ceil(len(tiles) / MOST_TILES)]
+        total = torch.zeros(1, self.encoder.dimension, device=self.device)
+        for tile in chosen:
+            top, left = tile.top - tile.top % GRID, tile.left - tile.left % GRID
+            total += self.encoder(rgb[..., top : top + tile.height, left : left + tile.width].to(self.device))
+        return total / len(chosen)

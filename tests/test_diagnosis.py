@@ -1,0 +1,164 @@
+"""``deedsr diagnose`` and the head behind it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deedsr import cli, degradation, weights
+from deedsr.diagnosis import DIAGNOSIS, LEVELS, Diagnoser, Diagnosis, DiagnosisHead, Estimate, load_head
+from deedsr.encoder.network import DegradationEncoder
+from deedsr.images import Picture
+from deedsr.models.folder import ENCODER
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_encoder: Path) -> Path:
+    """A model folder as far as a diagnosis needs it."""
+    stored = weights.load(tiny_encoder)
+    weights.save(tmp_path / "model" / ENCODER, stored.tensors, stored.config)
+    torch.manual_seed(0)
+    head = DiagnosisHead(16, 8)
+    weights.save(tmp_path / "model" / DIAGNOSIS, head.state_dict(), head.config())
+    return tmp_path / "model"
+
+
+def call(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    code = cli._call(["diagnose", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def photo(path: Path, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def test_one_picture_is_one_object(capsys, folder, tmp_path):
+    file = photo(tmp_path / "a.png")
+    code, out, err = call(capsys, file, "--json", "--model", folder)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["file"] == str(file)
+    assert found["level"] in LEVELS
+    assert sum(found["levels"].values()) == pytest.approx(1, abs=0.01)
+    for name in ("blur", "noise", "jpeg"):
+        assert found[name].keys() == {"value", "std"}
+        assert found[name]["std"] > 0
+    assert 1 <= found["jpeg"]["value"] <= 100
+    assert min(found["blur"]["value"], found["noise"]["value"]) >= 0
+
+
+def test_several_pictures_and_folders_are_a_list(capsys, folder, tmp_path):
+    first, second = photo(tmp_path / "in" / "a.png"), photo(tmp_path / "in" / "b.jpg")
+    for inputs in ([first, second], [tmp_path / "in"]):
+        code, out, _ = call(capsys, *inputs, "--json", "--model", folder)
+        assert code == 0
+        assert [entry["file"] for entry in json.loads(out)] == [str(first), str(second)]
+
+
+def test_words_and_numbers(capsys, folder, tmp_path):
+    file = photo(tmp_path / "a.png")
+    code, out, _ = call(capsys, file, "--model", folder)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == f"{file}:"
+    assert [line.split()[0] for line in lines[1:]] == ["blur", "noise", "jpeg", "level"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P"])
+def test_grey_and_transparent_pictures(capsys, folder, tmp_path, mode):
+    assert call(capsys, photo(tmp_path / "a.png", mode=mode), "--model", folder)[0] == 0
+
+
+def test_sixteen_bits_say_what_eight_do(capsys, folder, tmp_path):
+    import cv2
+
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "8.png"), pixels)
+    cv2.imwrite(str(tmp_path / "16.png"), pixels.astype(np.uint16) * 257)
+    eight, sixteen = json.loads(call(capsys, tmp_path / "8.png", tmp_path / "16.png", "--json", "--model", folder)[1])
+    assert {**eight, "file": ""} == {**sixteen, "file": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.png", "no such file; check the name"),
+        ("empty.png", "the file is empty"),
+        ("text.png", "convert it to PNG or JPEG"),
+        ("dot.png", "at least 8"),
+    ],
+)
+def test_a_bad_picture_is_one_line_and_the_rest_go_on(capsys, folder, tmp_path, name, message):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    photo(tmp_path / "dot.png", (1, 1))
+    good, bad = photo(tmp_path / "good.png"), tmp_path / name
+    code, out, err = call(capsys, bad, "--json", "--model", folder)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"deedsr: {bad}: ")
+    assert message in err
+    assert err.count("\n") == 1
+    code, out, err = call(capsys, bad, good, "--json", "--model", folder)
+    assert code == 1
+    assert err.count("\n") == 1
+    first, second = json.loads(out)
+    assert message in first["error"]
+    assert "blur" in second
+
+
+def test_a_folder_without_pictures_and_a_model_without_head(capsys, folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    code, _, err = call(capsys, tmp_path / "none", "--model", folder)
+    assert code == 2
+    assert "no pictures in this folder" in err
+    (folder / DIAGNOSIS).unlink()
+    code, _, err = call(capsys, photo(tmp_path / "a.png"), "--model", folder)
+    assert code == 2
+    assert "python -m stage1.head" in err
+
+
+def test_a_head_of_another_encoder_is_named(folder):
+    with pytest.raises(ValueError, match=r"diagnosis\.safetensors: reads 16 numbers, but the encoder gives 8"):
+        load_head(folder / DIAGNOSIS, DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4))
+
+
+def test_a_large_picture_is_the_mean_of_its_tiles(folder):
+    diagnoser = Diagnoser.from_pretrained(str(folder))
+    tile = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = diagnoser.vector(tile)
+        assert torch.allclose(diagnoser.vector(tile.repeat(1, 1, 2, 3)), alone, atol=1e-6)
+        other = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(1)) ** 3
+        both = diagnoser.vector(torch.cat([tile, other], 3))
+        assert torch.allclose(both, (alone + diagnoser.vector(other)) / 2, atol=1e-6)
+
+
+def test_a_huge_picture_takes_no_more_than_its_share_of_tiles(folder):
+    diagnoser, seen = Diagnoser.from_pretrained(str(folder)), []
+    diagnoser.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2:]))
+    first = diagnoser(Picture(torch.rand(1, 3, 40, 256 * 200)))
+    assert len(seen) <= 64
+    assert set(seen) == {(40, 256)}
+    assert isinstance(first, Diagnosis)
+
+
+def test_words_follow_the_numbers():
+    def words(blur: float, noise: float, jpeg: float) -> list[str]:
+        diagnosis = Diagnosis(Estimate(blur, 0.1), Estimate(noise, 1), Estimate(jpeg, 2), "light", {"light": 0.8})
+        return [line.split(maxsplit=1)[1].split(":")[0] for line in diagnosis.lines()[:3]]
+
+    assert words(0.3, 0, 100) == ["sharp", "hardly any", "hardly compressed"]
+    assert words(2.5, 30, 10) == ["strongly blurred", "strong", "strongly compressed"]
+
+
+def test_levels_are_the_degradations():
+    assert LEVELS == degradation.LEVELS
