@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -42,6 +45,16 @@ class RestorationRun(Run):
         if self.device_mesh is not None and not isinstance(self, FSDPModule):
             shard(self, self.model, self.device_mesh)
             self.average.follow(self.model.trainable())
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the context the model can be used, with its averaged parameters; all ranks must enter it together."""
+        with self.average.swapped():
+            if isinstance(self, FSDPModule):
+                self.unshard()
+            yield
+            if isinstance(self, FSDPModule):
+                self.reshard()
 
     @torch.no_grad()
     def degrade(self, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -42,7 +42,9 @@ def adamw(
 
 def _optimizer(kind: str, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
     if kind != "8bit":
-        return AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=kind == "fused" or None)
+        optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=kind == "fused" or None)
+        optimizer._step_supports_amp_scaling = False  # Lightning clips nothing for optimizers that scale gradients
+        return optimizer
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:

@@ -78,8 +78,7 @@ class Run(pl.LightningModule):
 
     def generator(self, stream: int) -> torch.Generator:
         """For the present batch on this rank; each `stream` is independent of the others."""
-        batch = self.trainer.fit_loop.total_batch_idx
-        return seeded(self.seed, batch, self.global_rank, 0, stream)  # five numbers; a crop's generator has four
+        return generator(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, stream)
 
     def saved(self) -> set[str]:
         """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
@@ -205,6 +204,11 @@ def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
         train(cfg)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")  # a data worker's error ends with the error proper
+
+
+def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:
+    """For the batch number `batch` of a run on `rank`."""
+    return seeded(seed, batch, rank, 0, stream)  # five numbers; a crop's generator has four
 
 
 def pixels(batch: Tensor) -> Tensor:

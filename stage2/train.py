@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
@@ -27,6 +28,7 @@ from stage2 import scaling
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.run import Crops, command, finished, fit
+from stage2.samples import Cached
 from stage2.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -43,16 +45,26 @@ class ModelFolder(pl.Callback):
         if not trainer.is_global_zero:
             return
         size = sized(self.cfg)
-        base = Path(self.cfg.model.base)
-        reference = str(base.resolve()) if base.is_dir() else self.cfg.model.base
         encoder = run.model.encoder
         weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
-        save_adapter(self.folder / ADAPTER, run.model, tensors, reference, size.defaults, size.sft_hidden)
+        save_adapter(self.folder / ADAPTER, run.model, tensors, base_reference(self.cfg), size.defaults, size.sft_hidden)
 
 
 def sized(cfg: DictConfig) -> DeeDSRConfig:
     """The numbers of a configuration; the rest of its preset is read from the base's and the encoder's files."""
     return preset(cfg.model.size, OmegaConf.to_container(cfg.model.overrides), ("adapter", "sft_hidden", "defaults"))
+
+
+def base_reference(cfg: DictConfig) -> str:
+    """The base's hub id, or its whole path."""
+    base = Path(cfg.model.base)
+    return str(base.resolve()) if base.exists() else cfg.model.base
+
+
+def origin(cfg: DictConfig) -> dict[str, Any]:
+    """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
+    recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
+    return {"base": base_reference(cfg), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed}
 
 
 def build(cfg: DictConfig) -> RestorationRun:
@@ -83,12 +95,15 @@ def train(cfg: DictConfig) -> Path:
     output = Path(cfg.output)
     if finished(output, cfg.steps, output / "model" / ADAPTER):
         return output / "model"
-    crops = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
+    if cfg.cache:
+        data = Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
+    else:
+        data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
     run = build(cfg)
     callbacks = [ModelFolder(output / "model", cfg)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
-    fit(cfg, run, crops, output, cfg.steps, callbacks)
+    fit(cfg, run, data, output, cfg.steps, callbacks)
     log.info("the model is in %s", output / "model")
     return output / "model"
 

@@ -35,11 +35,13 @@ class Validation(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, run: pl.LightningModule, *_: object) -> None:
         step = trainer.global_step
-        if step % self.every or not trainer.is_global_zero:
+        if step % self.every:
             return
-        with run.average.swapped():
-            restorer = Restorer(run.model, Options())
+        with run.averaged(), trainer.precision_plugin.forward_context():
+            restorer = Restorer(run.model, Options())  # on every rank: sharded parameters are gathered by all together
             outputs = {stem: restorer(Picture(sample.lr)).rgb for stem, sample in self.samples.items()}
+        if not trainer.is_global_zero:
+            return
         self.evaluator = self.evaluator or Evaluator(metrics=self.metrics)
         scored = [Sample(stem, outputs[stem], sample.hr, sample.lr) for stem, sample in self.samples.items()]
         report = self.evaluator.run(scored, len(scored))

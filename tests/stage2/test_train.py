@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +14,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from deedsr import weights
+from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.models import load_model
 from deedsr.models.folder import ADAPTER, ENCODER
-from stage2.run import Crops, command, fit
+from stage2.run import BAD_BATCH, Crops, command, fit
 from stage2.train import build, train
 
 Options = Callable[..., list[str]]
@@ -131,42 +130,19 @@ def test_validation_changes_nothing(
     assert_same_runs(tmp_path / "without", tmp_path / "with")
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def train_rank(cfg: DictConfig, rank: int, port: int) -> None:
-    """What a process of a two-process run does; it leaves its weights in ``rank0`` or ``rank1``."""
-    torch.set_num_threads(1)  # a forked process can't use its parent's threads
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-    run = build(cfg)
-    trainer = fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), Path(cfg.output), cfg.steps)
-    assert (trainer.world_size, run.global_rank) == (2, rank)
-    weights.save(f"{cfg.output}/rank{rank}", dict(run.model.trainable()))
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_two_ranks_end_with_the_same_weights(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
-    cfg = composed("stage2", stage2_options(tmp_path, "steps=3", "trainer.devices=2", "+trainer.strategy=ddp"))
-    fork, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=250)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    first, second = (weights.load(tmp_path / f"rank{rank}").tensors for rank in range(2))
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-    checkpoint = weights.load_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint["global_step"] == 3
-    assert all(torch.equal(tensor, checkpoint["state_dict"][f"model.{name}"]) for name, tensor in first.items())
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d: take a lower learning rate"):
-        train(composed("stage2", stage2_options(tmp_path, "steps=5", "optimizer.lr=1e30")))
+def test_a_loss_that_is_not_a_number_stops_the_run_and_its_batch_is_kept(
+    composed: Composed, stage2_options: Options, tmp_path: Path
+) -> None:
+    cfg = composed("stage2", stage2_options(tmp_path, "steps=5", "optimizer.lr=1e30"))
+    with pytest.raises(
+        ValueError, match=r"the loss is (nan|inf) at step \d: take a lower .*bad_batch\.safeten"
+    ) as stopped:
+        train(cfg)
+    kept = weights.load(tmp_path / BAD_BATCH)
+    step = int(str(stopped.value).split(" at step ")[1].split(":")[0])
+    assert kept.config == {"seed": cfg.seed, "step": step, "batch": step, "rank": 0}
+    crops = PhotoCrops(list_photos(cfg.data.roots), cfg.crop, cfg.seed, cfg.batch)
+    assert torch.equal(kept.tensors["hr"], torch.stack([crops.crop(step, sample) for sample in range(cfg.batch)]))
 
 
 def test_a_checkpoint_of_another_model_is_refused(
@@ -202,6 +178,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(
         ("model.base=none/such/base", "^none/such/base: no such folder, and not a hub id"),
         ("recipe=strong", "unknown degradation level 'strong'"),
         ("optimizer.schedule=linear", "unknown optimizer.schedule 'linear'"),
+        ("optimizer.kind=lion", "unknown optimizer.kind 'lion'; there are: adamw, fused, 8bit"),
+        ("frozen_dtype=float16", "unknown frozen_dtype 'float16'; there are: float32, bfloat16"),
+        ("frozen_dtype=bfloat16", "frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not 32-true"),
         ("data.roots=[/none]", "^/none: no such folder of photographs"),
     ],
 )

@@ -1,0 +1,93 @@
+"""Two processes on the CPU: both strategies train, resume, and come to what one process would."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.models import load_model
+from deedsr.models.folder import ADAPTER
+from stage2.train import train
+
+Options = Callable[..., list[str]]
+Composed = Callable[[str, list[str]], DictConfig]
+
+pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+
+STRATEGIES = {
+    "ddp": ["trainer=cpu", "+trainer.strategy=ddp"],
+    "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.precision=32-true"],
+}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def train_rank(cfg: DictConfig, rank: int, port: int) -> None:
+    """What a process of a two-process run does."""
+    torch.set_num_threads(1)  # a forked process can't use its parent's threads
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+    train(cfg)
+
+
+def two_ranks(cfg: DictConfig) -> None:
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=250)
+    assert [process.exitcode for process in ranks] == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def run_two(
+    composed: Composed, stage2_options: Options, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, Sequence[str]], Path]:
+    def run(strategy: str, name: str, more: Sequence[str]) -> Path:
+        output = tmp_path_factory.getbasetemp() / "ranks" / f"{strategy}-{name}"
+        options = [word for word in stage2_options(output, *more) if word != "trainer=cpu"]
+        cfg = composed("stage2", [*STRATEGIES[strategy], "trainer.devices=2", "optimizer.schedule=constant", *options])
+        two_ranks(cfg)
+        return output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run_two: Callable) -> dict[str, Path]:
+    """The outputs of unbroken runs of two steps, two batches each."""
+    return {name: run_two(name, "whole", ["steps=2", "trainer.accumulate_grad_batches=2"]) for name in STRATEGIES}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_resume_to_the_bit(
+    strategy: str, whole: dict[str, Path], run_two: Callable, assert_same_runs: Callable
+) -> None:
+    for steps in (1, 2):
+        parts = run_two(strategy, "parts", [f"steps={steps}", "trainer.accumulate_grad_batches=2"])
+    assert_same_runs(whole[strategy], parts)
+
+
+def test_both_strategies_come_to_the_same_weights(whole: dict[str, Path]) -> None:
+    first, second = (weights.load(folder / "model" / ADAPTER).tensors for folder in whole.values())
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], atol=1e-5), name
+    first, second = (weights.load_checkpoint(folder / "last.ckpt") for folder in whole.values())
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    assert first["average"]["updates"] == second["average"]["updates"] == 2
+    trained = {name for name, _ in load_model(str(whole["fsdp"] / "model")).trainable()}
+    assert second["state_dict"].keys() == {f"model.{name}" for name in trained}
+    assert len(second["optimizer_states"][0]["state"]) == len(trained)

@@ -1,0 +1,149 @@
+"""What makes a large model fit: none of it may change a result or a name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from deedsr import weights
+from deedsr.degradation import Recipe
+from deedsr.models.deedsr import DeeDSR, build
+from deedsr.models.folder import ADAPTER
+from deedsr.models.presets import preset
+from stage2.module import RestorationRun
+from stage2.objective import Objective
+from stage2.scaling import prepare, shard, store_frozen
+from stage2.train import train
+
+PLAIN = {"frozen_dtype": "float32", "recompute": False, "channels_last": False, "compiled": None}
+
+
+def gradients(model: DeeDSR, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor], int]:
+    """The output, the gradients of the trained part, and the bytes kept for the backward pass."""
+    generator, kept = torch.Generator().manual_seed(5), {}
+    lr = torch.rand(2, 3, 16, 16, generator=generator)
+    z_lr, x_t = (torch.randn(2, 4, 16, 16, generator=generator) for _ in range(2))
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = model.denoise(x_t, torch.tensor([981, 121]), model.condition(lr, z_lr)).float()
+        output.square().mean().backward()
+    return output.detach(), {name: parameter.grad for name, parameter in model.trainable()}, sum(kept.values())
+
+
+def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], atol: float) -> None:
+    for name, tensor in first.items():
+        assert torch.allclose(tensor, second[name], rtol=0, atol=atol), name
+
+
+def test_recomputation_keeps_less_and_changes_no_bit(tiny_model: DeeDSR) -> None:
+    other = copy.deepcopy(tiny_model)
+    names = list(other.state_dict())
+    prepare(other, **{**PLAIN, "recompute": True})
+    (output, plain, kept), (same, recomputed, less) = gradients(tiny_model), gradients(other)
+    assert torch.equal(output, same)
+    assert_close(plain, recomputed, 0)
+    assert less < 0.6 * kept
+    assert list(other.state_dict()) == names
+
+
+def test_frozen_parts_in_bfloat16_change_no_bit_under_autocast(tiny_model: DeeDSR) -> None:
+    other = copy.deepcopy(tiny_model)
+    prepare(other, **{**PLAIN, "frozen_dtype": "bfloat16"})
+    for parameter in other.parameters():
+        halved = parameter.ndim > 1 and not parameter.requires_grad
+        assert parameter.dtype == (torch.bfloat16 if halved else torch.float32)
+    (output, plain, _), (same, stored, _) = gradients(tiny_model, True), gradients(other, True)
+    assert torch.equal(output, same)
+    assert_close(plain, stored, 0)
+
+
+def test_channels_last_changes_the_layout_alone(tiny_model: DeeDSR) -> None:
+    other = copy.deepcopy(tiny_model)
+    prepare(other, **{**PLAIN, "channels_last": True})
+    assert other.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    (output, plain, _), (same, turned, _) = gradients(tiny_model), gradients(other)
+    assert torch.allclose(output, same, atol=1e-4)
+    assert_close(plain, turned, 1e-5)
+
+
+def test_compilation_keeps_the_names_and_the_results(tiny_model: DeeDSR) -> None:
+    other, graphs = copy.deepcopy(tiny_model), []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    prepare(other, **{**PLAIN, "compiled": {"backend": backend}})
+    (output, plain, _), (same, compiled, _) = gradients(tiny_model), gradients(other)
+    assert len(graphs) >= 2, "the U-Net and the adapter"
+    assert torch.allclose(output, same, atol=1e-5)
+    assert_close(plain, compiled, 1e-6)
+    assert list(other.state_dict()) == list(tiny_model.state_dict())
+    assert [name for name, _ in other.trainable()] == [name for name, _ in tiny_model.trainable()]
+
+
+@pytest.fixture
+def one_rank(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_blocks_and_all_that_is_trained_are_sharded(tiny_model: DeeDSR) -> None:
+    store_frozen(tiny_model, torch.bfloat16)  # a unit of sharding has one dtype
+    trained = {name for name, _ in tiny_model.trainable()}
+    blocks = {id(parameter) for block in tiny_model.blocks() for parameter in block.parameters()}
+    inside = {name for name, parameter in tiny_model.named_parameters() if id(parameter) in blocks}
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "devices"))
+    run = RestorationRun(tiny_model, Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    shard(run, tiny_model, mesh)
+    sharded = {name for name, parameter in run.model.named_parameters() if isinstance(parameter, DTensor)}
+    assert sharded == trained | inside
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_another_layout_cannot_be_sharded(tiny_model: DeeDSR) -> None:
+    tiny_model.to(memory_format=torch.channels_last)
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "devices"))
+    with pytest.raises(ValueError, match="channels_last=true can't be had with a model_parallel strategy"):
+        shard(tiny_model, tiny_model, mesh)
+
+
+def test_all_options_at_once_train_resume_and_keep_float32(
+    composed: Callable, stage2_options: Callable, tmp_path: Path, assert_same_runs: Callable
+) -> None:
+    words = ["trainer.precision=bf16-mixed", "frozen_dtype=bfloat16", "recompute=true", "channels_last=true"]
+    words += ["optimizer.kind=fused", "optimizer.schedule=constant"]
+    train(composed("stage2", stage2_options(tmp_path / "whole", *words, "steps=2")))
+    for steps in (1, 2):
+        train(composed("stage2", stage2_options(tmp_path / "parts", *words, f"steps={steps}")))
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    for tensors in (
+        weights.load(tmp_path / "whole" / "model" / ADAPTER).tensors,
+        weights.load_checkpoint(tmp_path / "whole" / "last.ckpt")["state_dict"],
+    ):
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_a_checkpoint_of_stable_diffusion_holds_the_trained_part_alone() -> None:
+    with torch.device("meta"):
+        run = RestorationRun(build(preset("sd21")), Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    state, saved = run.state_dict(), run.saved()
+    assert saved == {f"model.{name}" for name, _ in run.model.trainable()} <= state.keys()
+    assert sum(state[name].numel() for name in saved) == 166_456_384
+    assert sum(tensor.numel() for tensor in run.average.tensors.values()) == 166_456_384
+    assert sum(tensor.numel() for tensor in state.values()) > 1_000_000_000
