@@ -26,7 +26,7 @@ def choices(primary: str) -> list[tuple[str, str]]:
 )
 def test_a_primary_composes_with_each_option(primary: str, group: str, option: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(primary, [f"{group}={option}", "data.roots=[photos]"])
+        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]"])
     OmegaConf.to_container(cfg, resolve=True)
 
 
