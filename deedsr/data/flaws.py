@@ -38,12 +38,12 @@ class Flaws:
 
 def report(duplicates: Sequence[Photo], corrupt: Sequence[Photo], small: Sequence[Photo], fate: str) -> str:
     """How many photographs were of each kind, with the first names; `fate` is what became of the small ones."""
-    kinds = ((duplicates, "duplicate, left out"), (corrupt, "corrupt, left out"), (small, fate))
+    kinds = ((duplicates, "duplicates, left out"), (corrupt, "corrupt, left out"), (small, fate))
     parts = []
     for photos, kind in kinds:
         if photos:
             more = f" and {len(photos) - NAMED} more" if len(photos) > NAMED else ""
-            parts.append(f"{len(photos)} {kind} ({', '.join(map(str, photos[:NAMED]))}{more})")
+            parts.append(f"{kind}: {len(photos)} ({', '.join(map(str, photos[:NAMED]))}{more})")
     return f"photographs: {'; '.join(parts)}" if parts else ""
 
 

@@ -112,7 +112,7 @@ def command(
         packed = pack(found, out, megabytes * 1_000_000, crop)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    typer.echo(f"{out}: {packed.photographs} photographs in {packed.shards} shards")
+    typer.echo(f"{out}: {packed.photographs} photographs in {packed.shards} shard{'s' * (packed.shards > 1)}")
     if flaws := report(packed.duplicates, packed.corrupt, packed.small, f"smaller than {crop} pixels, packed"):
         typer.echo(flaws)
 

@@ -44,7 +44,7 @@ def test_the_report_counts_and_names_the_first() -> None:
     many = [Path(f"{number}.png") for number in range(7)]
     assert report([], [], [], "enlarged") == ""
     assert report(many[:1], many, many[:2], "smaller than 64 pixels, enlarged") == (
-        "photographs: 1 duplicate, left out (0.png); "
-        "7 corrupt, left out (0.png, 1.png, 2.png, 3.png, 4.png and 2 more); "
-        "2 smaller than 64 pixels, enlarged (0.png, 1.png)"
+        "photographs: duplicates, left out: 1 (0.png); "
+        "corrupt, left out: 7 (0.png, 1.png, 2.png, 3.png, 4.png and 2 more); "
+        "smaller than 64 pixels, enlarged: 2 (0.png, 1.png)"
     )

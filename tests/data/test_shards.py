@@ -106,9 +106,9 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deedsr.data.shards", str(folder), str(tmp_path / "out"), "--crop", str(SIZE)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
-        f"{tmp_path}/out: 9 photographs in 1 shards",
-        f"photographs: 1 duplicate, left out ({folder}/copy.png); 1 corrupt, left out ({folder}/cut.png); "
-        f"1 smaller than {SIZE} pixels, packed ({folder}/small.png)",
+        f"{tmp_path}/out: 9 photographs in 1 shard",
+        f"photographs: duplicates, left out: 1 ({folder}/copy.png); corrupt, left out: 1 ({folder}/cut.png); "
+        f"smaller than {SIZE} pixels, packed: 1 ({folder}/small.png)",
     ], done.stderr
     assert len(list_photos(tmp_path / "out", "train")) == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos", "photos.tsv"]

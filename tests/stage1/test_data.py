@@ -35,8 +35,8 @@ def test_flaws_are_told_once_at_the_end(
         train(tiny(tmp_path / "run", "steps=12", f"data.roots=[{flawed}]", f"data.workers={workers}"))
     said = [record.message for record in caplog.records if record.name == "stage1.data"]
     assert said == [
-        f"photographs: 1 duplicate, left out ({flawed}/copy.png); 1 corrupt, left out ({flawed}/cut.png); "
-        f"1 smaller than 64 pixels, enlarged ({flawed}/small.png)"
+        f"photographs: duplicates, left out: 1 ({flawed}/copy.png); corrupt, left out: 1 ({flawed}/cut.png); "
+        f"smaller than 64 pixels, enlarged: 1 ({flawed}/small.png)"
     ]
 
 
