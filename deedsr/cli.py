@@ -16,6 +16,8 @@ import typer
 
 from deedsr import jobs
 from deedsr.compare_cli import compare_command
+from deedsr.convert_cli import convert_app
+from deedsr.diagnose_cli import diagnose_command
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, Options, one_of, parse_guidance
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def restore(
         "restored"
     ),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
-    model: Annotated[str, typer.Option(help="built-in, a model folder or an id.")] = "built-in",
+    model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     noise_guidance: Annotated[
@@ -148,11 +150,13 @@ def info(
 
 
 app.command("compare")(compare_command)
+app.command("diagnose")(diagnose_command)
+app.add_typer(convert_app, name="convert")
 
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Model folder, as stage 2 writes it.")],
+    source: Annotated[Path, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them.")],
     target: Annotated[Path, typer.Argument(help="New folder.")],
     with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,21 +48,22 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, A
     return path
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Stored:
-    """Read a safetensors file.
+def load(path: str | Path, device: str | torch.device = "cpu", prefix: str = "") -> Stored:
+    """Read a safetensors file, or those of its tensors whose names begin with `prefix`.
 
     Raises ValueError, with the file's name and the way out, for a file that is missing, is a pickle or another format,
     or is cut off.
     """
-    return _read(Path(path), str(device), with_tensors=True)
+    return _read(Path(path), str(device), prefix)
 
 
 def header(path: str | Path) -> dict[str, Any]:
     """The configuration in a safetensors file's header, without reading the tensors; errors as `load`."""
-    return _read(Path(path), "cpu", with_tensors=False).config
+    return _read(Path(path), "cpu", None).config
 
 
-def _read(path: Path, device: str, with_tensors: bool) -> Stored:
+def _read(path: Path, device: str, prefix: str | None) -> Stored:
+    """prefix: of the tensors to read; None for none."""
     if not path.is_file():
         raise ValueError(f"{path}: no such weight file")
     try:
@@ -69,8 +71,9 @@ def _read(path: Path, device: str, with_tensors: bool) -> Stored:
             config = json.loads((stored.metadata() or {}).get("config", "{}"))
             if not isinstance(config, dict):
                 raise ValueError("the configuration in its header is not a table")
-            names = stored.keys() if with_tensors else ()
-            return Stored({name: stored.get_tensor(name) for name in names}, config)
+            names = [] if prefix is None else [name for name in stored.keys() if name.startswith(prefix)]  # noqa: SIM118
+            # cloned, since sums differ in their last bits by where a tensor lies in memory, here in its file
+            return Stored({name: stored.get_tensor(name).clone() for name in names}, config)
     except (SafetensorError, ValueError) as error:
         if _is_pickle(path):
             raise ValueError(f"{path}: a pickle, which is not read; convert it to safetensors first") from None
@@ -87,13 +90,15 @@ def _is_pickle(path: Path) -> bool:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a Lightning checkpoint with ``weights_only=True``: tensors and plain values, no code is run.
 
-    Raises ValueError for a file that is missing or broken, or that would need free unpickling.
+    A tensor is read from the disk when it is used. Raises ValueError for a file that is missing or broken, or that
+    would need free unpickling.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)  # the older format can't be
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises half a dozen unrelated types here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: not a whole checkpoint of plain tensors ({reason}); it is not unpickled") from None
@@ -103,25 +108,35 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_strict(
-    module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path, allow_missing: Collection[str] = ()
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str | Path,
+    allow_missing: Collection[str] = (),
+    assign: bool = False,
 ) -> None:
     """Copy `tensors` into `module`; every name and shape must fit, but for the names in `allow_missing`.
 
-    Raises ValueError that names `source` and the first names that are missing, unexpected or of another shape.
+    assign: make them the module's own instead, also where the module is on the meta device. Raises ValueError that
+    names `source` and the first names that are missing, unexpected or of another shape.
     """
-    own = module.state_dict()
-    missing = sorted(own.keys() - tensors.keys() - set(allow_missing))
-    extra = sorted(tensors.keys() - own.keys())
+    own = module.state_dict().items()
+    wanted = {name: tensor.shape for name, tensor in own if name in tensors or name not in allow_missing}
+    faults = misfits({name: tensor.shape for name, tensor in tensors.items()}, wanted)
+    if faults:
+        raise ValueError(f"{source}: does not fit {type(module).__name__}: {faults}")
+    module.load_state_dict(tensors, strict=False, assign=assign)  # only names in `allow_missing` can be missing by now
+
+
+def misfits(given: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], listed: int = 3) -> str:
+    """What is wrong with tensors of the shapes `given` where `wanted` are: the first names of each fault, or ""."""
     shapes = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
+        f"{name} is {tuple(given[name])}, not {tuple(wanted[name])}"
+        for name in given.keys() & wanted.keys()
+        if tuple(given[name]) != tuple(wanted[name])
     ]
-    faults = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+    missing, extra = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:listed])}{', …' if len(names) > listed else ''})"
         for what, names in (("missing", missing), ("unexpected", extra), ("of another size", sorted(shapes)))
         if names
-    ]
-    if faults:
-        raise ValueError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(tensors, strict=False)  # only names in `allow_missing` can be missing by now
+    )

@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.models.build import stock
-from deedsr.models.folder import PART, load_part, write_part, write_scheduler
+from deedsr.models.parts import PART, load_part, write_part, write_scheduler
 from deedsr.models.presets import DeeDSRConfig, preset
 from stage2.base_modules import AutoencoderRun, DenoiserRun
 from stage2.run import Crops, command, finished, fit

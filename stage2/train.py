@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deedsr import weights
 from deedsr.degradation import Mixture, Recipe
-from deedsr.models.folder import ADAPTER, ENCODER, assemble, load_encoder, save_adapter
+from deedsr.models.folder import ADAPTER, ENCODER, HEADER, Header, assemble, load_encoder, save_adapter
 from deedsr.models.presets import DeeDSRConfig, preset
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
 from stage2 import scaling
@@ -35,19 +35,20 @@ log = logging.getLogger(__name__)
 
 
 class ModelFolder(pl.Callback):
-    """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved."""
+    """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved; it gets the header too."""
 
     def __init__(self, folder: Path, cfg: DictConfig) -> None:
         self.folder, self.cfg = folder, cfg
 
     def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
-        tensors = run.average.whole()
-        if not trainer.is_global_zero:
-            return
         size = sized(self.cfg)
-        encoder = run.model.encoder
-        weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
-        save_adapter(self.folder / ADAPTER, run.model, tensors, base_reference(self.cfg), size.defaults, size.sft_hidden)
+        header = Header(base_reference(self.cfg), size.adapter, size.sft_hidden, size.defaults)
+        checkpoint[HEADER] = {**header.config(), "encoder": str(Path(self.cfg.model.encoder).resolve())}
+        tensors = run.average.whole()
+        if trainer.is_global_zero:
+            encoder = run.model.encoder
+            weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
+            save_adapter(self.folder / ADAPTER, tensors, header)
 
 
 def sized(cfg: DictConfig) -> DeeDSRConfig:

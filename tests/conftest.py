@@ -13,7 +13,8 @@ from deedsr.encoder.network import DegradationEncoder
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.build import stock
 from deedsr.models.deedsr import DeeDSR, build
-from deedsr.models.folder import ADAPTER, ENCODER, save_adapter, write_part, write_scheduler
+from deedsr.models.folder import ADAPTER, ENCODER, Header, save_adapter
+from deedsr.models.parts import write_part, write_scheduler
 from deedsr.models.presets import DeeDSRConfig, preset
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -96,5 +97,6 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_base(folder / "base", config)
     model = random_model(config)
     weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
-    save_adapter(folder / ADAPTER, model, dict(model.trainable()), "base", config.defaults, config.sft_hidden)
+    header = Header("base", config.adapter, config.sft_hidden, config.defaults)
+    save_adapter(folder / ADAPTER, dict(model.trainable()), header)
     return folder

@@ -1,24 +1,28 @@
-"""Names of the DeeDSR authors' modules → names of ours (arXiv 2404.00661; key names of their commit 108132a)."""
+"""The DeeDSR authors' checkpoints as model folders of ours (arXiv 2404.00661; key names of their commit 108132a)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
 
+import torch
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
-from deedsr.models.deedsr import DeeDSR
+from deedsr import weights
+from deedsr.convert import ldm
+from deedsr.convert.ldm import Pairs, joined
+from deedsr.diffusion.process import Process
+from deedsr.models.deedsr import DeeDSR, build, unet_changes
+from deedsr.models.folder import ADAPTER, ENCODER, Header, new_folder, save_adapter
+from deedsr.models.parts import write_part, write_scheduler
+from deedsr.models.presets import SD21, DeeDSRConfig
 
-UNET, ADAPTER = "model.diffusion_model.", "Encoder_degrad."
-
-RES_BLOCK = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-}
-OUR_RES_BLOCK = {**RES_BLOCK, "emb_layers.1": "time", "skip_connection": "skip"}
-STOCK_RES_BLOCK = {**RES_BLOCK, "emb_layers.1": "time_emb_proj", "skip_connection": "conv_shortcut"}
+SAMPLING = {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]}
+LISTED = 20  # names of each fault in a message
+PREFIX = "Encoder_degrad."
+RES_BLOCK = {**ldm.RES_BLOCK, "emb_layers.1": "time", "skip_connection": "skip"}
 MODULATION = {"spade.mlp_shared.0": "shared", "spade.mlp_gamma": "gamma", "spade.mlp_beta": "beta"}
 ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
 DEGRADATION = {
@@ -34,66 +38,32 @@ DEGRADATION = {
     "body.1": "conv3",
 }
 
-Pairs = Iterator[tuple[str, str]]
-
-
-def _joined(theirs: str, ours: str, table: Mapping[str, str]) -> Pairs:
-    for their_part, our_part in table.items():
-        yield f"{theirs}.{their_part}.", f"{ours}.{our_part}."
-
 
 def _adapter(levels: int) -> Pairs:
     """Prefixes in the adapter: input_blocks holds the stem, level 0, then a down-sampler and a level in turn."""
-    yield f"{ADAPTER}degrad_encoder.", "encoder."
-    yield f"{ADAPTER}time_embed.", "adapter.time."
-    yield f"{ADAPTER}input_blocks.0.0.", "adapter.stem."
+    yield f"{PREFIX}degrad_encoder.", "encoder."
+    yield f"{PREFIX}time_embed.", "adapter.time."
+    yield f"{PREFIX}input_blocks.0.0.", "adapter.stem."
     for level in range(levels):
-        block = f"{ADAPTER}input_blocks.{2 * level + 1}"
+        block = f"{PREFIX}input_blocks.{2 * level + 1}"
         if level:
-            yield from _joined(f"{ADAPTER}input_blocks.{2 * level}.0", f"adapter.levels.{level}.down", OUR_RES_BLOCK)
-        yield from _joined(f"{block}.0", f"adapter.levels.{level}.res", OUR_RES_BLOCK)
-        yield from _joined(f"{block}.1", f"adapter.levels.{level}.degradation", DEGRADATION)
-        yield from _joined(f"{block}.2", f"adapter.levels.{level}.attention", ATTENTION)
-        yield from _joined(f"{ADAPTER}fea_tran.{level}", f"adapter.heads.{level}", OUR_RES_BLOCK)
-    for index, table in enumerate((OUR_RES_BLOCK, ATTENTION, OUR_RES_BLOCK)):
-        yield from _joined(f"{ADAPTER}middle_block.{index}", f"adapter.middle.{index}", table)
-
-
-def _unet_blocks(levels: int, layers: int, attention: set[str]) -> Pairs:
-    """(their module, our module) for the stages of the U-Net; `attention` names our blocks that have some."""
-    for level in range(levels):
-        down, up = f"unet.down_blocks.{level}", f"unet.up_blocks.{level}"
-        for layer in range(layers):
-            theirs = f"{UNET}input_blocks.{1 + level * (layers + 1) + layer}"
-            yield f"{theirs}.0", f"{down}.resnets.{layer}"
-            yield f"{theirs}.1", f"{down}.attentions.{layer}"
-        yield f"{UNET}input_blocks.{(level + 1) * (layers + 1)}.0.op", f"{down}.downsamplers.0.conv"
-        for layer in range(layers + 1):
-            theirs = f"{UNET}output_blocks.{level * (layers + 1) + layer}"
-            yield f"{theirs}.0", f"{up}.resnets.{layer}"
-            yield f"{theirs}.1", f"{up}.attentions.{layer}"
-        yield f"{theirs}.{2 if up in attention else 1}.conv", f"{up}.upsamplers.0.conv"
-    yield f"{UNET}middle_block.0", "unet.mid_block.resnets.0"
-    yield f"{UNET}middle_block.1", "unet.mid_block.attentions.0"
-    yield f"{UNET}middle_block.2", "unet.mid_block.resnets.1"
-    yield f"{UNET}input_blocks.0.0", "unet.conv_in"
-    yield f"{UNET}time_embed.0", "unet.time_embedding.linear_1"
-    yield f"{UNET}time_embed.2", "unet.time_embedding.linear_2"
-    yield f"{UNET}out.0", "unet.conv_norm_out"
-    yield f"{UNET}out.2", "unet.conv_out"
+            yield from joined(f"{PREFIX}input_blocks.{2 * level}.0", f"adapter.levels.{level}.down", RES_BLOCK)
+        yield from joined(f"{block}.0", f"adapter.levels.{level}.res", RES_BLOCK)
+        yield from joined(f"{block}.1", f"adapter.levels.{level}.degradation", DEGRADATION)
+        yield from joined(f"{block}.2", f"adapter.levels.{level}.attention", ATTENTION)
+        yield from joined(f"{PREFIX}fea_tran.{level}", f"adapter.heads.{level}", RES_BLOCK)
+    for index, table in enumerate((RES_BLOCK, ATTENTION, RES_BLOCK)):
+        yield from joined(f"{PREFIX}middle_block.{index}", f"adapter.middle.{index}", table)
 
 
 def _unet(model: DeeDSR) -> Pairs:
-    names = [name for name, module in model.unet.named_modules(prefix="unet") if isinstance(module, ResnetBlock2D)]
+    names = [name for name, module in model.unet.named_modules() if isinstance(module, ResnetBlock2D)]
     modulations = {name: f"modulations.{index}" for index, name in enumerate(names)}
-    attention = {name.split(".attentions.")[0] for name, _ in model.cross_attentions()}
-    config = model.unet.config
-    for theirs, ours in _unet_blocks(len(config.block_out_channels), config.layers_per_block, attention):
+    for theirs, ours in ldm.unet_pairs(model.unet):
+        yield f"{ldm.UNET}{theirs}", f"unet.{ours}"
+    for theirs, ours in ldm.unet_blocks(model.unet):
         if ours in modulations:
-            yield from _joined(theirs, ours, STOCK_RES_BLOCK)
-            yield from _joined(theirs, modulations[ours], MODULATION)
-        else:
-            yield f"{theirs}.", f"{ours}."
+            yield from joined(f"{ldm.UNET}{theirs}", modulations[ours], MODULATION)
 
 
 def key_table(model: DeeDSR) -> dict[str, str]:
@@ -101,34 +71,93 @@ def key_table(model: DeeDSR) -> dict[str, str]:
 
     Raises ValueError where a tensor of `model` has no name there: the model is of a shape that theirs can't take.
     """
-    prefixes = {ours: theirs for theirs, ours in [*_adapter(len(model.adapter.config.widths)), *_unet(model)]}
-    table = {}
-    for name in model.state_dict():
-        if name.startswith("vae."):
-            continue
-        ours = next((prefix for prefix in _prefixes(name) if prefix in prefixes), None)
-        if ours is None:
-            raise ValueError(f"{name}: has no counterpart in the authors' state dict")
-        table[prefixes[ours] + name.removeprefix(ours)] = name
-    return table
+    names = [name for name in model.state_dict() if not name.startswith("vae.")]
+    return ldm.table(names, chain(_adapter(len(model.adapter.config.widths)), _unet(model)))
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    """'a.b.c' → 'a.b.', 'a.'."""
-    parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        yield ".".join(parts[:end]) + "."
+def schedule(process: Process) -> dict[str, Tensor]:
+    """The buffers of the authors' diffusion, by name: functions of ᾱ, the ᾱ before it, and β (arXiv 2006.11239)."""
+    cumulative = process.alphas.square()
+    before = torch.cat([cumulative.new_ones(1), cumulative[:-1]])
+    beta = 1 - cumulative / before
+    variance = beta * (1 - before) / (1 - cumulative)
+    return {
+        "betas": beta,
+        "alphas_cumprod": cumulative,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": cumulative.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - cumulative).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - cumulative).log(),
+        "sqrt_recip_alphas_cumprod": cumulative.rsqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / cumulative - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": beta * before.sqrt() / (1 - cumulative),
+        "posterior_mean_coef2": (1 - before) * (1 - beta).sqrt() / (1 - cumulative),
+        "logvar": torch.zeros_like(beta),
+    }
 
 
-def rename(tensors: Mapping[str, Tensor], model: DeeDSR) -> dict[str, Tensor]:
-    """The authors' `tensors` in our names and shapes (their gates are 1x1 convolutions, ours linear layers).
+def read(source: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint: safetensors, or a .ckpt or .pth of plain tensors (also under ``state_dict``)."""
+    if source.suffix == ".safetensors":
+        return weights.load(source).tensors
+    checkpoint = weights.load_checkpoint(source)
+    tensors = checkpoint.get("state_dict", checkpoint)
+    odd = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(f"{source}: {', '.join(odd[:LISTED])} should be tensors; this is no state dict")
+    return tensors
 
-    Raises ValueError that lists names of theirs that are missing, and names that have no place in `model`.
+
+def fitted(tensors: Mapping[str, Tensor], config: DeeDSRConfig, source: str | Path) -> dict[str, Tensor]:
+    """The authors' `tensors` in our names and shapes; their schedule is compared with ours and dropped.
+
+    Raises ValueError that names `source` and lists what is missing, surplus, of another size or of another schedule.
     """
-    table, own = key_table(model), model.state_dict()
-    missing, extra = sorted(table.keys() - tensors.keys()), sorted(tensors.keys() - table.keys())
-    if missing or extra:
-        raise ValueError(
-            f"not the authors' checkpoint of this size: missing {missing[:3]}, without a place {extra[:3]}"
-        )
-    return {ours: tensors[theirs].reshape(own[ours].shape) for theirs, ours in table.items()}
+    with torch.device("meta"):
+        model = build(config)
+    names = key_table(model)
+    vae = {f"vae.{name}" for name in model.vae.state_dict()}
+    pairs = ((f"{ldm.VAE}{theirs}", f"vae.{ours}") for theirs, ours in ldm.vae_pairs(model.vae))
+    names |= ldm.table(vae, pairs)
+    expected = schedule(Process.from_config(config.scheduler))
+    given = {name: tensor for name, tensor in tensors.items() if name not in expected}
+    other = [name for name in sorted(expected.keys() & tensors.keys()) if not _close(tensors[name], expected[name])]
+    faults = [fault for fault in [ldm.misfits(given, names, model, LISTED)] if fault]
+    if other:
+        faults.append(f"{len(other)} of another schedule ({', '.join(other)})")
+    if faults:
+        raise ValueError(f"{source}: not a DeeDSR of the authors' repository: {'; '.join(faults)}")
+    return ldm.renamed(given, names, model)
+
+
+def _close(buffer: Tensor, expected: Tensor) -> bool:
+    return buffer.shape == expected.shape and torch.allclose(buffer.double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def convert(source: Path, target: Path, config: DeeDSRConfig = SD21) -> None:
+    """Write the checkpoint `source` of the authors' repository as the model folder `target`, its base inside.
+
+    Reproduced: the sampling of their test script, as the folder's defaults (`SAMPLING`): 50 steps of DDIM with η = 1
+    from pure noise at leading times, the first step's x̂0 replaced by z_lr, no classifier-free guidance. Not
+    reproduced, being slips that a network is not trained for: z_lr from a picture in [0, 1] instead of [-1, 1] and
+    drawn from the posterior instead of its mode; 64 pixels of padding on sides that need none; tiles that are sampled
+    one by one, averaged uniformly, coloured one by one and not cropped; BatchNorms of the encoder that still move.
+
+    Raises ValueError where `source` is no such checkpoint (see `fitted`) or `target` exists.
+    """
+    new_folder(target)
+    state = fitted(read(source), config, source)
+    with torch.device("meta"):
+        model = build(config)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    write_part(target / "base" / "unet", part("unet."), {**config.unet, **unet_changes(config.adapter)})
+    write_part(target / "base" / "vae", part("vae."), config.vae)
+    write_scheduler(target / "base", config.scheduler)
+    weights.save(target / ENCODER, part("encoder."), config.encoder)
+    trained = {name: state[name] for name, _ in model.trainable()}
+    save_adapter(target / ADAPTER, trained, Header("base", config.adapter, config.sft_hidden, SAMPLING))

@@ -8,7 +8,7 @@ import torch
 
 from deedsr.models.base import Condition, RestorationModel
 from deedsr.models.deedsr import build, counts
-from deedsr.models.folder import load_folder, placed, skeleton
+from deedsr.models.folder import load, placed, skeleton
 from deedsr.models.presets import preset
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 
@@ -18,7 +18,7 @@ __all__ = ["Condition", "RestorationModel", "describe", "load_model"]
 def load_model(
     name: str | Path = BUILT_IN, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> RestorationModel:
-    """The model called `name`, ready for inference: ``built-in``, a model folder, or a hub id.
+    """The model called `name`, ready for inference: ``built-in``, a model folder, a checkpoint of stage 2, or a hub id.
 
     Raises ValueError, with the way out, for a model that does not exist, has no weights, or is damaged.
     """
@@ -29,13 +29,12 @@ def load_model(
             "`python -m stage1.train experiment=stage1_deedsr` and `python -m stage2.train model=sd21`, "
             "then give the folder that stage 2 wrote"
         )
-    folder = ASSETS / BUILT_IN if name == BUILT_IN else resolve(name)
-    return placed(load_folder(folder), device, dtype)
+    return placed(load(ASSETS / BUILT_IN if name == BUILT_IN else resolve(name)), device, dtype)
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:
-    """Parameters by part of ``built-in``, a preset (``small``, ``sd21``) or a model folder; no weights are read."""
-    if name == BUILT_IN or Path(name).is_dir():
+    """Parameters by part of ``built-in``, a preset (``small``, ``sd21``), a model folder or a checkpoint."""
+    if name == BUILT_IN or Path(name).exists():
         return counts(skeleton(ASSETS / BUILT_IN if name == BUILT_IN else Path(name)))
     with torch.device("meta"):
         return counts(build(preset(name)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEGRADATION, CROSS_ATTENTION = ("own", "zero", "shuffled"), ("fresh", "projected", "none")
+
 
 @dataclass(frozen=True)
 class AdapterConfig:
@@ -12,6 +14,13 @@ class AdapterConfig:
     in_channels: of the latent. width: of the finest level; multipliers: of the width, one per level. attention: whether
     a level has self-attention; heads: of it. maps: channels of the local-detail maps. vector: length of the degradation
     vector. context: width of the tokens, the last level's.
+
+    Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
+    the picture's ``own``; none (``zero``: v = 0, and what is then constant in the degradation blocks is not built); or
+    ``shuffled``, that of the batch's next picture (a picture that is restored alone has only its own, which a network
+    trained so has learnt to ignore). modulation: whether the maps modulate the ResBlocks. cross_attention: ``fresh``,
+    attn2 takes the tokens by keys and values of their own; ``projected``, a linear layer brings the tokens to the width
+    of the base, whose own keys and values stay as they are; ``none``, attn2 stays the base's and sees one zero token.
     """
 
     in_channels: int
@@ -21,8 +30,16 @@ class AdapterConfig:
     heads: int
     maps: int
     vector: int
+    degradation: str = "own"
+    modulation: bool = True
+    cross_attention: str = "fresh"
 
     def __post_init__(self) -> None:
+        for name, choices in (("degradation", DEGRADATION), ("cross_attention", CROSS_ATTENTION)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
+        if not self.modulation and self.cross_attention == "none":
+            raise ValueError("without modulation and without cross-attention nothing is left of the adapter")
         if len(self.multipliers) != len(self.attention):
             raise ValueError(f"{len(self.multipliers)} levels but {len(self.attention)} entries in `attention`")
         object.__setattr__(self, "multipliers", tuple(self.multipliers))

@@ -66,13 +66,14 @@ class RestorationModel(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path, assign: bool = False) -> None:
         """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
 
-        Raises ValueError that names `source` and the first names that are missing, surplus or of another size.
+        assign: make them the model's own instead. Raises ValueError that names `source` and the first names that are
+        missing, surplus or of another size.
         """
         trained = {name for name, _ in self.trainable()}
         surplus = sorted(tensors.keys() & self.state_dict().keys() - trained)
         if surplus:
             raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
-        weights.load_strict(self, tensors, source, allow_missing=self.state_dict().keys() - trained)
+        weights.load_strict(self, tensors, source, allow_missing=self.state_dict().keys() - trained, assign=assign)

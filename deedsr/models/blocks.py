@@ -76,6 +76,9 @@ class Filters:
     gates: Tensor
 
 
+FilterPair = tuple[Filters, Filters] | tuple[None, None]  # of a block; none where there is no vector
+
+
 class DegradationConv(nn.Module):
     """DAconv(x, v) = Conv1x1(SiLU(depthwise3x3(x; K))) + 2·x·sigmoid(A2 SiLU(A1 v)), with K = W2 SiLU(W1 v)."""
 
@@ -103,21 +106,39 @@ class DegradationConv(nn.Module):
         return self.conv(functional.silu(h.view(batch, channels, height, width))) + x * filters.gates
 
 
+class Shift(nn.Module):
+    """x + b: what DAconv(x, v) is at v = 0, where K = 0 and each gate is 1. Starts like a 1x1 convolution's bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        bound = channels**-0.5
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, _filters: None) -> Tensor:
+        return x + self.bias[:, None, None]
+
+
 class DegradationBlock(nn.Module):
-    """x + Conv3(DAB(x, v)); DAB(x, v) = Conv3(SiLU(DAconv(SiLU(Conv3(SiLU(DAconv(x, v)))), v))), v = SiLU(W d)."""
+    """x + Conv3(DAB(x, v)); DAB(x, v) = Conv3(SiLU(DAconv(SiLU(Conv3(SiLU(DAconv(x, v)))), v))), v = SiLU(W d).
+
+    vector: length of d; 0 for a block without one, v = 0.
+    """
 
     def __init__(self, channels: int, vector: int) -> None:
         super().__init__()
-        self.squeeze = nn.Linear(vector, channels, bias=False)
-        self.first, self.second = DegradationConv(channels), DegradationConv(channels)
+        self.squeeze = nn.Linear(vector, channels, bias=False) if vector else None
+        kind = DegradationConv if vector else Shift
+        self.first, self.second = kind(channels), kind(channels)
         self.conv1, self.conv2, self.conv3 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3))
 
-    def filters(self, vector: Tensor) -> tuple[Filters, Filters]:
+    def filters(self, vector: Tensor) -> FilterPair:
         """All that depends on the degradation vector (B, D) alone, so once per image."""
+        if self.squeeze is None:
+            return None, None
         v = functional.silu(self.squeeze(vector))
         return self.first.filters(v), self.second.filters(v)
 
-    def forward(self, x: Tensor, filters: tuple[Filters, Filters]) -> Tensor:
+    def forward(self, x: Tensor, filters: FilterPair) -> Tensor:
         h = self.conv1(functional.silu(self.first(x, filters[0])))
         h = self.conv2(functional.silu(self.second(functional.silu(h), filters[1])))
         return x + self.conv3(h)

@@ -18,7 +18,7 @@ from deedsr.images import SizeRequirement
 from deedsr.models.adapter import Adapter
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.base import RestorationModel
-from deedsr.models.blocks import AttentionBlock, Filters, Modulation, ResBlock
+from deedsr.models.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
 from deedsr.models.build import stock
 from deedsr.models.presets import DeeDSRConfig
 from deedsr.tiling import Window
@@ -29,7 +29,7 @@ class DeeDSRCondition:
     """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level."""
 
     z_lr: Tensor
-    filters: list[tuple[Filters, Filters]]
+    filters: list[FilterPair]
 
     def crop(self, window: Window) -> DeeDSRCondition:
         return DeeDSRCondition(self.z_lr[window.slices], self.filters)
@@ -54,7 +54,7 @@ class DeeDSR(RestorationModel):
 
     unet: a UNet2DConditionModel whose cross-attention takes the adapter's tokens. vae: AutoencoderKL or AutoencoderDC.
     Nothing of the U-Net is replaced: a forward hook on the last convolution of each ResBlock modulates its output,
-    out = skip(x) + [h·(1+γ) + β], just before the residual is added.
+    out = skip(x) + [h·(1+γ) + β], just before the residual is added. `AdapterConfig` has ablations of all this.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class DeeDSR(RestorationModel):
         super().__init__()
         if encoder.dimension != adapter.vector:
             raise ValueError(f"the encoder gives {encoder.dimension} numbers, the adapter takes {adapter.vector}")
-        if unet.config.cross_attention_dim != adapter.context:
+        if adapter.cross_attention == "fresh" and unet.config.cross_attention_dim != adapter.context:
             raise ValueError(
                 f"the U-Net's context is {unet.config.cross_attention_dim}, the adapter's {adapter.context}"
             )
         self.unet, self.vae, self.encoder = unet, vae, encoder
         self.process, self.defaults = process, defaults
-        self.adapter = Adapter(adapter)
-        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+        self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
+        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
         self.modulations = nn.ModuleList(
             Modulation(adapter.maps, block.conv2.out_channels, sft_hidden) for block in blocks
         )
@@ -91,7 +91,7 @@ class DeeDSR(RestorationModel):
         self.freeze()
 
     def freeze(self) -> None:
-        """Only the adapter, the modulations and every attn2 can be trained; all stays in evaluation mode."""
+        """Only what `trainable` names can be trained; all stays in evaluation mode."""
         self.requires_grad_(False)
         for _, parameter in self.trainable():
             parameter.requires_grad_(True)
@@ -108,7 +108,14 @@ class DeeDSR(RestorationModel):
                 yield name, module
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        parts = [("adapter", self.adapter), ("modulations", self.modulations), *self.cross_attentions()]
+        """The adapter, the modulations and every attn2; of these, what the ablations of `AdapterConfig` leave."""
+        parts = [("adapter", self.adapter), ("modulations", self.modulations)]
+        kind = self.adapter.config.cross_attention
+        if kind == "fresh":
+            parts += self.cross_attentions()
+        elif kind == "projected":
+            for name, attention in self.cross_attentions():
+                parts += [(f"{name}.to_q", attention.to_q), (f"{name}.to_out", attention.to_out)]
         for prefix, module in parts:
             yield from module.named_parameters(prefix=prefix)
 
@@ -130,8 +137,13 @@ class DeeDSR(RestorationModel):
         return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
 
     def condition(self, lr: Tensor, z_lr: Tensor) -> DeeDSRCondition:
+        degradation = self.adapter.config.degradation
         with torch.no_grad():
-            vector = self.encoder(lr)
+            vector = lr.new_zeros(len(lr), self.encoder.dimension) if degradation == "zero" else self.encoder(lr)
+        if degradation == "shuffled":
+            if len(lr) == 1 and torch.is_grad_enabled():
+                raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
+            vector = vector.roll(1, 0)
         return self.condition_on(vector, z_lr)
 
     def condition_on(self, vector: Tensor, z_lr: Tensor) -> DeeDSRCondition:
@@ -141,10 +153,18 @@ class DeeDSR(RestorationModel):
     def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
         steering = self.adapter(condition.z_lr, t, condition.filters)
         self.maps.fill(steering.maps)
-        output = self.unet(x_t, t, encoder_hidden_states=steering.tokens).sample
+        tokens = steering.tokens
+        if tokens is None:
+            tokens = x_t.new_zeros(len(x_t), 1, self.unet.config.cross_attention_dim)
+        output = self.unet(x_t, t, encoder_hidden_states=tokens).sample
         if not torch.is_grad_enabled():
             self.maps.fill([])
         return output
+
+
+def unet_changes(adapter: AdapterConfig) -> dict[str, int]:
+    """What an adapter changes in the configuration of the base's U-Net."""
+    return {"cross_attention_dim": adapter.context} if adapter.cross_attention == "fresh" else {}
 
 
 def _vae_widths(vae: nn.Module) -> list[int]:
@@ -155,7 +175,7 @@ def _vae_widths(vae: nn.Module) -> list[int]:
 def build(config: DeeDSRConfig) -> DeeDSR:
     """A DeeDSR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
     return DeeDSR(
-        stock(config.unet, cross_attention_dim=config.adapter.context),
+        stock(config.unet, **unet_changes(config.adapter)),
         stock(config.vae),
         Process.from_config(config.scheduler),
         DegradationEncoder(**config.encoder),
@@ -166,12 +186,13 @@ def build(config: DeeDSRConfig) -> DeeDSR:
 
 
 def counts(model: DeeDSR) -> dict[str, int]:
-    """Parameters by part; `trained` is what stage 2 trains, `unet_total` the U-Net with all that is injected."""
+    """Parameters by part; `cross_attention`: what is trained of attn2, `unet_total`: the U-Net with all modulations."""
 
     def size(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    cross_attention = sum(size(module) for _, module in model.cross_attentions())
+    trained = dict(model.trainable())
+    cross_attention = sum(parameter.numel() for name, parameter in trained.items() if name.startswith("unet."))
     parts = {
         "degradation_encoder": size(model.encoder),
         "adapter": size(model.adapter),
@@ -180,7 +201,7 @@ def counts(model: DeeDSR) -> dict[str, int]:
     }
     return {
         **parts,
-        "trained": sum(parameter.numel() for _, parameter in model.trainable()),
+        "trained": sum(parameter.numel() for parameter in trained.values()),
         "unet_frozen": size(model.unet) - cross_attention,
         "unet_total": size(model.unet) + parts["sft"],
         "vae": size(model.vae),

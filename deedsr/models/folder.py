@@ -1,71 +1,33 @@
 """DeeDSR as a folder: ``adapter.safetensors`` (all that stage 2 trains), ``encoder.safetensors``, and a base.
 
 The header of ``adapter.safetensors`` holds the configuration: the adapter's numbers, the sampling defaults, and `base`,
-a folder in diffusers' layout (relative to the model's own, or a path) or a hub id.
+a folder or file (see `parts`; relative to the model's own, or a path) or a hub id. A checkpoint of stage 2 holds the
+same and where the encoder was; it is looked for in ``model/`` beside the checkpoint, then beside it, then there.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.models.adapter_config import AdapterConfig
-from deedsr.models.build import read_config, stock
-from deedsr.models.deedsr import DeeDSR, build
+from deedsr.models.deedsr import DeeDSR, build, unet_changes
+from deedsr.models.parts import load_part, part_tensors, read_part, write_part, write_scheduler
 from deedsr.models.presets import DeeDSRConfig
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
 
-ADAPTER, ENCODER, PART = "adapter.safetensors", "encoder.safetensors", "diffusion_pytorch_model.safetensors"
-SCHEDULER = "scheduler_config.json"
-SYSTEM = "deedsr"
-
-
-def write_part(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """A stock module as diffusers writes it: ``config.json``, then its safetensors, so that these mark it as whole."""
-    _write_json(folder / "config.json", config)
-    weights.save(folder / PART, tensors)
-
-
-def write_scheduler(base: Path, config: Mapping[str, Any]) -> None:
-    """``scheduler/scheduler_config.json`` of the base in `base`."""
-    _write_json(base / "scheduler" / SCHEDULER, config)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Under a temporary name first: several ranks may write the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def load_part(folder: Path, **overrides: Any) -> nn.Module:
-    """A stock module from ``folder/config.json`` and its safetensors, every tensor checked.
-
-    With another ``cross_attention_dim`` among the overrides, every attn2.to_k and to_v keeps its fresh initialisation.
-    """
-    try:
-        module = stock(read_config(folder), **overrides)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: no part of a base ({error})") from None
-    fresh: set[str] = set()
-    if "cross_attention_dim" in overrides:
-        fresh = {name for name in module.state_dict() if ".attn2.to_k." in name or ".attn2.to_v." in name}
-    tensors = weights.load(folder / PART).tensors
-    kept = {name: tensor.float() for name, tensor in tensors.items() if name not in fresh}
-    weights.load_strict(module, kept, folder / PART, allow_missing=fresh)
-    return module
+ADAPTER, ENCODER = "adapter.safetensors", "encoder.safetensors"
+SYSTEM, HEADER = "deedsr", "model"  # HEADER: key of a checkpoint
 
 
 def load_encoder(file: Path) -> DegradationEncoder:
@@ -82,23 +44,26 @@ def load_encoder(file: Path) -> DegradationEncoder:
 
 
 def assemble(
-    base: Path, encoder: DegradationEncoder, adapter: AdapterConfig, sft_hidden: int, defaults: Mapping[str, Any]
+    base: Path,
+    encoder: DegradationEncoder,
+    adapter: AdapterConfig,
+    sft_hidden: int,
+    defaults: Mapping[str, Any],
+    trained: str = "cpu",
 ) -> DeeDSR:
-    """A DeeDSR on the base in `base`, its trained parts fresh; the base's scheduler says what the U-Net predicts."""
-    return DeeDSR(
-        load_part(base / "unet", cross_attention_dim=adapter.context),
-        load_part(base / "vae"),
-        Process.from_config(read_config(base / "scheduler", SCHEDULER)),
-        encoder,
-        adapter,
-        sft_hidden,
-        Settings.from_dict(defaults),
-    )
+    """A DeeDSR on the base in `base`, its trained parts fresh; the base's scheduler says what the U-Net predicts.
+
+    trained: device of the trained parts outside the U-Net; ``meta`` where weights for them are about to be read.
+    """
+    unet = load_part(base / "unet", **unet_changes(adapter))
+    vae, process = load_part(base / "vae"), Process.from_config(read_part(base / "scheduler"))
+    with torch.device(trained):
+        return DeeDSR(unet, vae, process, encoder, adapter, sft_hidden, Settings.from_dict(defaults))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What ``adapter.safetensors`` says of itself. base: a folder or a hub id. defaults: arguments of `Settings`."""
+    """What a trained part says of itself. base: a folder, a file or a hub id. defaults: arguments of `Settings`."""
 
     base: str
     adapter: AdapterConfig
@@ -119,76 +84,104 @@ class Header:
             raise ValueError(f"{file}: the configuration in its header is damaged ({error})") from None
         return header
 
-    def base_folder(self, folder: Path) -> Path:
-        """Where the base of the model in `folder` lies."""
-        return resolve(self.base, folder, DIFFUSERS_LAYOUT)
+    def config(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {"system": SYSTEM, **asdict(self)}
 
 
-def skeleton(folder: Path) -> DeeDSR:
-    """The DeeDSR in `folder` on the meta device: its shapes, without its weights."""
-    header = Header.of(folder / ADAPTER, weights.header(folder / ADAPTER))
-    base = header.base_folder(folder)
-    config = DeeDSRConfig(
-        folder.name,
-        read_config(base / "unet"),
-        read_config(base / "vae"),
-        read_config(base / "scheduler", SCHEDULER),
-        weights.header(folder / ENCODER),
-        header.adapter,
-        header.sft_hidden,
-        header.defaults,
-    )
+@dataclass(frozen=True)
+class Trained:
+    """What stage 2 has written. file: ``adapter.safetensors`` or a checkpoint. encoder: the encoder's file."""
+
+    file: Path
+    header: Header
+    encoder: Path
+
+    @classmethod
+    def find(cls, place: Path) -> Trained:
+        """In the model folder or the checkpoint `place`; ValueError that names what is missing or damaged."""
+        if not place.is_file():
+            return cls(place / ADAPTER, Header.of(place / ADAPTER, weights.header(place / ADAPTER)), place / ENCODER)
+        config = weights.load_checkpoint(place).get(HEADER, {})
+        header = Header.of(place, config)
+        places = [place.parent / "model" / ENCODER, place.parent / ENCODER, Path(config.get("encoder", ENCODER))]
+        encoder = next((file for file in places if file.is_file()), None)
+        if encoder is None:
+            tried = ", ".join(str(file) for file in places)
+            raise ValueError(f"{place}: its encoder is nowhere ({tried}); put {ENCODER} beside the checkpoint")
+        return cls(place, header, encoder)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained, by name; of a checkpoint, the averaged values."""
+        if self.file.name == ADAPTER:
+            return weights.load(self.file).tensors
+        averages = weights.load_checkpoint(self.file).get("average", {}).get("tensors", {})
+        return {name: tensor.clone() for name, tensor in averages.items()}
+
+    def base(self) -> Path:
+        """Where the base lies."""
+        return resolve(self.header.base, self.file.parent, DIFFUSERS_LAYOUT)
+
+
+def skeleton(place: Path) -> DeeDSR:
+    """The DeeDSR in the folder or checkpoint `place` on the meta device: its shapes, without its weights."""
+    trained = Trained.find(place)
+    header, base = trained.header, trained.base()
+    configs = (read_part(base / part) for part in ("unet", "vae", "scheduler"))
+    encoder = weights.header(trained.encoder)
     with torch.device("meta"):
-        return build(config)
+        return build(DeeDSRConfig(place.name, *configs, encoder, header.adapter, header.sft_hidden, header.defaults))
 
 
-def load_folder(folder: Path) -> DeeDSR:
-    """The DeeDSR in `folder`; ValueError that names the file for anything missing, surplus or of another size."""
-    file = folder / ADAPTER
-    stored = weights.load(file)
-    header = Header.of(file, stored.config)
-    encoder = load_encoder(folder / ENCODER)
+def load(place: Path) -> DeeDSR:
+    """The DeeDSR in the folder or checkpoint `place`.
+
+    Raises ValueError that names the file for anything missing, surplus or of another size.
+    """
+    trained = Trained.find(place)
+    header, encoder = trained.header, load_encoder(trained.encoder)
     if encoder.dimension != header.adapter.vector:
         given, taken = encoder.dimension, header.adapter.vector
-        raise ValueError(f"{folder / ENCODER}: gives {given} numbers, but the adapter beside it takes {taken}")
-    model = assemble(header.base_folder(folder), encoder, header.adapter, header.sft_hidden, header.defaults)
-    model.load_trained(_cast(stored.tensors, torch.float32), file)
+        raise ValueError(f"{trained.encoder}: gives {given} numbers, but the adapter beside it takes {taken}")
+    model = assemble(trained.base(), encoder, header.adapter, header.sft_hidden, header.defaults, "meta")
+    model.load_trained(_cast(trained.tensors(), torch.float32), trained.file, assign=True)
+    assert not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
     return model
 
 
-def save_adapter(
-    file: Path, model: DeeDSR, tensors: Mapping[str, Tensor], base: str, defaults: Mapping[str, Any], sft_hidden: int
-) -> None:
-    """Write the trained `tensors` with all that `load_folder` needs to know."""
-    adapter = asdict(model.adapter.config)
-    config = {"system": SYSTEM, "base": base, "adapter": adapter, "sft_hidden": sft_hidden, "defaults": dict(defaults)}
-    weights.save(file, tensors, config)
+def save_adapter(file: Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write the trained `tensors` with all that `load` needs to know."""
+    weights.save(file, tensors, header.config())
 
 
 def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
     """Write the DeeDSR in `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
 
-    With the base, `target` needs nothing else; without it, it points to the base that `source` uses.
-    Raises ValueError where `source` is damaged or `target` exists.
+    source: a model folder or a checkpoint. With the base, `target` needs nothing else; without it, it points to the
+    base that `source` uses. Raises ValueError where `source` is damaged or `target` exists.
     """
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(f"{target}: is not an empty folder; choose a new one")
-    load_folder(source)
-    stored = weights.load(source / ADAPTER)
-    base = Header.of(source / ADAPTER, stored.config).base_folder(source)
-    config = {**stored.config, "base": "base" if with_base else _pointer(stored.config["base"], base)}
-    weights.save(target / ADAPTER, _cast(stored.tensors, dtype), config)
-    encoder = weights.load(source / ENCODER)
+    new_folder(target)
+    load(source)
+    trained = Trained.find(source)
+    base = trained.base()
+    header = replace(trained.header, base="base" if with_base else _pointer(trained.header.base, base))
+    save_adapter(target / ADAPTER, _cast(trained.tensors(), dtype), header)
+    encoder = weights.load(trained.encoder)
     weights.save(target / ENCODER, _cast(encoder.tensors, dtype), encoder.config)
     if with_base:
         for part in ("unet", "vae"):
-            tensors = weights.load(base / part / PART).tensors
-            write_part(target / "base" / part, _cast(tensors, dtype), read_config(base / part))
-        write_scheduler(target / "base", read_config(base / "scheduler", SCHEDULER))
+            write_part(target / "base" / part, _cast(part_tensors(base / part), dtype), read_part(base / part))
+        write_scheduler(target / "base", read_part(base / "scheduler"))
+
+
+def new_folder(target: Path) -> None:
+    """Raises ValueError where `target` is a file or a folder that is not empty."""
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(f"{target}: is not an empty folder; choose a new one")
 
 
 def _pointer(reference: str, base: Path) -> str:
-    return str(base.resolve()) if base.is_dir() and "snapshots" not in base.parts else reference
+    return reference if "snapshots" in base.parts else str(base.resolve())
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

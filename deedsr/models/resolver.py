@@ -25,16 +25,18 @@ DIFFUSERS_LAYOUT = [
 
 
 def resolve(reference: str, beside: Path | None = None, files: list[str] | None = None) -> Path:
-    """The local folder that `reference` means: a path (also one relative to the folder `beside`), else a hub id.
+    """The local folder or file that `reference` means: a path (also relative to the folder `beside`), else a hub id.
 
     A hub id is looked up as given, then in its known mirrors; without a network, in the hub's cache. `files` are those
     to get, or None for all. Raises ValueError that says what was tried and what to do.
     """
-    for folder in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
-        if folder.is_dir():
-            return folder
+    for place in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
+        if place.exists():
+            return place
     if reference.count("/") != 1 or reference.startswith((".", "/", "~")):
-        raise ValueError(f"{reference}: no such folder, and not a hub id (OWNER/NAME); give the path of a folder")
+        raise ValueError(
+            f"{reference}: no such folder, and not a hub id (OWNER/NAME); give the path of a folder or file"
+        )
     return _from_hub(reference, files)
 
 
@@ -52,10 +54,14 @@ def _from_hub(reference: str, files: list[str] | None) -> Path:
             return Path(snapshot_download(candidate, allow_patterns=files, local_files_only=refusal is not None))
         except Exception as error:
             reasons.append(f"{candidate}{_reason(refusal or error)}")
-    layout = "in diffusers' layout (unet/, vae/, scheduler/)" if files else "that stage 2 wrote"
+    layout = "that stage 2 wrote"
+    if files:
+        layout = f"in diffusers' layout ({', '.join(sorted({file.split('/')[0] + '/' for file in files}))})"
+    if files == DIFFUSERS_LAYOUT:
+        layout += " or of a safetensors file with Stable Diffusion's original names"
     raise ValueError(
-        f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); "
-        f"give the path of a folder {layout}"
+        f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); where there is a "
+        f"network, `hf download {reference} --local-dir FOLDER` gets it; give the path of a folder {layout}"
     )
 
 

@@ -11,7 +11,7 @@ from deedsr.models import describe, load_model
 from deedsr.models.blocks import DegradationBlock, Modulation
 from deedsr.models.build import stock
 from deedsr.models.deedsr import DeeDSR, build
-from deedsr.models.folder import load_part
+from deedsr.models.parts import load_part
 from deedsr.models.presets import DeeDSRConfig, preset
 from deedsr.tiling import Window, join
 

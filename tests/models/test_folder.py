@@ -17,7 +17,8 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.models import describe, load_model
 from deedsr.models.deedsr import DeeDSR, counts
-from deedsr.models.folder import ADAPTER, ENCODER, PART, SCHEDULER, export, load_folder
+from deedsr.models.folder import ADAPTER, ENCODER, export, load
+from deedsr.models.parts import PART, SCHEDULER
 from deedsr.models.resolver import resolve
 
 UNET, VAE = f"base/unet/{PART}", f"base/vae/{PART}"
@@ -58,7 +59,7 @@ def test_a_folder_gives_its_model(tiny_model_folder: Path, tiny_model: DeeDSR) -
 
 
 def test_counts_without_weights(tiny_model_folder: Path) -> None:
-    assert describe(str(tiny_model_folder)) == counts(load_folder(tiny_model_folder))
+    assert describe(str(tiny_model_folder)) == counts(load(tiny_model_folder))
 
 
 @pytest.mark.parametrize("file", [ADAPTER, ENCODER, UNET, VAE])
@@ -77,8 +78,8 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path, file: str
 
 
 def test_frozen_tensors_in_the_adapters_file_are_refused(folder: Path) -> None:
-    frozen = next(name for name in load_folder(folder).state_dict() if name.startswith("encoder."))
-    rewrite(folder / ADAPTER, lambda tensors: tensors.update({frozen: load_folder(folder).state_dict()[frozen]}))
+    frozen = next(name for name in load(folder).state_dict() if name.startswith("encoder."))
+    rewrite(folder / ADAPTER, lambda tensors: tensors.update({frozen: load(folder).state_dict()[frozen]}))
     assert_refused(folder, rf"{ADAPTER}: holds {frozen}, which is not trained in stage 2")
 
 
@@ -159,7 +160,7 @@ def test_a_base_that_is_gone_or_broken_is_named(folder: Path) -> None:
 def test_half_precision_is_exported_with_its_base(tiny_model_folder: Path, tmp_path: Path) -> None:
     export(tiny_model_folder, tmp_path / "half", with_base=True, dtype=torch.float16)
     moved = (tmp_path / "half").rename(tmp_path / "elsewhere")
-    whole, half = load_folder(tiny_model_folder).state_dict(), load_model(str(moved)).state_dict()
+    whole, half = load(tiny_model_folder).state_dict(), load_model(str(moved)).state_dict()
     for name, tensor in whole.items():
         expected = tensor.half().float() if tensor.is_floating_point() else tensor
         assert torch.equal(half[name], expected), name
@@ -173,7 +174,7 @@ def test_half_precision_is_exported_with_its_base(tiny_model_folder: Path, tmp_p
 def test_without_its_base_an_export_points_to_it(tiny_model_folder: Path, tmp_path: Path) -> None:
     export(tiny_model_folder, tmp_path / "thin", with_base=False)
     assert sorted(file.name for file in (tmp_path / "thin").iterdir()) == [ADAPTER, ENCODER]
-    whole, thin = load_folder(tiny_model_folder).state_dict(), load_folder(tmp_path / "thin").state_dict()
+    whole, thin = load(tiny_model_folder).state_dict(), load(tmp_path / "thin").state_dict()
     assert all(torch.equal(tensor, thin[name]) for name, tensor in whole.items())
     export(tmp_path / "thin", tmp_path / "thinner", with_base=False)
     assert weights.header(tmp_path / "thinner" / ADAPTER)["base"] == str((tiny_model_folder / "base").resolve())

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.metrics.loading import Unavailable
-from deedsr.models.folder import PART, load_part
+from deedsr.models.parts import PART, load_part
 from stage2.base import train
 from stage2.run import command
 
