@@ -10,7 +10,9 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -126,6 +128,9 @@ def train(cfg: DictConfig) -> Path:
 @hydra.main(config_path="../conf", config_name="stage1", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """The command line."""
+    launched = HydraConfig.get()
+    if launched.mode is RunMode.MULTIRUN:
+        cfg.output = launched.runtime.output_dir
     try:
         train(cfg)
     except (ValueError, InstantiationException) as error:
