@@ -15,7 +15,7 @@ from deedsr.models.dit4sr import SD35, DiT4SRConfig
 from deedsr.models.dit4sr_folder import Header, save_adapter
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.dit4sr_transformer import DiT4SRTransformer
-from deedsr.models.folder import ADAPTER
+from deedsr.models.folder import ADAPTER, new_folder
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 CONV_SCALE = 1.2  # the authors' at inference
@@ -130,8 +130,7 @@ def convert(
     version = version or version_of(source)
     if version not in STREAMS:
         raise ValueError(f"unknown version {version!r}; there are: {', '.join(STREAMS)}")
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(f"{target}: is not an empty folder; choose a new one")
+    new_folder(target)
     if not source.exists():
         raise ValueError(f"{source}: does not exist")
     checkpoint, stream = Checkpoint(source), STREAMS[version]

@@ -18,11 +18,11 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.models.build import read_config
 from deedsr.models.dit4sr import DiT4SR, DiT4SRConfig, build
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.dit4sr_transformer import DiT4SRTransformer
-from deedsr.models.folder import ADAPTER, PART, SCHEDULER, load_part
+from deedsr.models.folder import ADAPTER
+from deedsr.models.parts import PART, load_part, read_part
 from deedsr.models.resolver import resolve
 from deedsr.models.sd3 import SD3Restoration, Text
 
@@ -68,14 +68,13 @@ class Header:
 
 def load_transformer(folder: Path) -> SD3Transformer2DModel:
     """The stock transformer in `folder`, in the dtype of its file; ValueError for what does not fit, by name."""
-    config = read_config(folder)
+    config = read_part(folder)
     if config.get("_class_name") != SD3Transformer2DModel.__name__:
         raise ValueError(f"{folder}: holds a {config.get('_class_name')}, not a {SD3Transformer2DModel.__name__}")
     with torch.device("meta"):
         transformer = SD3Transformer2DModel.from_config(config)
     tensors = weights.load(folder / PART).tensors
-    dtype = next(iter(tensors.values())).dtype
-    weights.load_strict(transformer.to(dtype).to_empty(device="cpu"), tensors, folder / PART)
+    weights.load_strict(transformer, tensors, folder / PART, assign=True)
     return transformer.eval()
 
 
@@ -84,7 +83,7 @@ def assemble(base: Path, stream: LRStream, defaults: Mapping[str, Any]) -> DiT4S
     return DiT4SR(
         DiT4SRTransformer.from_transformer(load_transformer(base / "transformer"), stream),
         load_part(base / "vae"),
-        Process.from_config(read_config(base / "scheduler", SCHEDULER)),
+        Process.from_config(read_part(base / "scheduler")),
         Settings.from_dict(defaults),
     )
 
@@ -93,7 +92,7 @@ def skeleton(folder: Path) -> DiT4SR:
     """The DiT4SR in `folder` on the meta device: its shapes, without its weights."""
     header = Header.of(folder / ADAPTER, weights.header(folder / ADAPTER))
     base = header.base_folder(folder)
-    configs = (read_config(base / "transformer"), read_config(base / "vae"), read_config(base / "scheduler", SCHEDULER))
+    configs = (read_part(base / part) for part in ("transformer", "vae", "scheduler"))
     with torch.device("meta"):
         return build(DiT4SRConfig(folder.name, *configs, header.stream, header.defaults))
 
@@ -104,12 +103,7 @@ def load_folder(folder: Path) -> DiT4SR:
     stored = weights.load(file)
     header = Header.of(file, stored.config)
     model = assemble(header.base_folder(folder), header.stream, header.defaults)
-    trained = dict(model.trainable())
-    frozen = model.state_dict().keys() - trained.keys()
-    surplus = sorted(stored.tensors.keys() & frozen)
-    if surplus:
-        raise ValueError(f"{file}: holds {surplus[0]}, which is not of the LR stream")
-    weights.load_strict(model, stored.tensors, file, allow_missing=frozen)
+    model.load_trained(stored.tensors, file)
     if (folder / TEXTS).is_file():
         load_texts(folder / TEXTS, model)
     return model

@@ -17,7 +17,7 @@ from deedsr.convert.dit4sr import STREAMS, convert, fold, version_of
 from deedsr.models.build import stock
 from deedsr.models.dit4sr import SD35, DiT4SRConfig
 from deedsr.models.dit4sr_folder import load_folder
-from deedsr.models.folder import write_part, write_scheduler
+from deedsr.models.parts import write_part, write_scheduler
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 POSITIONS = "pos_embed.pos_embed"

@@ -17,7 +17,8 @@ from deedsr.models.build import stock
 from deedsr.models.dit4sr import SD35, DiT4SR, DiT4SRConfig, counts, describe
 from deedsr.models.dit4sr_folder import TEXTS, Header, load_folder, save_adapter, save_texts, skeleton
 from deedsr.models.dit4sr_stream import LRStream
-from deedsr.models.folder import ADAPTER, write_part, write_scheduler
+from deedsr.models.folder import ADAPTER
+from deedsr.models.parts import write_part, write_scheduler
 from deedsr.models.sd3 import Text
 from deedsr.models.sd3_controlnet import SD3ControlNet, controlnet_of
 from deedsr.tiling import Window, join
@@ -64,6 +65,7 @@ def test_the_lr_stream_alone_is_trained(tiny_dit4sr: DiT4SR) -> None:
         expected = ".processor." in name or ".ff.net.1." in name
         assert (name in trained) == expected == parameter.requires_grad, name
     assert len(trained) == 8 * (4 + 2) + 2 * 4
+    assert len(list(tiny_dit4sr.blocks())) == 4
 
 
 @torch.no_grad()
@@ -181,7 +183,7 @@ def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr
     first, header = next(iter(tensors)), Header("base", LRStream(), tiny_sd3.defaults)
     for wrong, pattern in (
         ({name: value for name, value in tensors.items() if name != first}, f"missing.*{first}"),
-        ({**tensors, "transformer.proj_out.bias": torch.zeros(64)}, "proj_out.bias, which is not of the LR stream"),
+        ({**tensors, "transformer.proj_out.bias": torch.zeros(64)}, "proj_out.bias, which is not trained"),
         ({**tensors, "transformer.other": torch.zeros(1)}, "unexpected"),
     ):
         save_adapter(tmp_path / ADAPTER, wrong, header)
