@@ -47,11 +47,12 @@ def low_pass(image: Tensor, levels: int = LEVELS) -> Tensor:
 def _blurred(image: Tensor, gap: int, side: int) -> Tensor:
     """x[i]/2 + x[i − gap]/4 + x[i + gap]/4 along one side."""
     length = image.shape[side]
-    positions = torch.arange(length, device=image.device)
+    inner, outer = max(length - gap, 0), min(gap, length)
     result = image / 2
-    for shift in (-gap, gap):
-        neighbours = image.index_select(side, (positions + shift).clamp_(0, length - 1))
-        result.add_(neighbours, alpha=0.25)
+    result.narrow(side, outer, inner).add_(image.narrow(side, 0, inner), alpha=0.25)
+    result.narrow(side, 0, outer).add_(image.narrow(side, 0, 1), alpha=0.25)
+    result.narrow(side, 0, inner).add_(image.narrow(side, outer, inner), alpha=0.25)
+    result.narrow(side, inner, outer).add_(image.narrow(side, length - 1, 1), alpha=0.25)
     return result
 
 

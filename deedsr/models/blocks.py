@@ -63,7 +63,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         qkv = self.qkv(self.norm(x).flatten(2))  # (B, 3C, N), per head (q, k, v)
-        q, k, v = qkv.view(batch, self.heads, 3, channels // self.heads, -1).transpose(-1, -2).unbind(2)  # (B, h, N, d)
+        split = qkv.view(batch, self.heads, 3, channels // self.heads, -1).permute(2, 0, 1, 4, 3)  # (3, B, h, N, d)
+        q, k, v = split.contiguous()  # the fused kernels take no other layout
         h = functional.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(-1, -2).reshape(batch, channels, -1)).view(batch, channels, height, width)
 
