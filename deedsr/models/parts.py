@@ -35,6 +35,8 @@ def read_part(place: Path) -> dict[str, Any]:
     file, base = (SCHEDULER if place.name == "scheduler" else "config.json"), place.parent
     if not base.is_file():
         return read_config(place, file)
+    if place.name not in ("unet", "vae", "scheduler"):
+        raise ValueError(f"{base}: a single file has no {place.name}; give a folder in diffusers' layout")
     beside = base.parent / place.name
     return read_config(beside, file) if (beside / file).is_file() else dict(getattr(SD21, place.name))
 

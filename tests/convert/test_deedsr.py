@@ -172,13 +172,13 @@ def test_a_whole_checkpoint_fits_at_full_size_and_the_rest_is_listed() -> None:
     listed = dict(line.split("\t") for line in (GOLDEN / "deedsr_keys.tsv").read_text().splitlines())
     shapes = {name: [int(side) for side in shape.split("x") if side] for name, shape in listed.items()}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    tensors |= {theirs: model.state_dict()[ours] for theirs, ours in their_vae_names(model).items()}
+    own = model.state_dict()
+    tensors |= {theirs: own[ours] for theirs, ours in their_vae_names(model).items()}
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     tensors |= {"betas": beta.float(), "alphas_cumprod": (1 - beta).cumprod(0).float()}
     state = fitted(tensors, preset("sd21"), "theirs.ckpt")
-    assert {name: tensor.shape for name, tensor in state.items()} == {
-        name: tensor.shape for name, tensor in model.state_dict().items()
-    }
+    shapes = {name: tensor.shape for name, tensor in own.items()}
+    assert {name: tensor.shape for name, tensor in state.items()} == shapes
     wrong = {**tensors, "cond_stage_model.logit_scale": torch.ones(()), "betas": torch.linspace(1e-4, 0.02, 1000)}
     del wrong["first_stage_model.quant_conv.bias"]
     wrong["Encoder_degrad.time_embed.0.bias"] = torch.empty(7, device="meta")

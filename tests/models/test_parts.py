@@ -28,7 +28,8 @@ def original_names(module: nn.Module, root: str) -> dict[str, Tensor]:
     """The tensors of a stock module as an original file has them, 1x1 convolutions in the VAE's attention."""
     unet = root == ldm.UNET
     names = ldm.table(module.state_dict(), (ldm.unet_pairs if unet else ldm.vae_pairs)(module))
-    tensors = {root + theirs: module.state_dict()[ours] for theirs, ours in names.items()}
+    own = module.state_dict()
+    tensors = {root + theirs: own[ours] for theirs, ours in names.items()}
     linear = re.compile(r"mid\.attn_1\.(q|k|v|proj_out)\.weight$")
     return {name: value[:, :, None, None] if linear.search(name) else value for name, value in tensors.items()}
 
