@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deedsr import colour
 from deedsr.diffusion.guidance import NoiseGuidance
-from deedsr.diffusion.sampler import Settings, sample
+from deedsr.diffusion.sampler import OnStep, Settings, sample
 from deedsr.images import Picture, from_pil, pad_to, read, resize, upsample
 from deedsr.models import load_model
 from deedsr.models.base import Condition, RestorationModel
@@ -23,7 +23,7 @@ from deedsr.tiling import Window, join, merge, windows
 SCALE = 4  # of the networks
 LEAST_SIDE = 8  # of an input
 TILE = 512  # side of a tile in HR pixels where the user does not say
-OVERLAP = 3 / 16  # of neighbouring tiles, over their side
+OVERLAP = 64  # least of neighbouring tiles in HR pixels, but no more than a fifth of their side
 UNTILED = 1024 * 1024  # HR pixels that are restored in one piece
 BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 
@@ -36,11 +36,15 @@ class Restorer:
     >>> Restorer.from_pretrained("built-in")("photo.jpg").save("restored.png")
     """
 
-    def __init__(self, model: RestorationModel, options: Options | None = None) -> None:
+    def __init__(self, model: RestorationModel, options: Options | None = None, compile: bool = False) -> None:
+        """compile: the network, which takes minutes at the first picture, and again for tiles of another size."""
         self.model = model.eval()
         self.options = options or Options()
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
+        if self.dtype != torch.float32:
+            model.to(memory_format=torch.channels_last)  # faster, but not in float32
+        self.predict = torch.compile(model.denoise) if compile else model.denoise
         self.settings = _settings(model.defaults, self.options)
 
     @classmethod
@@ -71,25 +75,30 @@ class Restorer:
         return Picture(rgb, alpha, image.bits, image.grey, image.icc, image.exif, image.format)
 
     @torch.inference_mode()
-    def restore(self, lr: Tensor, progress: Progress | None = None) -> Tensor:
-        """Restore one image (1, 3, H, W) in [0, 1] to (1, 3, round(H·outscale), round(W·outscale)), on the CPU."""
+    def restore(self, lr: Tensor, progress: Progress | None = None, on_step: OnStep | None = None) -> Tensor:
+        """Restore one image (1, 3, H, W) in [0, 1] to (1, 3, round(H·outscale), round(W·outscale)), on the CPU.
+
+        on_step: called at every step with t and x̂0, the clean latent (1, C, h, w) as it is estimated there.
+        """
         height, width = lr.shape[-2:]
         if min(height, width) < LEAST_SIDE:
             raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
         lr = lr.to(self.device, torch.float32)
         padded = pad_to(upsample(lr, SCALE), self.model.size)
-        decoded = self._network(lr, padded, generator, _Counter(progress))
+        decoded = self._network(lr, padded, generator, _Counter(progress), on_step)
         part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
         matched = colour.match(decoded[part], padded[part], self.options.colour)
         del decoded, padded
         return resize(matched, self.options.output_size(height, width)).cpu()
 
-    def _network(self, lr: Tensor, padded: Tensor, generator: torch.Generator, counter: _Counter) -> Tensor:
+    def _network(
+        self, lr: Tensor, padded: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None
+    ) -> Tensor:
         """The up-sampled and padded image through encoder, sampler and decoder, tile by tile where it is large."""
         factor, settings, process = self.model.factor, self.settings, self.model.process
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
-        tiles = self._tiles(height, width)
+        tiles = self.tiles(height, width)
         skipped = settings.guidance.steps if settings.guidance.weight == 1 else 0
         counter.total = len(tiles) * (max(settings.steps - skipped, 0) + 2)
 
@@ -103,12 +112,12 @@ class Restorer:
             return blended(lambda group: self._denoise(x_t, t, condition, group))
 
         noise = torch.randn(z_lr.shape, generator=generator).to(self.device)
-        latent = sample(denoise, process, z_lr, settings, noise, generator)
+        latent = sample(denoise, process, z_lr, settings, noise, generator, on_step)
         return blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
         part = join([condition.crop(window) for window in group])
-        return self.model.denoise(self._cut(x_t, group), t.expand(len(group)), part)
+        return self.predict(self._cut(x_t, group), t.expand(len(group)), part)
 
     def _cut(self, image: Tensor, group: list[Window]) -> Tensor:
         """Windows of one image (1, C, H, W) as a batch (N, C, h, w) in the network's dtype."""
@@ -128,7 +137,7 @@ class Restorer:
             yield from zip(group, output.split(1), strict=True)
             counter.add(len(group))
 
-    def _tiles(self, height: int, width: int) -> list[Window]:
+    def tiles(self, height: int, width: int) -> list[Window]:
         """Windows over a latent (height, width); a single one where nothing needs tiling."""
         factor, tile = self.model.factor, self.options.tile
         if tile is None:
@@ -136,7 +145,8 @@ class Restorer:
         if tile == 0:
             return [Window(0, 0, height, width)]
         side = self.model.size.fit(tile, tile)[0] // factor
-        return windows(height, width, side, int(side * OVERLAP))
+        overlap = min(OVERLAP // factor, side // 5)
+        return windows(height, width, side, overlap, self.model.size.multiple // factor)
 
 
 class _Counter:

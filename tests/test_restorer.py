@@ -14,8 +14,7 @@ from deedsr.images import Picture, pad_to, read, upsample, write
 from deedsr.models.folder import ADAPTER
 from deedsr.models.resolver import ASSETS, BUILT_IN
 from deedsr.options import SAMPLERS, Options
-from deedsr.restorer import OVERLAP, Restorer, content_seed, pick_device
-from deedsr.tiling import windows
+from deedsr.restorer import Restorer, content_seed, pick_device
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -161,6 +160,17 @@ def test_progress_rises_to_one(tiny_model, options):
     assert seen[-1] == 1
 
 
+def test_every_step_hands_out_its_clean_latent(tiny_model):
+    seen = []
+    restorer = Restorer(tiny_model, Options(steps=3))
+    result = restorer.restore(smooth(16, 20), on_step=lambda time, clean: seen.append((time, clean)))
+    assert [time for time, _ in seen] == [999, 666, 332]
+    with torch.no_grad():
+        last = colour.match(tiny_model.decode(seen[-1][1]), upsample(smooth(16, 20)))
+    assert (last - result).abs().mean() < 0.01
+    assert (last - tiny_model.decode(seen[0][1])).abs().mean() > 0.02
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(tiny_model, dtype):
     lr = smooth(16, 20)
@@ -217,11 +227,12 @@ def test_a_photograph_tiled_and_untiled_agree_and_no_seam_shows():
         pytest.skip("the built-in weights are not in this checkout")
     lr = read(Path(__file__).parent / "data/rooftops.png").rgb[..., :64, :112]
     whole = Restorer.from_pretrained("built-in", Options(tile=0), device="cpu").restore(lr)
-    tiled = Restorer.from_pretrained("built-in", Options(tile=256), device="cpu").restore(lr)
-    difference = whole - tiled
+    restorer = Restorer.from_pretrained("built-in", Options(tile=256), device="cpu")
+    difference = whole - restorer.restore(lr)
     assert difference.abs().mean() < 2 / 255
     steps = difference.diff(dim=-1).abs().mean((0, 1, 2))  # (W - 1,)
-    tiles = windows(256, 448, 256, int(256 * OVERLAP))
+    tiles = [tile.scaled(restorer.model.factor) for tile in restorer.tiles(64, 112)]
+    assert len(tiles) == 2
     edges = {tile.left for tile in tiles} | {tile.left + tile.width for tile in tiles}
     for edge in sorted(edges - {0, 448}):
         assert steps[edge - 2 : edge + 1].max() < 2 * steps.mean()

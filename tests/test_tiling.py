@@ -30,6 +30,20 @@ def test_windows_cover_and_overlap(height, width, tile, overlap):
         assert ordered[-1] + min(tile, length) == length
 
 
+def test_no_more_overlap_than_asked_for():
+    """As many windows as with the full side, of the least side that is a multiple of 4."""
+    found = windows(100, 116, 32, 4, multiple=4)
+    assert len(found) == len(windows(100, 116, 32, 4)) == 16
+    assert {(window.height, window.width) for window in found} == {(28, 32)}
+    cover = torch.zeros(100, 116)
+    for window in found:
+        cover[window.slices] += 1
+    assert cover.min() >= 1
+    starts = sorted({window.top for window in found})
+    assert starts[-1] + 28 == 100
+    assert all(b - a <= 28 - 4 for a, b in itertools.pairwise(starts))
+
+
 @pytest.mark.parametrize(("height", "width", "tile", "overlap"), SIZES)
 def test_identity_comes_back_to_the_bit(height, width, tile, overlap):
     image = torch.rand(2, 3, height, width)
