@@ -7,28 +7,12 @@ import math
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deedsr.data.flaws import distinct
 from deedsr.data.photos import PhotoCrops, Root, list_photos
 
 log = logging.getLogger(__name__)
-
-
-class RepeatedCrops(PhotoCrops):
-    """`PhotoCrops` that come again after `repeat` steps, then as empty tensors: their degraded pictures were kept."""
-
-    repeat: int | None = None
-
-    def crop(self, step: int, sample: int) -> Tensor:
-        """Crop number `sample` of the batch of `step` on this rank."""
-        if self.repeat is None:
-            return super().crop(step, sample)
-        if step >= self.start_step + self.repeat:
-            return torch.empty(3, 0, 0, dtype=torch.uint8)
-        return super().crop(step % self.repeat, sample)
 
 
 class Photographs(pl.LightningDataModule):
@@ -40,7 +24,6 @@ class Photographs(pl.LightningDataModule):
         roots: photographs: folders, shards or lists, see `deedsr.data.photos.list_photos`.
         crop: side of the crops in pixels.
         batch: crops a step on each device.
-        repeat: steps after which the crops come again, see `RepeatedCrops`.
         seed: of the crops.
         split: takes only the photographs of this split, where a table beside the folder names it.
         workers: processes that decode.
@@ -52,7 +35,6 @@ class Photographs(pl.LightningDataModule):
         roots: Root | Sequence[Root],
         crop: int,
         batch: int,
-        repeat: int | None = None,
         seed: int = 0,
         split: str | None = None,
         workers: int = 0,
@@ -61,12 +43,10 @@ class Photographs(pl.LightningDataModule):
         super().__init__()
         if crop % 16:
             raise ValueError(f"crop must be a multiple of 16, so that its quadrants can be degraded, got {crop}")
-        if repeat is not None and repeat < 1:
-            raise ValueError(f"repeat must be at least 1 step, or null, got {repeat}")
         self.files, self.duplicates = distinct(list_photos(roots, split))
-        self.crop, self.batch, self.repeat, self.seed = crop, batch, repeat, seed
+        self.crop, self.batch, self.seed = crop, batch, seed
         self.workers, self.cache = workers, cache
-        self.crops: RepeatedCrops | None = None
+        self.crops: PhotoCrops | None = None
 
     @property
     def epoch(self) -> int:
@@ -76,7 +56,7 @@ class Photographs(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """The batches of this rank from the trainer's step on."""
         trainer = self.trainer
-        crops = self.crops = RepeatedCrops(
+        crops = self.crops = PhotoCrops(
             self.files,
             self.crop,
             self.seed,
@@ -85,7 +65,6 @@ class Photographs(pl.LightningDataModule):
             start_step=trainer.global_step,
             cache=self.cache,
         )
-        crops.repeat = self.repeat
         return DataLoader(
             crops,
             batch_size=self.batch,

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from deedsr.data.photos import seeded
-from deedsr.degradation import Mixture, Recipe
+from deedsr.degradation import Degradation, Mixture, Recipe
 from deedsr.encoder.momentum import MomentumContrast
 from stage1.parameters import Reading
-from stage1.views import Positives, Views, views
+from stage1.views import Positives, cut, degrade, quadrants
 
 OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -46,7 +46,8 @@ class Milestones:
 class DegradationLearner(pl.LightningModule):
     """Degrades crops on the device and trains a `MomentumContrast` on pairs of patches that share a degradation.
 
-    A batch is uint8 (B, 3, S, S). Everything random is a pure function of (seed, step, rank, sample).
+    A batch is HR crops, uint8 (B, 3, S, S), or made already, see `stage1.pool`. Everything random is a pure function of
+    (seed, step, rank, sample).
 
     Args:
         contrast: encoder, key encoder and queue.
@@ -55,7 +56,6 @@ class DegradationLearner(pl.LightningModule):
         recipe: what the degradations are drawn from, or the name of its level.
         positives: which two patches count as the same, see `stage1.views.views`.
         parameters: weight of reading the drawn parameters from the vector; the contrast's is 1. 0: contrast alone.
-        repeat: steps after which the same pictures come again: they are kept in memory. None: each step degrades anew.
         shuffle: exchange the keys between ranks and BatchNorm groups.
         seed: of the degradations.
     """
@@ -68,7 +68,6 @@ class DegradationLearner(pl.LightningModule):
         recipe: Recipe | Mixture | str,
         positives: Positives,
         parameters: float = 0.0,
-        repeat: int | None = None,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
@@ -77,36 +76,32 @@ class DegradationLearner(pl.LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
         self.reading = Reading(contrast.encoder.dimension, self.recipe) if parameters else None
-        self.positives, self.parameters_weight, self.repeat = positives, parameters, repeat
+        self.positives, self.parameters_weight = positives, parameters
         self.shuffle, self.seed = shuffle, seed
-        self.kept: dict[int, Views] = {}
 
     @torch.no_grad()
-    def pictures(self, batch: Tensor, step: int) -> Views:
-        """The pairs of a step, kept or new."""
-        turn = step % self.repeat if self.repeat else step
-        if turn in self.kept:
-            kept = self.kept[turn]
-            query, key = (picture.to(self.device).float() / 255 for picture in (kept.query, kept.key))
-            return Views(query, key, kept.degradation)
+    def patches(self, batch: Tensor | dict[str, Any], step: int) -> tuple[Tensor, Tensor, Degradation]:
+        """Queries and keys, (B, 3, h, w) each, in [0, 1], and what was done to both."""
+        if isinstance(batch, dict):
+            query, key = (batch[name].float() / 255 for name in ("query", "key"))
+            return query, key, Degradation.from_state(batch["degradation"])
+        numbers = (self.seed, step, self.global_rank)
         with torch.autocast(batch.device.type, enabled=False):
-            made = views(batch.float() / 255, self.recipe, self.positives, self.seed, turn, self.global_rank)
-        if self.repeat:
-            query, key = ((picture * 255).round().byte().cpu() for picture in (made.query, made.key))
-            self.kept[turn] = Views(query, key, made.degradation)
-        return made
+            pairs = degrade(batch.float() / 255, self.recipe, self.positives, *numbers)
+        chosen = quadrants(len(batch), seeded(*numbers, 0, 3))
+        return cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1]), pairs.degradation
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """One batch uint8 (B, 3, S, S) -> the InfoNCE loss and, weighted, the error in reading the parameters."""
+    def training_step(self, batch: Tensor | dict[str, Any], batch_idx: int) -> Tensor:
+        """One batch -> the InfoNCE loss and, weighted, the error in reading the parameters."""
         step = self.global_step
-        pair = self.pictures(batch, step)
+        query, key, degradation = self.patches(batch, step)
         exchange = seeded(self.seed, step, 0, 0, 5) if self.shuffle else None  # the same on all ranks
-        contrast, vectors = self.contrast(pair.query, pair.key, exchange)
+        contrast, vectors = self.contrast(query, key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)
         if self.reading is None:
             return contrast.loss
-        error = self.reading(vectors, pair.degradation)
+        error = self.reading(vectors, degradation)
         self.log("train/parameters", error.detach(), prog_bar=True)
         return contrast.loss + self.parameters_weight * error
 

@@ -22,6 +22,7 @@ from deedsr import weights
 from deedsr.encoder.momentum import MomentumContrast
 from stage1.data import Photographs
 from stage1.module import DegradationLearner
+from stage1.pool import Pool
 from stage1.probing import Probing
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,6 @@ def build(cfg: DictConfig) -> DegradationLearner:
         recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
         positives=cfg.positives,
         parameters=cfg.parameters,
-        repeat=cfg.repeat,
         shuffle=cfg.shuffle,
         seed=cfg.seed,
     )
@@ -116,7 +116,7 @@ def train(cfg: DictConfig) -> Path:
             log.info("%s: finished, %d steps; a number above steps=%d goes on", output, done, cfg.steps)
             return encoder
         log.info("%s: goes on after step %d", output, done)
-    data = Photographs(crop=cfg.crop, batch=cfg.batch, repeat=cfg.repeat, seed=cfg.seed, **cfg.data)
+    data = Pool(cfg) if cfg.pool else Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
     module = build(cfg)
     trainer = make_trainer(cfg, output, encoder)
     trainer.fit(module, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)

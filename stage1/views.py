@@ -15,20 +15,20 @@ Positives = Literal["same_image", "same_degradation"]
 
 
 @dataclass(frozen=True)
-class Views:
-    """Queries and keys, (B, 3, h, w) each, in [0, 1]; row i of both has row i of the degradation."""
+class Pairs:
+    """LR pictures (B, 3, h, w) in [0, 1]; row i of both has row i of the degradation."""
 
-    query: Tensor
-    key: Tensor
+    first: Tensor
+    second: Tensor
     degradation: Degradation
 
 
-def views(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: int) -> Views:
-    """Degrades each crop under one draw of parameters and makes its pair.
+def degrade(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: int) -> Pairs:
+    """The LR pictures that queries and keys are cut from, under one draw of parameters for each row.
 
-    `same_image`: two different quadrants of the LR picture, which share content, too; signal-dependent (Poisson) noise
-    still differs between them. `same_degradation`: the LR picture, and the next crop of the batch under the same
-    parameters with noise of its own, so that only the degradation is shared.
+    `same_image`: twice the same picture, so that its two patches share content, too; signal-dependent (Poisson) noise
+    still differs between them. `same_degradation`: the second picture is the next crop of the batch under the same
+    parameters, with noise of its own, so that only the degradation is shared.
 
     Args:
         hr: (B, 3, S, S) in [0, 1].
@@ -37,7 +37,7 @@ def views(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: 
         numbers: seed, step, rank; row i is a pure function of them and i.
 
     Returns:
-        Pictures of S/8 pixels with `same_image`, else of S/4; multiples of 1/255.
+        Pictures of S/4 pixels, multiples of 1/255.
 
     Raises:
         ValueError: an unknown `positives`, or a single crop where two are needed.
@@ -45,14 +45,12 @@ def views(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: 
     degradation = recipe.sample(seeded(*numbers, 0, 1), len(hr))  # the crops' own numbers are one less
     first = apply(hr, degradation)
     if positives == "same_image":
-        chosen = quadrants(len(hr), seeded(*numbers, 0, 3))
-        return Views(_cut(first, chosen[:, 0]), _cut(first, chosen[:, 1]), degradation)
+        return Pairs(first, first, degradation)
     if positives != "same_degradation":
         raise ValueError(f"positives must be same_image or same_degradation, got {positives!r}")
     if len(hr) < 2:
         raise ValueError(f"positives=same_degradation needs at least 2 photographs a batch, got {len(hr)}")
-    second = apply(hr.roll(-1, 0), degradation.reseeded(seeded(*numbers, 0, 2)))
-    return Views(first, second, degradation)
+    return Pairs(first, apply(hr.roll(-1, 0), degradation.reseeded(seeded(*numbers, 0, 2))), degradation)
 
 
 def quadrants(batch: int, generator: torch.Generator) -> Tensor:
@@ -62,7 +60,7 @@ def quadrants(batch: int, generator: torch.Generator) -> Tensor:
     return torch.stack([first, (first + 1 + pair % 3) % 4], 1)
 
 
-def _cut(pictures: Tensor, chosen: Tensor) -> Tensor:
+def cut(pictures: Tensor, chosen: Tensor) -> Tensor:
     """One quadrant of each picture: (B, 3, h, w), (B,) -> (B, 3, h/2, w/2)."""
     height, width = pictures.shape[-2] // 2, pictures.shape[-1] // 2
     corners = [(number // 2 * height, number % 2 * width) for number in chosen.tolist()]

@@ -37,16 +37,6 @@ def test_ten_and_ten_steps_equal_twenty(tiny: Compose, tmp_path: Path, positives
         assert torch.equal(tensor, parts[name]), name
 
 
-def test_repeated_pictures_resume_to_the_bit_too(tiny: Compose, tmp_path: Path) -> None:
-    common = ["repeat=3"]
-    train(tiny(tmp_path / "whole", "steps=10", *common))
-    train(tiny(tmp_path / "parts", "steps=5", *common))
-    train(tiny(tmp_path / "parts", "steps=10", *common))
-    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
-    for name, tensor in whole.items():
-        assert torch.equal(tensor, parts[name]), name
-
-
 def test_a_broken_off_run_goes_on_from_its_last_checkpoint(tiny: Compose, tmp_path: Path) -> None:
     train(tiny(tmp_path / "whole", "steps=6"))
     train(tiny(tmp_path / "parts", "steps=5", "checkpoint_every=2"))
@@ -115,7 +105,7 @@ def test_milestones(unit: str, falls: int) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("repeat=0", "repeat must be at least 1"),
+        ("pool=none", "pool=none: holds no pairs"),
         ("crop=40", "crop must be a multiple of"),
         ("trainer.accumulate_grad_batches=2", "must be 1 in stage 1"),
         ("positives=other", "same_image or same_degradation"),

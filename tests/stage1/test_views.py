@@ -8,7 +8,7 @@ import torch
 from deedsr.data.photos import seeded
 from deedsr.degradation import Recipe, apply
 from stage1.parameters import Reading, drawn
-from stage1.views import quadrants, views
+from stage1.views import cut, degrade, quadrants
 
 MIXED = Recipe.level("mixed")
 
@@ -20,42 +20,34 @@ def crops(batch: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
 def test_a_sample_does_not_depend_on_the_batch(positives: str) -> None:
     hr = crops(5)
-    large, small = views(hr, MIXED, positives, 1, 2, 0), views(hr[:3], MIXED, positives, 1, 2, 0)
-    assert torch.equal(large.query[:3], small.query)
-    assert torch.equal(large.key[:2], small.key[:2])  # the last one's partner is the first of the batch
+    large, small = degrade(hr, MIXED, positives, 1, 2, 0), degrade(hr[:3], MIXED, positives, 1, 2, 0)
+    assert torch.equal(large.first[:3], small.first)
+    assert torch.equal(large.second[:2], small.second[:2])  # the last one's partner is the first of the batch
+    assert torch.equal(quadrants(5, seeded(1, 2))[:3], quadrants(3, seeded(1, 2)))
 
 
 @pytest.mark.parametrize("other", [(9, 2, 0), (1, 9, 0), (1, 2, 9)])
 def test_draws_differ_by_seed_step_and_rank(other: tuple[int, int, int]) -> None:
     hr = crops(2)
-    ours, others = views(hr, MIXED, "same_image", 1, 2, 0), views(hr, MIXED, "same_image", *other)
-    assert not torch.equal(ours.query, others.query)
+    ours, others = degrade(hr, MIXED, "same_image", 1, 2, 0), degrade(hr, MIXED, "same_image", *other)
+    assert not torch.equal(ours.first, others.first)
 
 
-def test_same_image_gives_two_quadrants_of_one_picture() -> None:
-    hr = crops(40)
-    pair = views(hr, MIXED, "same_image", 4, 0, 0)
-    whole = apply(hr, pair.degradation)
-    corners = {(0, 0), (0, 8), (8, 0), (8, 8)}
-    for number in range(40):
-        found = {
-            name: {(y, x) for y, x in corners if torch.equal(whole[number, :, y : y + 8, x : x + 8], patch[number])}
-            for name, patch in (("query", pair.query), ("key", pair.key))
-        }
-        assert len(found["query"]) == len(found["key"]) == 1
-        assert found["query"] != found["key"]
+def test_same_image_gives_one_picture_twice() -> None:
+    pairs = degrade(crops(2), MIXED, "same_image", 0, 0, 0)
+    assert pairs.first is pairs.second
 
 
 def test_same_degradation_takes_the_next_picture_with_noise_of_its_own() -> None:
     hr = crops(3)
     hr[1] = hr[0]
     noisy = Recipe.level("heavy")
-    pair = views(hr, noisy, "same_degradation", 4, 0, 0)
+    pairs = degrade(hr, noisy, "same_degradation", 4, 0, 0)
     drawn_again = noisy.sample(seeded(4, 0, 0, 0, 1), 3)
-    assert torch.equal(pair.query, apply(hr, drawn_again))
-    assert torch.equal(pair.degradation.quality, drawn_again.quality)
-    assert not torch.equal(pair.query[0], pair.key[0]), "the same picture, parameters and noise"
-    assert pair.key.shape == (3, 3, 16, 16)
+    assert torch.equal(pairs.first, apply(hr, drawn_again))
+    assert torch.equal(pairs.degradation.quality, drawn_again.quality)
+    assert not torch.equal(pairs.first[0], pairs.second[0]), "the same picture, parameters and noise"
+    assert pairs.second.shape == (3, 3, 16, 16)
 
 
 def test_quadrants_are_drawn_per_sample_and_never_the_same() -> None:
@@ -63,11 +55,17 @@ def test_quadrants_are_drawn_per_sample_and_never_the_same() -> None:
     assert pairs == {(a, b) for a in range(4) for b in range(4) if a != b}
 
 
+def test_quadrants_are_cut_at_the_corners() -> None:
+    lr = torch.arange(16.0).view(1, 1, 4, 4).expand(4, 3, 4, 4)
+    assert cut(lr, torch.arange(4))[:, 0, 0, 0].tolist() == [0, 2, 8, 10]
+    assert cut(lr, torch.arange(4)).shape == (4, 3, 2, 2)
+
+
 def test_wrong_choices_are_named() -> None:
     with pytest.raises(ValueError, match="same_image or same_degradation, got 'other'"):
-        views(crops(2), MIXED, "other", 0, 0, 0)
+        degrade(crops(2), MIXED, "other", 0, 0, 0)
     with pytest.raises(ValueError, match="at least 2 photographs"):
-        views(crops(1), MIXED, "same_degradation", 0, 0, 0)
+        degrade(crops(1), MIXED, "same_degradation", 0, 0, 0)
 
 
 def test_what_was_left_out_reads_as_nothing_done() -> None:
