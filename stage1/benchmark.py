@@ -130,7 +130,7 @@ def measure(cfg: DictConfig) -> Speeds:
     )
     device = trainer.strategy.root_device
     module = build(cfg)
-    data = Photographs(crop=cfg.crop, batch=batch, repeat=cfg.repeat, seed=cfg.seed, **cfg.data)
+    data = Photographs(crop=cfg.crop, batch=batch, seed=cfg.seed, **cfg.data)
     stream = PhotoCrops(data.files, cfg.crop, cfg.seed, batch)
     crops = torch.stack([stream.crop(0, sample) for sample in range(batch)])
 
