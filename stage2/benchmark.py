@@ -1,0 +1,233 @@
+"""Seconds and memory of one restoration, as ratios to something else in the same run.
+
+    python -m stage2.benchmark model=built-in size=2048 steps=8 dtype=bfloat16
+    python -m stage2.benchmark model=sd21-random size=512 steps=50 dtype=bfloat16 against=pipeline compile=true
+    python -m stage2.benchmark model=sd21-random size=512 steps=1 dtype=bfloat16 against=null warmup=0 repeats=1
+
+``PRESET-random`` is a preset with random weights. ``against=naive``: a float32 restorer that computes everything anew
+at every step, one tile at a time; the outputs must agree. ``against=pipeline``: diffusers' ControlNet pipeline on the
+same stock base.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from deedsr.metrics import table
+from deedsr.models import RestorationModel, load_model
+from deedsr.models.deedsr import build
+from deedsr.models.presets import preset
+from deedsr.options import DTYPES, Options, one_of
+from deedsr.restorer import SCALE, Restorer, pick_device
+from stage2.rivals import Run, naive, pipeline
+
+RANDOM = "-random"
+RIVALS = ("naive", "pipeline")
+CLEAR = Path("/proc/self/clear_refs")  # Linux: "5" starts the peak of resident memory anew
+TOLERANCE = 2 / 255  # mean absolute difference of two outputs
+
+
+@dataclass
+class Timing:
+    """Seconds by the clock and of the processor, and the peak of memory in bytes (of the GPU where there is one)."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    peak: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "median_seconds": statistics.median(self.seconds),
+            "median_cpu_seconds": statistics.median(self.cpu_seconds),
+            "images_per_second": 1 / statistics.median(self.seconds),
+            "peak_gigabytes": self.peak / 1e9,
+            "seconds": self.seconds,
+        }
+
+
+def picture(size: int) -> Tensor:
+    """An input (1, 3, size/4, size/4) in [0, 1] of noise at every scale."""
+    generator, side = torch.Generator().manual_seed(0), size // SCALE
+    image, octave = torch.zeros(1, 3, side, side), 4
+    while octave <= side:
+        noise = torch.randn(1, 3, octave, octave, generator=generator) / octave
+        image += torch.nn.functional.interpolate(noise, size=(side, side), mode="bicubic")
+        octave *= 2
+    return (image + 0.5).clamp_(0, 1)
+
+
+def models(cfg: DictConfig, device: torch.device) -> tuple[RestorationModel, RestorationModel | None]:
+    """The model to measure, in ``cfg.dtype``, and the naive restorer's, in float32, if there is one."""
+    dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
+    reference = _model(cfg.model, device, torch.float32) if cfg.against == "naive" else None
+    if reference is not None:
+        return copy.deepcopy(reference).to(dtype), reference
+    return _model(cfg.model, device, dtype), None
+
+
+def _model(name: str, device: torch.device, dtype: torch.dtype) -> RestorationModel:
+    if not name.endswith(RANDOM):
+        return load_model(name, device, dtype)
+    default = torch.get_default_dtype()
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)  # so that there is never a float32 copy
+    try:
+        return build(preset(name.removesuffix(RANDOM))).to(device).requires_grad_(False)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def measure(runs: dict[str, Run], lr: Tensor, device: torch.device, warmup: int, repeats: int) -> dict[str, Timing]:
+    """Time runs in turn, so that what slows the machine slows all of them."""
+    timings = {name: Timing() for name in runs}
+    for _ in range(warmup):
+        for run in runs.values():
+            run(lr)
+    for _ in range(repeats):
+        for name, run in runs.items():
+            reset_peak(device)
+            start, cpu = time.perf_counter(), time.process_time()
+            run(lr)  # ends on the CPU, so all is done
+            timings[name].seconds.append(time.perf_counter() - start)
+            timings[name].cpu_seconds.append(time.process_time() - cpu)
+            timings[name].peak = max(timings[name].peak, peak(device))
+    return timings
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif CLEAR.exists():
+        CLEAR.write_text("5")
+
+
+def peak(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, else of resident memory (models and interpreter counted)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: what the chip gives at best. On the CPU per second of a processor."""
+    side, clock = (8192, time.perf_counter) if device.type == "cuda" else (2048, time.process_time)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        start = clock()
+        (a @ b)[0, 0].item()
+        seconds.append(clock() - start)
+    return 2 * side**3 / statistics.median(seconds[2:])
+
+
+def count(run: Run, lr: Tensor) -> int:
+    """FLOPs of one run: matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        run(lr)
+    return counter.get_total_flops()
+
+
+def benchmark(cfg: DictConfig) -> dict[str, Any]:
+    """Everything measured, as plain values; ValueError for settings that make no sense or outputs that differ."""
+    if cfg.against is not None:
+        one_of("rival", cfg.against, RIVALS)
+    if cfg.size % SCALE or cfg.size < 64:
+        raise ValueError(f"size is {cfg.size}; choose a multiple of {SCALE} from 64 on")
+    device = pick_device(cfg.device)
+    model, reference = models(cfg, device)
+    options = Options(**OmegaConf.to_container(cfg.options, resolve=True))
+    restorer, lr = Restorer(model, options, cfg.compile), picture(cfg.size)
+    flops = count(Restorer(model, options).restore, lr) if cfg.flops else None
+    runs: dict[str, Run] = {"ours": restorer.restore}
+    if reference is not None:
+        runs["naive"] = naive(reference, restorer.settings, options.seed)
+    elif cfg.against == "pipeline":
+        if not cfg.model.endswith(RANDOM):
+            raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")
+        config = preset(cfg.model.removesuffix(RANDOM))
+        runs["pipeline"] = pipeline(config, restorer.settings.steps, device, restorer.dtype)
+    timings = measure(runs, lr, device, cfg.warmup, cfg.repeats)
+    found: dict[str, Any] = {"settings": OmegaConf.to_container(cfg, resolve=True), "sampling": str(restorer.settings)}
+    found |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _name(device)}
+    found |= {name: timing.summary() for name, timing in timings.items()}
+    if flops is not None:
+        rate = matrix_rate(device, restorer.dtype)
+        achieved = flops / found["ours"]["median_seconds" if device.type == "cuda" else "median_cpu_seconds"]
+        found["flops"] = {"per_image": flops, "per_second": achieved, "matrix": rate, "fraction": achieved / rate}
+    if cfg.against is not None:
+        found["ratio"] = found[cfg.against]["median_seconds"] / found["ours"]["median_seconds"]
+        found["cpu_ratio"] = found[cfg.against]["median_cpu_seconds"] / found["ours"]["median_cpu_seconds"]
+    if reference is not None:
+        found["difference"] = difference(runs["ours"](lr), runs["naive"](lr))
+    return found
+
+
+def difference(ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """Mean and largest absolute difference; ValueError where the mean is above TOLERANCE."""
+    apart = (ours - theirs).abs()
+    if (mean := float(apart.mean())) > TOLERANCE:
+        raise ValueError(f"the outputs differ by {255 * mean:.2f}/255 on average, more than {255 * TOLERANCE:g}/255")
+    return {"mean": mean, "max": float(apart.max()), "tolerance_of_mean": TOLERANCE}
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """What matters, in a few lines."""
+    lines = [found["sampling"], f"{found['device']}, {found['threads']} threads, torch {found['torch']}"]
+    for name in ("ours", *RIVALS):
+        if name in found:
+            of = found[name]
+            lines.append(
+                f"{name:<9} {of['median_seconds']:9.3f} s  (processor {of['median_cpu_seconds']:.3f} s), "
+                f"{of['images_per_second']:.3f} images/s, peak {of['peak_gigabytes']:.2f} GB"
+            )
+    if "ratio" in found:
+        lines.append(f"ratio     {found['ratio']:9.2f}    (of processor seconds {found['cpu_ratio']:.2f})")
+    if "difference" in found:
+        mean, most = (255 * found["difference"][name] for name in ("mean", "max"))
+        lines.append(
+            f"outputs differ by {mean:.3f}/255 on average (allowed: {255 * TOLERANCE:g}), at most {most:.1f}/255"
+        )
+    if "flops" in found:
+        of = found["flops"]
+        lines.append(
+            f"{of['per_image'] / 1e12:.3f} TFLOP an image, {of['per_second'] / 1e12:.3f} TFLOP/s: "
+            f"{100 * of['fraction']:.1f} % of a matrix product's {of['matrix'] / 1e12:.3f}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    try:
+        found = benchmark(cfg)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if cfg.output is not None:
+        table.write(Path(cfg.output), json.dumps(found, indent=2) + "\n")
+    sys.stdout.write(to_text(found))
+
+
+if __name__ == "__main__":
+    main()
