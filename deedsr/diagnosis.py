@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,21 @@ DIAGNOSIS = "diagnosis.safetensors"
 LEVELS = ("light", "medium", "heavy")
 QUANTITIES = ("blur", "noise", "jpeg")
 BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))
+SIGNS, OFFSETS = (1, 1, -1), (0.3, 1.0, -110.0)
 
-TILE = 256  # pixels; larger pictures are cut into such
 GRID = 16  # pixels: tiles begin where JPEG's blocks do
-MOST_TILES = 64
+MOST_TILES = 256
+BATCH = 64
 
 WORDS = {
     "blur": ((0.6, "sharp"), (1.0, "a little soft"), (2.0, "blurred"), (math.inf, "strongly blurred")),
     "noise": ((2.0, "hardly any"), (6.0, "a little"), (15.0, "clearly visible"), (math.inf, "strong")),
-    "jpeg": ((40.0, "strongly compressed"), (70.0, "compressed"), (88.0, "lightly"), (math.inf, "hardly compressed")),
+    "jpeg": (
+        (40.0, "strongly compressed"),
+        (70.0, "compressed"),
+        (88.0, "lightly compressed"),
+        (math.inf, "hardly compressed"),
+    ),
 }
 """For each quantity: words for values below a bound."""
 
@@ -86,6 +92,7 @@ class DiagnosisHead(nn.Module):
 
     Args:
         vector: length of the vector.
+        tile: side in pixels of the pictures that it was fitted to; others are cut into such.
         hidden: width of the two hidden layers.
     """
 
@@ -95,9 +102,9 @@ class DiagnosisHead(nn.Module):
     spread: Tensor
     widen: Tensor
 
-    def __init__(self, vector: int, hidden: int = 64) -> None:
+    def __init__(self, vector: int, tile: int = 64, hidden: int = 64) -> None:
         super().__init__()
-        self.vector, self.hidden = vector, hidden
+        self.vector, self.tile, self.hidden = vector, tile, hidden
         self.register_buffer("mean", torch.zeros(vector))
         self.register_buffer("scale", torch.ones(vector))
         self.register_buffer("centre", torch.zeros(len(QUANTITIES)))
@@ -113,20 +120,34 @@ class DiagnosisHead(nn.Module):
 
     def config(self) -> dict[str, int]:
         """The constructor's arguments."""
-        return {"vector": self.vector, "hidden": self.hidden}
+        return {"vector": self.vector, "tile": self.tile, "hidden": self.hidden}
 
     def raw(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D) -> means and log-variances of the standardised quantities, (B, 3) each, and the levels' logits."""
+        """(B, D) -> means and log-variances of standardised `to_scale`, (B, 3) each, and the levels' logits (B, 3)."""
         count = len(QUANTITIES)
         out = self.layers((vector - self.mean) / self.scale)
         return out[:, :count], out[:, count : 2 * count].clamp(-8, 4), out[:, 2 * count :]
 
     def forward(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D) -> values and standard deviations of `QUANTITIES` (B, 3), probabilities of `LEVELS` (B, 3)."""
+        """(B, D) -> means and standard deviations on `to_scale`, (B, 3) each, and probabilities of `LEVELS` (B, 3)."""
         mean, log_variance, logits = self.raw(vector)
-        low, high = vector.new_tensor(BOUNDS).T
-        value = (mean * self.spread + self.centre).clamp(low, high)
-        return value, (log_variance / 2).exp() * self.spread * self.widen, logits.softmax(1)
+        std = (log_variance / 2).exp() * self.spread * self.widen
+        return mean * self.spread + self.centre, std, logits.softmax(1)
+
+
+def to_scale(values: Tensor) -> Tensor:
+    """Values of `QUANTITIES` (..., 3) on a scale where errors are alike.
+
+    log(blur + 0.3), log(noise + 1), and log(110 − jpeg), which follows JPEG's quantisation steps.
+    """
+    return ((values + values.new_tensor(OFFSETS)) * values.new_tensor(SIGNS)).log()
+
+
+def from_scale(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of `to_scale` for means and, to the first order, standard deviations (..., 3); values within bounds."""
+    low, high = mean.new_tensor(BOUNDS).T
+    value = mean.exp() * mean.new_tensor(SIGNS) - mean.new_tensor(OFFSETS)
+    return value.clamp(low, high), std * mean.exp()
 
 
 def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
@@ -166,22 +187,28 @@ class Diagnoser:
 
     @torch.inference_mode()
     def __call__(self, image: Picture | str | Path) -> Diagnosis:
-        """Diagnose a picture or a file. Raises ValueError for one that can't be read or is smaller than 8 pixels."""
+        """Diagnose a picture or a file: the mean of what its tiles say, each weighted by how sure it is.
+
+        Raises ValueError for one that can't be read or is smaller than 8 pixels.
+        """
         picture = image if isinstance(image, Picture) else read(image)
-        value, std, levels = (part[0].tolist() for part in self.head(self.vector(picture.rgb)))
-        estimates = dict(zip(QUANTITIES, map(Estimate, value, std), strict=True))
-        probabilities = dict(zip(LEVELS, levels, strict=True))
+        parts = [self.head(self.encoder(tiles.to(self.device))) for tiles in self.tiles(picture.rgb).split(BATCH)]
+        mean, std, levels = (torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
+        precision = std**-2  # (N, 3)
+        pooled = (mean * precision).sum(0) / precision.sum(0)
+        value, deviation = from_scale(pooled, precision.mean(0).rsqrt())  # tiles err alike: no division by √N
+        estimates = dict(zip(QUANTITIES, map(Estimate, value.tolist(), deviation.tolist()), strict=True))
+        probabilities = dict(zip(LEVELS, levels.mean(0).tolist(), strict=True))
         return Diagnosis(**estimates, level=max(LEVELS, key=probabilities.__getitem__), levels=probabilities)
 
-    def vector(self, rgb: Tensor) -> Tensor:
-        """(1, 3, H, W) in [0, 1] -> (1, D): of a large picture the mean over at most 64 tiles, evenly chosen."""
+    def tiles(self, rgb: Tensor) -> Tensor:
+        """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""
         height, width = rgb.shape[-2:]
         if min(height, width) < LEAST_SIDE:
             raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
-        tiles = windows(height, width, TILE, 0)
-        chosen = tiles[:: math.ceil(len(tiles) / MOST_TILES)]
-        total = torch.zeros(1, self.encoder.dimension, device=self.device)
-        for tile in chosen:
-            top, left = tile.top - tile.top % GRID, tile.left - tile.left % GRID
-            total += self.encoder(rgb[..., top : top + tile.height, left : left + tile.width].to(self.device))
-        return total / len(chosen)
+        places = windows(height, width, self.head.tile, 0)
+        aligned = (
+            replace(place, top=place.top - place.top % GRID, left=place.left - place.left % GRID)
+            for place in places[:: math.ceil(len(places) / MOST_TILES)]
+        )
+        return torch.cat([rgb[place.slices] for place in aligned])

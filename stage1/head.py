@@ -14,22 +14,41 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.data.photos import seeded
-from deedsr.degradation import Recipe
-from deedsr.diagnosis import QUANTITIES, DiagnosisHead
+from deedsr.data.photos import PhotoCrops, list_photos, seeded
+from deedsr.degradation import FACTOR, Recipe
+from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, to_scale
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.encoder.probes import read
-from stage1.probe import crops
-from stage1.truth import UNKNOWN, Truth, direct, drawn
+from deedsr.encoder.statistics import laplacian
+from stage1.truth import Truth, direct, drawn
 
 BATCH = 256
+JITTER = 0.5
+"""Of the vectors in the fit, in their standard deviations: a few thousand pictures invite overfitting."""
+
 CALIBRATION = 5
 """One photograph of so many is kept from the fit: it chooses the epoch and scales the uncertainty."""
 
 
+def sharp_crops(cfg: DictConfig, split: str | None) -> tuple[Tensor, Tensor]:
+    """Crops, uint8 (N, 3, S, S), and the photograph that each is of: `cfg.crops` of each photograph.
+
+    They are the half with the more detail of twice as many: what is out of focus in the photograph itself would be
+    told to be sharp.
+    """
+    images, photo = [], []
+    for number, file in enumerate(list_photos(cfg.data.roots, split)):
+        stream = PhotoCrops([file], cfg.crop, cfg.seed + number, 2 * cfg.crops, cache=True)
+        drawn_crops = torch.stack([stream.crop(0, sample) for sample in range(2 * cfg.crops)])
+        small = F.avg_pool2d(drawn_crops.float().mean(1, keepdim=True), FACTOR)
+        images.append(drawn_crops[laplacian(small).flatten(1).var(1).topk(cfg.crops).indices])
+        photo += [number] * cfg.crops
+    return torch.cat(images), torch.tensor(photo)
+
+
 def make_truth(cfg: DictConfig, split: str | None) -> dict[str, tuple[Truth, Tensor]]:
     """Pictures by kind, and the photograph that each is of."""
-    images, photo = crops(cfg.data.roots, split, cfg.crop, cfg.crops, cfg.seed)
+    images, photo = sharp_crops(cfg, split)
     kinds = {"drawn": drawn(images, Recipe.level(cfg.recipe), cfg.seed), "direct": direct(images, cfg.seed)}
     return {kind: (truth, photo) for kind, truth in kinds.items()}
 
@@ -37,8 +56,8 @@ def make_truth(cfg: DictConfig, split: str | None) -> dict[str, tuple[Truth, Ten
 def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hidden: int, seed: int) -> DiagnosisHead:
     """A head fitted to vectors (N, D), but for the rows `held` (N,) bool, on which it is calibrated."""
     torch.manual_seed(seed)
-    head = DiagnosisHead(vectors.shape[1], hidden)
-    vectors, values = vectors.float(), truth.values.float()
+    head = DiagnosisHead(vectors.shape[1], truth.pictures.shape[-1], hidden)
+    vectors, values = vectors.float(), to_scale(truth.values.float())
     scale = vectors[~held].std(0)
     head.mean.copy_(vectors[~held].mean(0))
     head.scale.copy_(scale.clamp_min(0.01 * scale.max()))
@@ -49,9 +68,11 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(rows) // BATCH))
     best, least = copy.deepcopy(head), float("inf")
     for epoch in range(epochs):
-        for chosen in rows[torch.randperm(len(rows), generator=seeded(seed, epoch))].split(BATCH):
+        generator = seeded(seed, epoch)
+        jittered = vectors + JITTER * head.scale * torch.randn(vectors.shape, generator=generator)
+        for chosen in rows[torch.randperm(len(rows), generator=generator)].split(BATCH):
             optimizer.zero_grad()
-            _loss(head, vectors[chosen], values[chosen], truth.level[chosen], beta=0.5).backward()
+            _loss(head, jittered[chosen], values[chosen], truth.level[chosen], beta=0.5).backward()
             optimizer.step()
             schedule.step()
         with torch.no_grad():
@@ -59,8 +80,8 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
         if loss < least:
             best, least = copy.deepcopy(head), loss
     best.half().float()  # as it is stored
-    value, std, _ = best(vectors[held])
-    best.widen.copy_(((value - values[held]) / std).square().mean(0).sqrt())
+    mean, std, _ = best(vectors[held])
+    best.widen.copy_(((mean - values[held]) / std).square().mean(0).sqrt())
     return best.half().float().requires_grad_(False)
 
 
@@ -73,13 +94,14 @@ def _loss(head: DiagnosisHead, vectors: Tensor, values: Tensor, level: Tensor, b
     target = (values - head.centre) / head.spread
     likelihood = ((mean - target).square() * (-log_variance).exp() + log_variance) / 2
     weighted = (likelihood * (beta * log_variance.detach()).exp()).sum(1).mean()
-    return weighted + F.cross_entropy(logits, level, ignore_index=UNKNOWN)
+    return weighted + F.cross_entropy(logits, level)
 
 
 @torch.no_grad()
 def judge(head: DiagnosisHead, vectors: Tensor, truth: Truth) -> dict[str, Any]:
     """Of a head on vectors (N, D), for each quantity: R², the mean error, and the shares within 1 and 2 std."""
-    value, std, probabilities = head(vectors.float())
+    mean, std, probabilities = head(vectors.float())
+    value, std = from_scale(mean, std)
     report: dict[str, Any] = {}
     for column, name in enumerate(QUANTITIES):
         target = truth.values[:, column].float()
@@ -91,8 +113,7 @@ def judge(head: DiagnosisHead, vectors: Tensor, truth: Truth) -> dict[str, Any]:
             "within_1_std": float((deviations < 1).float().mean()),
             "within_2_std": float((deviations < 2).float().mean()),
         }
-    known = truth.level != UNKNOWN
-    report["level"] = float((probabilities.argmax(1) == truth.level)[known].float().mean())
+    report["level"] = float((probabilities.argmax(1) == truth.level).float().mean())
     return report
 
 

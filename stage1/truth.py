@@ -15,7 +15,11 @@ from deedsr.images import resize
 from stage1.sharpness import blur_of, without
 
 SHARP = 0.34  # `edge_sigma` of an antialiased down-sampling
-UNKNOWN = -1
+LIMITS = ((1.2, 15.0, 60.0), (1.6, 22.5, 45.0))
+"""The most blur and noise and the least JPEG quality that count as light, and as medium.
+
+Noise and quality are the bounds of the levels' first order; blur is what 98 % of their pictures stay below.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class Truth:
     """N pictures and what is wrong with them.
 
     pictures: uint8 (N, 3, h, w). values: (N, 3), blur σ in pixels, noise σ on 0-255, JPEG quality (100: never
-    compressed). level: (N,), position in `LEVELS` or `UNKNOWN`.
+    compressed). level: (N,), position in `LEVELS`.
     """
 
     pictures: Tensor
@@ -64,8 +68,8 @@ def _last_quality(degradation: Degradation) -> Tensor:
 def direct(crops: Tensor, seed: int) -> Truth:
     """Crops, uint8 (N, 3, S, S), made small and then spoilt as a person would do it: pictures of S/4.
 
-    Down-sampled without aliasing by 1.5 to 4; then, each now and then, Gaussian blur up to σ 4, Gaussian noise up to
-    σ 50, JPEG from 5 to 98. With nothing done the level is light, otherwise not known.
+    Down-sampled without aliasing by 1.5 to 4; then, each now and then, Gaussian blur up to σ 5, Gaussian noise up to
+    σ 60, JPEG from 5 to 98. The level is the mildest whose `LIMITS` hold all three.
     """
     rows = [_spoil(crop[None].float() / 255, seeded(seed, row)) for row, crop in enumerate(crops)]
     return Truth.join(rows)
@@ -78,15 +82,15 @@ def _spoil(crop: Tensor, generator: torch.Generator) -> Truth:
     side = crop.shape[-1] // FACTOR
     source = int(side * (1.5 + 2.5 * scale))
     picture = resize(crop[..., :source, :source], (side, side))
-    sigma = 4 * blur**2 if blurred else 0.0
+    sigma = 5 * blur**1.5 if blurred else 0.0
     if sigma > 0.1:
         picture = filter2d(picture, build(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0))
     still = picture = quantize(picture)
     if noisy:
-        picture = quantize(gaussian_noise(picture, 50 * noise**2, bool(chances[3] < 0.3), generator))
-    level = UNKNOWN if blurred or noisy or compressed else 0
+        picture = quantize(gaussian_noise(picture, 60 * noise**2, bool(chances[3] < 0.3), generator))
     if compressed:
         q = torch.tensor([5 + 93 * quality**0.7])
         picture, still = jpeg(picture, q), jpeg(still, q)
-    value = [(sigma**2 + SHARP**2) ** 0.5, float((picture - still).std() * 255), float(q) if compressed else 100.0]
+    value = ((sigma**2 + SHARP**2) ** 0.5, float((picture - still).std() * 255), float(q) if compressed else 100.0)
+    level = sum(value[0] > blur or value[1] > noise or value[2] < quality for blur, noise, quality in LIMITS)
     return Truth((picture * 255).round().byte(), torch.tensor([value]), torch.tensor([level]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,17 @@ import torch
 from PIL import Image
 
 from deedsr import cli, degradation, weights
-from deedsr.diagnosis import DIAGNOSIS, LEVELS, Diagnoser, Diagnosis, DiagnosisHead, Estimate, load_head
+from deedsr.diagnosis import (
+    DIAGNOSIS,
+    LEVELS,
+    Diagnoser,
+    Diagnosis,
+    DiagnosisHead,
+    Estimate,
+    from_scale,
+    load_head,
+    to_scale,
+)
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.images import Picture
 from deedsr.models.folder import ENCODER
@@ -23,7 +34,7 @@ def folder(tmp_path: Path, tiny_encoder: Path) -> Path:
     stored = weights.load(tiny_encoder)
     weights.save(tmp_path / "model" / ENCODER, stored.tensors, stored.config)
     torch.manual_seed(0)
-    head = DiagnosisHead(16, 8)
+    head = DiagnosisHead(16, 32, 8)
     weights.save(tmp_path / "model" / DIAGNOSIS, head.state_dict(), head.config())
     return tmp_path / "model"
 
@@ -131,24 +142,47 @@ def test_a_head_of_another_encoder_is_named(folder):
         load_head(folder / DIAGNOSIS, DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4))
 
 
-def test_a_large_picture_is_the_mean_of_its_tiles(folder):
+def test_a_picture_of_equal_tiles_is_diagnosed_as_one_of_them(folder):
     diagnoser = Diagnoser.from_pretrained(str(folder))
-    tile = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        alone = diagnoser.vector(tile)
-        assert torch.allclose(diagnoser.vector(tile.repeat(1, 1, 2, 3)), alone, atol=1e-6)
-        other = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(1)) ** 3
-        both = diagnoser.vector(torch.cat([tile, other], 3))
-        assert torch.allclose(both, (alone + diagnoser.vector(other)) / 2, atol=1e-6)
+    tile = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    one, many = (diagnoser(Picture(rgb)).to_json() for rgb in (tile, tile.repeat(1, 1, 2, 3)))
+    assert one == many
+
+
+def test_the_surest_tiles_count_most(folder):
+    diagnoser = Diagnoser.from_pretrained(str(folder))
+    tiles = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tiles[1] **= 3
+    means = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 4.0]])
+    stds = torch.tensor([[0.1, 0.2, 0.3], [0.2, 0.2, 0.3]])
+    diagnoser.head.forward = lambda vector: (means, stds, torch.full((2, 3), 1 / 3))
+    found = diagnoser(Picture(torch.cat([tiles[:1], tiles[1:]], 3)))
+    mean, std = (4 * 1 + 1 * 2) / 5, (2 / (0.1**-2 + 0.2**-2)) ** 0.5
+    assert found.blur.value == pytest.approx(math.exp(mean) - 0.3)
+    assert found.blur.std == pytest.approx(math.exp(mean) * std)
+    assert (found.noise.value, found.noise.std) == pytest.approx((math.exp(2) - 1, math.exp(2) * 0.2))
+    assert (found.jpeg.value, found.jpeg.std) == pytest.approx((110 - math.exp(3.5), math.exp(3.5) * 0.3))
+
+
+def test_the_scale_is_inverted_with_its_errors():
+    values = torch.tensor([[0.4, 0.0, 100.0], [2.0, 30.0, 20.0]])
+    back, std = from_scale(to_scale(values), torch.full((2, 3), 0.01))
+    assert torch.allclose(back, values, atol=1e-4)
+    moved, _ = from_scale(to_scale(values[1:]) + 0.01, std[1:])
+    assert torch.allclose(std[1:], (moved - values[1:]).abs(), rtol=0.02)
 
 
 def test_a_huge_picture_takes_no_more_than_its_share_of_tiles(folder):
-    diagnoser, seen = Diagnoser.from_pretrained(str(folder)), []
-    diagnoser.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2:]))
-    first = diagnoser(Picture(torch.rand(1, 3, 40, 256 * 200)))
-    assert len(seen) <= 64
-    assert set(seen) == {(40, 256)}
-    assert isinstance(first, Diagnosis)
+    tiles = Diagnoser.from_pretrained(str(folder)).tiles(torch.rand(1, 3, 40, 32 * 900))
+    assert 128 < len(tiles) <= 256
+    assert tiles.shape[1:] == (3, 32, 32)
+
+
+def test_tiles_begin_where_blocks_do(folder):
+    rgb = (torch.arange(70)[:, None] * 100 + torch.arange(90)).float().expand(1, 3, 70, 90)
+    corners = Diagnoser.from_pretrained(str(folder)).tiles(rgb)[:, 0, 0, 0].long().tolist()
+    assert len(corners) == 9
+    assert all(corner // 100 % 16 == 0 and corner % 100 % 16 == 0 for corner in corners)
 
 
 def test_words_follow_the_numbers():
