@@ -25,6 +25,7 @@ from deedsr.options import Options
 from deedsr.restorer import Restorer
 
 AUTOENCODER = "autoencoder"
+FURTHER = ("start", "spacing", "eta")
 Make = Callable[[Sample], torch.Tensor]
 
 
@@ -43,8 +44,10 @@ def autoencoded(model: RestorationModel) -> Make:
 
 
 def restored(model: RestorationModel, options: dict) -> Make:
-    """The input, restored with `options`."""
-    restorer = Restorer(model, Options(**options))
+    """The input, restored with `options`: those of `Options`, and of `Settings` what a user can't choose."""
+    further = {name: options.get(name) for name in FURTHER}
+    restorer = Restorer(model, Options(**{name: value for name, value in options.items() if name not in FURTHER}))
+    restorer.settings = restorer.settings.with_(**further)
     return lambda sample: restorer(Picture(sample.lr)).rgb
 
 
@@ -56,6 +59,7 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     """Every row's report; writes the table as Markdown, and the means as JSON beside it."""
     output, data = Path(cfg.output), Path(cfg.data)
     files = match({"restored": pictures(data / "lr"), "hr": pictures(data / "hr"), "lr": pictures(data / "lr")})
+    files = dict(list(files.items())[: cfg.images])
     device = pick_device(cfg.device)
     model = load_model(cfg.model, device, getattr(torch, cfg.dtype))
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
@@ -65,7 +69,7 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
         make = autoencoded(model) if row == AUTOENCODER else restored(model, {**shared, **row})
         reports[str(name)] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
         table.write(output, to_markdown(reports))
-        table.write(output.with_suffix(".json"), json.dumps(_means(reports), indent=2) + "\n")
+        table.write(output.with_suffix(".json"), json.dumps(means(reports), indent=2) + "\n")
     return reports
 
 
@@ -75,7 +79,7 @@ def _samples(files: dict[str, dict[str, Path]], make: Make) -> Iterator[Sample]:
         yield Sample(stem, eight_bits(make(given)), given.hr, given.lr)
 
 
-def _means(reports: dict[str, Report]) -> dict[str, dict[str, float | None]]:
+def means(reports: dict[str, Report]) -> dict[str, dict[str, float | None]]:
     """Means by row; the first report also has the rows of bicubic and of the ground truth."""
     first = next(iter(reports.values()))
     extra = {name: table.means(first, row) for name, row in first.rows.items() if name != RESTORED}
@@ -87,8 +91,8 @@ def to_markdown(reports: dict[str, Report]) -> str:
     first = next(iter(reports.values()))
     lines = ["| | " + " | ".join(metric.label for metric in first.metrics.values()) + " |"]
     lines.append("|---" * (len(first.metrics) + 1) + "|")
-    for name, means in _means(reports).items():
-        cells = ["–" if value is None else f"{value:.4f}" for value in means.values()]
+    for name, row in means(reports).items():
+        cells = ["–" if value is None else f"{value:.4f}" for value in row.values()]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
     lines += ["", f"Protocol `{first.protocol}`, n = {len(first.stems)}; means."]
     return "\n".join(lines) + "\n"

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 
+from stage2.steps import fewest, run
 from stage2.sweep import sweep
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluate"
@@ -48,3 +50,41 @@ def test_rows_are_the_options_and_the_bounds(pairs: Path, tiny_model_folder: Pat
     table = output.read_text()
     assert table.count("\n|") == 6
     assert "`osediff`, n = 2" in table
+
+
+def composed(primary: str, pairs: Path, model: Path, *more: str) -> DictConfig:
+    output = pairs / f"{primary}.md"
+    overrides = [f"data={pairs}", f"model={model}", f"output={output}", "metrics=[psnr,ssim]", "progress=false"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(primary, [*overrides, *more])
+
+
+def test_a_start_from_the_input_and_fewer_images(pairs: Path, tiny_model_folder: Path) -> None:
+    rows = "+rows={noise: {steps: 2}, input: {steps: 2, start: 0.2}}"
+    reports = sweep(composed("sweep", pairs, tiny_model_folder, "~rows", rows, "images=1"))
+    assert reports["noise"].stems == ["one"]
+    scores = [report.rows["restored"].images["one"]["psnr"] for report in reports.values()]
+    assert scores[1] > scores[0], "a network of random weights can spoil less from there"
+
+
+def test_steps_against_quality(pairs: Path, tiny_model_folder: Path) -> None:
+    cfg = composed("steps", pairs, tiny_model_folder, "steps=[1,3]", "samplers=[ddim,unipc]", "images=1")
+    text = run(cfg)
+    output = pairs / "steps.md"
+    assert output.read_text() == text
+    assert "Fewest" not in text, "LPIPS was not asked for"
+    means = json.loads(output.with_suffix(".json").read_text())
+    assert list(means) == ["bicubic", "ground_truth", "ddim 1", "ddim 3", "unipc 1", "unipc 3"]
+    assert means["ddim 1"] != means["ddim 3"] != means["unipc 3"]
+    with Image.open(output.with_suffix(".png")) as drawn:
+        assert drawn.width > 2 * 500
+        assert len(set(drawn.convert("RGB").get_flattened_data())) > 50
+
+
+def test_the_fewest_steps_within_one_percent_of_the_best() -> None:
+    curves = {
+        "ddim": {1: {"lpips": 0.31}, 4: {"lpips": 0.302}, 8: {"lpips": 0.3}},
+        "unipc": {1: {"lpips": 0.4}, 4: {"lpips": 0.3015}, 8: {"lpips": None}},
+    }
+    assert fewest(curves, "lpips") == ("unipc", 4)
+    assert fewest(curves, "dists") is None

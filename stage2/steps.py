@@ -1,0 +1,89 @@
+"""Steps against quality: one table, one figure, and the fewest steps that are as good as any.
+
+python -m stage2.steps data=PAIRS output=steps.md [model=NAME] [images=10] [start=0.5]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import hydra
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from deedsr.metrics import table
+from stage2.sweep import means, sweep, to_markdown
+
+Curves = dict[str, dict[int, Mapping[str, float | None]]]  # by sampler, then by steps: the mean of every metric
+
+
+def run(cfg: DictConfig) -> str:
+    """Write FILE.md, FILE.json and FILE.png; what FILE.md says. A row ``SAMPLER STEPS`` for each of them."""
+    names = {f"{sampler} {steps}": (sampler, steps) for sampler in cfg.samplers for steps in cfg.steps}
+    rows = {name: {"sampler": sampler, "steps": steps} for name, (sampler, steps) in names.items()}
+    shared = {**OmegaConf.to_container(cfg.options), "start": cfg.start, "spacing": "trailing", "eta": 0.0}
+    plain = {**OmegaConf.to_container(cfg), "rows": rows, "options": shared}
+    reports = sweep(OmegaConf.create(plain))
+    found = means(reports)
+    curves: Curves = {sampler: {} for sampler in cfg.samplers}
+    for name, (sampler, steps) in names.items():
+        curves[sampler][steps] = found[name]
+    labels = {name: metric.label for name, metric in next(iter(reports.values())).metrics.items()}
+    output = Path(cfg.output)
+    figure(curves, labels).savefig(output.with_suffix(".png"), dpi=150)
+    best = fewest(curves, cfg.deciding)
+    text = to_markdown(reports)
+    if best is not None:
+        text += f"\nFewest steps within 1 % of the best {labels[cfg.deciding]}: {best[1]} with {best[0]}.\n"
+    table.write(output, text)
+    return text
+
+
+def fewest(curves: Curves, metric: str, margin: float = 0.01) -> tuple[str, int] | None:
+    """(sampler, steps) of the fewest steps whose `metric`, lower is better, is within `margin` of the best.
+
+    Of several samplers with as many steps the best one. None where the metric could not be had.
+    """
+    values = [
+        (value, steps, sampler)
+        for sampler, curve in curves.items()
+        for steps, found in curve.items()
+        if (value := found.get(metric)) is not None
+    ]
+    if not values:
+        return None
+    limit = (1 + margin) * min(values)[0]
+    _, steps, sampler = min((entry for entry in values if entry[0] <= limit), key=lambda entry: (entry[1], entry[0]))
+    return sampler, steps
+
+
+def figure(curves: Curves, labels: Mapping[str, str]) -> Figure:
+    """A panel for each metric, a line for each sampler, over the number of steps."""
+    drawn = Figure(figsize=(4 * len(labels), 3.4), layout="constrained")
+    panels = drawn.subplots(1, len(labels), squeeze=False)[0]
+    for panel, (metric, label) in zip(panels, labels.items(), strict=True):
+        for sampler, curve in curves.items():
+            points = [(steps, found[metric]) for steps, found in curve.items() if found[metric] is not None]
+            panel.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=sampler)
+        ticks = sorted({steps for curve in curves.values() for steps in curve})
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [str(steps) for steps in ticks])
+        panel.minorticks_off()
+        panel.set(title=label, xlabel="steps")
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    return drawn
+
+
+@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="steps")
+def main(cfg: DictConfig) -> None:
+    try:
+        sys.stdout.write(run(cfg))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
