@@ -104,3 +104,12 @@ def test_principal_components_are_the_directions_of_the_greatest_variance(featur
     assert parts.mean(0).abs().max() < 1e-9
     assert abs(float(torch.corrcoef(torch.stack([parts[:, 0], shared[:, 0]]))[0, 1])) > 0.99
     assert parts[:, 0].std() > 10 * parts[:, 1].std()
+
+
+def test_a_unit_that_is_silent_in_the_fit_rows_does_no_harm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(300, 8, generator=generator, dtype=torch.float64)
+    target = features[:, 0] + 0.1 * torch.randn(300, generator=generator, dtype=torch.float64)
+    features[:200, 7] *= 1e-6
+    features[200:, 7] = 50.0
+    assert linear_r2(features[:200], target[:200], features[200:], target[200:]) > 0.9
