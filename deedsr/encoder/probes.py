@@ -80,12 +80,14 @@ def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALT
 def linear_r2(fit: Tensor, fit_target: Tensor, test: Tensor, test_target: Tensor) -> float:
     """R² on the test rows of `ridge` on the fit rows: (N, D), (N,), (M, D), (M,); rows without a target don't count.
 
-    Test features are held within the range of the fit rows: a unit that hardly any picture excites tells nothing beyond.
+    Test features are held within twice the range of the fit rows: what a unit that hardly any picture excites would
+    say far beyond it is not known.
     """
     fit, fit_target = fit[fit_target.isfinite()], fit_target[fit_target.isfinite()]
     test, test_target = test[test_target.isfinite()], test_target[test_target.isfinite()]
     weights, offset = ridge(fit, fit_target[:, None])
-    test = test.clamp(fit.amin(0), fit.amax(0))
+    low, high = fit.amin(0), fit.amax(0)
+    test = test.clamp(low - (high - low) / 2, high + (high - low) / 2)
     error = test_target - (test @ weights + offset)[:, 0]
     return float(1 - error.square().mean() / test_target.var(correction=0))
 
