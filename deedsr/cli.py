@@ -54,11 +54,15 @@ def restore(
     ),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
     model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
+    preset: Annotated[str | None, typer.Option(help="A way to sample that the model names: paper, fast.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     noise_guidance: Annotated[
         str | None,
         typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
+    ] = None,
+    text_guidance: Annotated[
+        float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")
     ] = None,
     tile: Annotated[
         int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
@@ -78,7 +82,8 @@ def restore(
     and EXIF data are kept where the format can hold them. Subfolders are restored too.
     """
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
-    options = Options(outscale, steps, sampler, guidance, tile, colour, seed)
+    changes = {"preset": preset, "text_guidance": text_guidance}
+    options = Options(outscale, steps, sampler, guidance, tile, colour, seed, **changes)
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
     plan = jobs.make_plan(inputs, output, suffix, ext)

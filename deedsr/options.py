@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 COLOURS = ("wavelet", "adain", "none")
-SAMPLERS = ("ddim", "dpm++", "unipc")
+SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SCALES = (1.0, 8.0)
@@ -17,11 +17,13 @@ SCALES = (1.0, 8.0)
 class Options:
     """How to restore; None leaves the choice to the model.
 
-    outscale: output size over input size, 1 to 8, of any fraction. steps, sampler: of the diffusion. noise_guidance:
+    outscale: output size over input size, 1 to 8, of any fraction. preset: a way to sample that the model names, for
+    instance ``paper``; the other options change it. steps, sampler: of the diffusion. noise_guidance:
     (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile
     in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never tiles,
     None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
-    image's content. batch: tiles at a time.
+    image's content. batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that
+    take text.
     """
 
     outscale: float = 4.0
@@ -32,6 +34,8 @@ class Options:
     colour: str = "wavelet"
     seed: int = 0
     batch: int | None = None
+    preset: str | None = None
+    text_guidance: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -51,6 +55,8 @@ class Options:
             raise ValueError(f"seed is {self.seed}; choose a whole number from 0 to 2^63 - 1")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be at least 1")
+        if self.text_guidance is not None and not 1 <= self.text_guidance < math.inf:
+            raise ValueError(f"text guidance is {self.text_guidance:g}; choose a scale from 1 on; 1 is off")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input: each side times outscale, rounded to the nearest pixel, half up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from deedsr import colour
 from deedsr.diffusion.guidance import NoiseGuidance
-from deedsr.diffusion.sampler import OnStep, Settings, sample
+from deedsr.diffusion.sampler import OnStep, Settings, make_scheduler, sample
 from deedsr.images import Picture, from_pil, pad_to, read, resize, upsample
 from deedsr.models import load_model
 from deedsr.models.base import Condition, RestorationModel
@@ -37,7 +38,10 @@ class Restorer:
     """
 
     def __init__(self, model: RestorationModel, options: Options | None = None, compile: bool = False) -> None:
-        """compile: the network, which takes minutes at the first picture, and again for tiles of another size."""
+        """compile: the network, which takes minutes at the first picture, and again for tiles of another size.
+
+        Raises ValueError for options that are not of this model.
+        """
         self.model = model.eval()
         self.options = options or Options()
         first = next(model.parameters())
@@ -45,7 +49,8 @@ class Restorer:
         if self.dtype != torch.float32:
             model.to(memory_format=torch.channels_last)  # faster, but not in float32
         self.predict = torch.compile(model.denoise) if compile else model.denoise
-        self.settings = _settings(model.defaults, self.options)
+        self.settings = _settings(model, self.options)
+        make_scheduler(model.process, self.settings)  # refuses what doesn't fit
 
     @classmethod
     def from_pretrained(
@@ -106,7 +111,7 @@ class Restorer:
             return merge(self._pieces(function, tiles, counter), height, width, scale)
 
         z_lr = blended(lambda group: self.model.encode(self._cut(padded, [w.scaled(factor) for w in group])))
-        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype))
+        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), guidance=settings.text)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group))
@@ -142,6 +147,9 @@ class Restorer:
         factor, tile = self.model.factor, self.options.tile
         if tile is None:
             tile = TILE if height * width * factor**2 > UNTILED else 0
+        limit = self.model.limit
+        if limit is not None and (tile > limit or (tile == 0 and factor * max(height, width) > limit)):
+            tile = limit
         if tile == 0:
             return [Window(0, 0, height, width)]
         side = self.model.size.fit(tile, tile)[0] // factor
@@ -181,8 +189,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _settings(defaults: Settings, options: Options) -> Settings:
+def _settings(model: RestorationModel, options: Options) -> Settings:
     """The model's settings with the user's changes; other steps than the preset's are spread over all noise levels."""
+    defaults = model.defaults
+    if options.preset is not None:
+        defaults = model.presets[one_of("preset", options.preset, list(model.presets))]
     changed = any(
         value is not None and value != getattr(defaults, name)
         for name, value in (("steps", options.steps), ("sampler", options.sampler))
@@ -192,4 +203,5 @@ def _settings(defaults: Settings, options: Options) -> Settings:
         sampler=options.sampler,
         guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
         spacing="trailing" if changed else None,
+        text=None if options.text_guidance is None else replace(defaults.text, scale=options.text_guidance),
     )

@@ -89,7 +89,7 @@ class RestorationRun(Run):
     def own(self, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x_t after one deterministic step from pure `noise`: x_t = α_t x̂0 + σ_t ε̂, x̂0 the model's first estimate."""
         process = self.model.process
-        first = torch.full_like(t, process.steps - 1)
+        first = torch.full_like(t, process.last)
         clean = process.clean(self.model.denoise(noise, first, condition).float(), noise, first)
         alpha, sigma = process.coefficients(first, noise)
         return process.noised(clean, (noise - alpha * clean) / sigma, t)

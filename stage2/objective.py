@@ -24,28 +24,43 @@ class Fidelity:
     every: int = 2
 
 
-def draw_times(process: Process, batch: int, bias: float, generator: torch.Generator) -> Tensor:
-    """Integer times (batch,): ⌊N·u^bias⌋, u uniform in [0, 1); bias 1 is uniform, less favours noisy times."""
-    return (process.steps * torch.rand(batch, generator=generator, dtype=torch.float64) ** bias).long()
+WEIGHTS = ("plain", "sigma_squared")
+LOGIT_NORMAL = "logit_normal"
+
+
+def draw_times(process: Process, batch: int, bias: float | str, generator: torch.Generator) -> Tensor:
+    """Times (batch,): N·u^bias, u uniform in [0, 1); bias 1 is uniform, less favours noisy times.
+
+    They are rounded down to integers, but of a rectified flow not: float64 there. Its bias may be ``logit_normal`` too:
+    σ = s·p/(1 + (s−1)·p), p = sigmoid(n), n standard normal, s the scheduler's shift (arXiv 2403.03206, section 3).
+    Raises ValueError for another word, or that word for another process.
+    """
+    if isinstance(bias, str):
+        if bias != LOGIT_NORMAL or not process.flows:
+            raise ValueError(
+                f"objective.time_bias is {bias!r}: give a number, or, for a rectified flow, {LOGIT_NORMAL}"
+            )
+        p = torch.randn(batch, generator=generator, dtype=torch.float64).sigmoid()
+        shift = process.config.get("shift", 1.0)
+        return process.steps * shift * p / (1 + (shift - 1) * p)
+    t = process.steps * torch.rand(batch, generator=generator, dtype=torch.float64) ** bias
+    return t.clamp(min=1e-3) if process.flows else t.long()
 
 
 def snr_weight(process: Process, t: Tensor, limit: float | None) -> Tensor:
     """min-SNR-γ (arXiv 2303.09556), for the squared error of each prediction type: (B,), 1 without a `limit`."""
     if limit is None:
         return torch.ones(len(t), device=t.device)
-    index = t.cpu()
-    snr = (process.alphas[index] / process.sigmas[index]).square()
-    scale = {
-        "epsilon": snr,
-        "v_prediction": snr + 1,
-        "flow_prediction": (1 + process.alphas[index] / process.sigmas[index]) ** 2,
-    }
+    alpha, sigma = process.levels(t)
+    snr = (alpha / sigma).square()
+    scale = {"epsilon": snr, "v_prediction": snr + 1, "flow_prediction": (1 + alpha / sigma) ** 2}
     return (snr.clamp(max=limit) / scale[process.prediction]).float().to(t.device)
 
 
 class Objective(nn.Module):
     """Mean squared error of the prediction, and what `Fidelity` adds.
 
+    weight: of the squared error, ``plain`` or ``sigma_squared``, σ², that of x̂0 where a rectified flow is predicted.
     rollout: the share of steps whose x_t is made of the model's own first estimate from pure noise instead of the
     ground truth, as it is at sampling; only the terms of `fidelity`, which must be given, count in them.
     """
@@ -53,16 +68,20 @@ class Objective(nn.Module):
     def __init__(
         self,
         min_snr: float | None = None,
-        time_bias: float = 1.0,
+        time_bias: float | str = 1.0,
         fidelity: Fidelity | None = None,
         rollout: float = 0.0,
+        weight: str = "plain",
     ) -> None:
         super().__init__()
+        if weight not in WEIGHTS:
+            raise ValueError(f"unknown objective.weight {weight!r}; there are: {', '.join(WEIGHTS)}")
         if rollout > 0 and fidelity is None:
             raise ValueError(
                 f"objective.rollout={rollout} needs objective.fidelity: there is no other term to learn from"
             )
         self.min_snr, self.time_bias, self.fidelity, self.rollout = min_snr, time_bias, fidelity, rollout
+        self.weight = weight
         wanted = fidelity is not None and fidelity.perceptual > 0
         self.perceptual = lpips_loss(fidelity.network) if wanted else None
 
@@ -85,7 +104,10 @@ class Objective(nn.Module):
         process, terms = model.process, {}
         if noise is not None:
             error = (output - process.target(z, noise, t)).square().mean((1, 2, 3))
-            terms["mse"] = (snr_weight(process, t, self.min_snr) * error).mean()
+            weights = snr_weight(process, t, self.min_snr)
+            if self.weight == "sigma_squared":
+                weights = weights * process.levels(t)[1].square().to(weights)
+            terms["mse"] = (weights * error).mean()
         if self.fidelity is None:
             return terms
         clean = process.clean(output, x_t, t)

@@ -87,7 +87,7 @@ def build(cfg: DictConfig) -> RestorationRun:
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
     assert isinstance(recipe, Recipe | Mixture)
-    objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout)
+    objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
     return RestorationRun(model, recipe, objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
 
 

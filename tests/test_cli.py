@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
         (["restore", "a.png", "--blub"], "No such option"),
         (["restore", "a.png", "--steps", "many"], "--steps"),
         (["restore", "a.png", "-s", "9"], "outscale is 9"),
-        (["restore", "a.png", "--sampler", "euler"], "unknown sampler 'euler'; choose one of ddim, dpm++, unipc"),
+        (["restore", "a.png", "--sampler", "heun"], "unknown sampler 'heun'; choose one of ddim, dpm++, unipc, euler"),
         (["restore", "a.png", "--colour", "hsv"], "unknown colour 'hsv'"),
         (["restore", "a.png", "--dtype", "int8"], "unknown dtype 'int8'"),
         (["restore", "a.png", "--device", "tpu"], "unknown device 'tpu'"),

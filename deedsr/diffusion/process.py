@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import torch
 from torch import Tensor
 
 PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
@@ -15,16 +14,20 @@ PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
 
 @dataclass(frozen=True)
 class Process:
-    """A discretised process. alphas, sigmas: (steps,), float64, on the CPU. config: of the diffusers scheduler.
+    """A process with times up to `last`. config: of the diffusers scheduler.
+
+    alphas, sigmas: by integer time, (steps,), float64, on the CPU; a rectified flow has none, its times t are real,
+    0 < t ≤ steps, and σ = t/steps.
 
     epsilon: the network predicts ε. v_prediction: v = α ε − σ x0 (arXiv 2202.00512). flow_prediction: u = ε − x0 with
     α = 1 − σ (rectified flow, arXiv 2209.03003).
     """
 
-    alphas: Tensor
-    sigmas: Tensor
+    steps: int
     prediction: str
     config: Mapping[str, Any]
+    alphas: Tensor | None = None
+    sigmas: Tensor | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Process:
@@ -33,25 +36,38 @@ class Process:
         Raises ValueError for a prediction type that is none of the three.
         """
         if "Flow" in str(config.get("_class_name", "")):
-            sigmas = torch.arange(1, config.get("num_train_timesteps", 1000) + 1, dtype=torch.float64)
-            return cls(1 - sigmas / len(sigmas), sigmas / len(sigmas), "flow_prediction", dict(config))
+            return cls(config.get("num_train_timesteps", 1000), "flow_prediction", dict(config))
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS[:2]:
             raise ValueError(f"prediction_type {prediction!r} is not known; it must be one of {', '.join(PREDICTIONS)}")
         cumulative = diffusers.DDIMScheduler.from_config(
             {**config, "_class_name": "DDIMScheduler"}
         ).alphas_cumprod.double()
-        return cls(cumulative.sqrt(), (1 - cumulative).sqrt(), prediction, dict(config))
+        return cls(len(cumulative), prediction, dict(config), cumulative.sqrt(), (1 - cumulative).sqrt())
 
     @property
-    def steps(self) -> int:
-        return len(self.alphas)
+    def flows(self) -> bool:
+        """Whether it is a rectified flow."""
+        return self.prediction == "flow_prediction"
+
+    @property
+    def last(self) -> int:
+        """The noisiest time."""
+        return self.steps if self.flows else self.steps - 1
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """α_t and σ_t for times t (B,): (B,), float64, on the CPU."""
+        if self.alphas is None or self.sigmas is None:
+            sigma = t.cpu().double() / self.steps
+            return 1 - sigma, sigma
+        index = t.long().cpu()
+        return self.alphas[index], self.sigmas[index]
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """α_t and σ_t for integer t (B,), shaped (B, 1, 1, 1), of `like`'s dtype and device."""
-        index = t.long().cpu()
+        """α_t and σ_t for times t (B,), shaped (B, 1, 1, 1), of `like`'s dtype and device."""
+        alpha, sigma = self.levels(t)
         shape = (-1,) + (1,) * (like.ndim - 1)
-        return self.alphas[index].view(shape).to(like), self.sigmas[index].view(shape).to(like)
+        return alpha.view(shape).to(like), sigma.view(shape).to(like)
 
     def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = α_t x0 + σ_t ε."""

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 
 SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
     "dpm++": diffusers.DPMSolverMultistepScheduler,
     "unipc": diffusers.UniPCMultistepScheduler,
+    "euler": diffusers.FlowMatchEulerDiscreteScheduler,
 }
 Denoise = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Tensor], None]
@@ -26,10 +28,11 @@ OnStep = Callable[[int, Tensor], None]
 class Settings:
     """How to sample.
 
-    sampler: ``ddim``, ``dpm++`` or ``unipc``. steps: network calls. eta: of DDIM, 0 deterministic, 1 ancestral.
-    spacing: of the times; ``leading`` only for many steps, it starts far below the noisiest time with few.
-    start: the fraction of the noise levels that is gone through; 1 starts from pure noise, less from z_lr noised to
-    the first of the remaining times. guidance: see `NoiseGuidance`.
+    sampler: ``ddim``, ``dpm++`` or ``unipc``; of a rectified flow ``euler``. steps: network calls. eta: of DDIM,
+    0 deterministic, 1 ancestral. spacing: of the times, but not of ``euler``; ``leading`` only for many steps, with few
+    it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
+    pure noise, less from z_lr noised to the first of the remaining times. guidance: see `NoiseGuidance`. text: see
+    `TextGuidance`.
     """
 
     sampler: str = "ddim"
@@ -38,6 +41,7 @@ class Settings:
     spacing: str = "trailing"
     start: float = 1.0
     guidance: NoiseGuidance = OFF
+    text: TextGuidance = NO_TEXT_GUIDANCE
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -55,6 +59,8 @@ class Settings:
         values = dict(values)
         if "guidance" in values:
             values["guidance"] = NoiseGuidance(*values["guidance"])
+        if "text" in values:
+            values["text"] = TextGuidance(*values["text"])
         return cls(**values)
 
     def with_(self, **changes: Any) -> Settings:
@@ -63,12 +69,18 @@ class Settings:
 
 
 def make_scheduler(process: Process, settings: Settings) -> Any:
-    """The diffusers scheduler of `settings`, its times set; only the last `settings.steps` of them are to be used."""
+    """The diffusers scheduler of `settings`, its times set; only the last `settings.steps` of them are to be used.
+
+    Raises ValueError for a sampler that is not of the process, and for more steps than it has.
+    """
+    if process.flows != (settings.sampler == "euler"):
+        fitting = [name for name in SAMPLERS if process.flows == (name == "euler")]
+        raise ValueError(f"the sampler {settings.sampler!r} is not of this model; choose {' or '.join(fitting)}")
     if process.steps < settings.steps:
         raise ValueError(f"{settings.steps} steps were asked for, but the process has only {process.steps}")
     kind = SAMPLERS[settings.sampler]
     config = {name: value for name, value in process.config.items() if not name.startswith("_")}
-    scheduler = kind.from_config({**config, "timestep_spacing": settings.spacing})
+    scheduler = kind.from_config(config if process.flows else {**config, "timestep_spacing": settings.spacing})
     scheduler.set_timesteps(min(round(settings.steps / settings.start), process.steps))
     return scheduler
 
@@ -94,7 +106,7 @@ def sample(
     times = scheduler.timesteps[skipped:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
-    x = noise * scheduler.init_noise_sigma
+    x = noise if process.flows else noise * scheduler.init_noise_sigma
     if skipped:
         x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}

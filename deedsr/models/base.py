@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,21 @@ from torch import Tensor, nn
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 from deedsr.images import SizeRequirement
 from deedsr.tiling import Window
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embedded texts. tokens: (B, T, D), those of CLIP-L ++ CLIP-G padded to D, then T5's. pooled: (B, P)."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def like(self, latent: Tensor) -> Text:
+        """For a batch of latents, in its dtype and on its device; a single text counts for all."""
+        return Text(*(part.to(latent).expand(len(latent), *part.shape[1:]) for part in (self.tokens, self.pooled)))
 
 
 class Condition(Protocol):
@@ -31,13 +45,16 @@ class RestorationModel(nn.Module, ABC):
     """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
 
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
-    factor: HR pixels per latent pixel. defaults: how to sample where the user does not say.
+    factor: HR pixels per latent pixel. defaults: how to sample where the user does not say; presets: other ways, by
+    name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None for any.
     """
 
     process: Process
     size: SizeRequirement
     factor: int
     defaults: Settings
+    presets: Mapping[str, Settings]
+    limit: int | None = None
 
     @abstractmethod
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -48,12 +65,17 @@ class RestorationModel(nn.Module, ABC):
         """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
 
     @abstractmethod
-    def condition(self, lr: Tensor, z_lr: Tensor) -> Condition:
-        """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image."""
+    def condition(
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> Condition:
+        """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
+
+        text: of each image or one for all; None leaves it to the model. Raises ValueError for what it can't take.
+        """
 
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The network's prediction for x_t (B, C, h, w) at integer times t (B,), in the process's parameterisation."""
+        """The network's prediction for x_t (B, C, h, w) at the process's times t (B,), in its parameterisation."""
 
     @abstractmethod
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:

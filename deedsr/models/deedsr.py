@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.images import SizeRequirement
 from deedsr.models.adapter import Adapter
 from deedsr.models.adapter_config import AdapterConfig
-from deedsr.models.base import RestorationModel
+from deedsr.models.base import RestorationModel, Text
 from deedsr.models.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
 from deedsr.models.build import stock
-from deedsr.models.presets import DeeDSRConfig
+from deedsr.models.presets import SD21, DeeDSRConfig
 from deedsr.tiling import Window
 
 
@@ -56,6 +57,8 @@ class DeeDSR(RestorationModel):
     Nothing of the U-Net is replaced: a forward hook on the last convolution of each ResBlock modulates its output,
     out = skip(x) + [h·(1+γ) + β], just before the residual is added. `AdapterConfig` has ablations of all this.
     """
+
+    presets = {"paper": Settings.from_dict(SD21.defaults)}
 
     def __init__(
         self,
@@ -136,7 +139,11 @@ class DeeDSR(RestorationModel):
     def decode(self, latent: Tensor) -> Tensor:
         return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
 
-    def condition(self, lr: Tensor, z_lr: Tensor) -> DeeDSRCondition:
+    def condition(
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> DeeDSRCondition:
+        if text is not None or guidance.scale != 1:
+            raise ValueError("DeeDSR takes no text, so it can't be guided by one either: leave text guidance at 1")
         degradation = self.adapter.config.degradation
         with torch.no_grad():
             vector = lr.new_zeros(len(lr), self.encoder.dimension) if degradation == "zero" else self.encoder(lr)

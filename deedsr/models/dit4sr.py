@@ -82,7 +82,7 @@ SD35 = DiT4SRConfig(
         "use_post_quant_conv": False,
     },
     scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
-    defaults={"steps": 40},
+    defaults={"sampler": "euler", "steps": 40, "text": [8.0]},
 )
 
 

@@ -54,5 +54,5 @@ def test_one_word_changes_the_size_and_nothing_else() -> None:
         small, sd21 = (compose("stage2", [f"model={name}", "data.roots=[photos]"]) for name in ("small", "sd21"))
     assert (small.model.size, sd21.model.size) == ("small", "sd21")
     assert (sd21.crop, sd21.batch, sd21.optimizer.lr, sd21.optimizer.schedule) == (512, 16, 1e-5, "constant")
-    assert sd21.objective == {"min_snr": None, "time_bias": 1.0, "rollout": 0.0, "fidelity": None}
+    assert sd21.objective == {"min_snr": None, "time_bias": 1.0, "rollout": 0.0, "weight": "plain", "fidelity": None}
     assert small.objective.fidelity.perceptual > 0

@@ -22,7 +22,13 @@ def test_they_are_the_authors(settings: DictConfig) -> None:
     assert (settings.crop, settings.recipe) == (512, "light")
     optimizer = {name: settings.optimizer[name] for name in ("lr", "warmup", "schedule", "weight_decay")}
     assert optimizer == {"lr": 1e-5, "warmup": 0, "schedule": "constant", "weight_decay": 0.01}
-    assert settings.objective == {"rollout": 0.0, "min_snr": None, "time_bias": 1.0, "fidelity": None}
+    assert settings.objective == {
+        "rollout": 0.0,
+        "weight": "plain",
+        "min_snr": None,
+        "time_bias": 1.0,
+        "fidelity": None,
+    }
 
 
 def test_a_step_takes_128_crops(settings: DictConfig) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, make_scheduler, sample
+from deedsr.diffusion.text_guidance import TextGuidance
 from deedsr.models.presets import preset
 
 CONFIG = preset("sd21").scheduler
@@ -215,7 +216,7 @@ def test_nan_stops_with_the_step() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sampler": "euler"}, "'euler'.*ddim, dpm"),
+        ({"sampler": "heun"}, "'heun'.*ddim, dpm"),
         ({"steps": 0}, "at least 1, not 0"),
         ({"start": 0.0}, "start must be"),
         ({"spacing": "x"}, "'x'"),
@@ -231,3 +232,59 @@ def test_guidance_that_makes_no_sense_is_refused() -> None:
         NoiseGuidance(1.5, 1)
     with pytest.raises(ValueError, match="-1 steps"):
         NoiseGuidance(1.0, -1)
+
+
+def test_a_flow_has_real_times_up_to_pure_noise() -> None:
+    x0, noise = latents()
+    assert (FLOW.last, EPSILON.last) == (1000, 999)
+    assert torch.equal(FLOW.noised(x0, noise, torch.tensor([1000, 1000])), noise)
+    t = torch.tensor([250.5, 250.5])
+    assert torch.allclose(FLOW.noised(x0, noise, t), 0.7495 * x0 + 0.2505 * noise)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 40])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_euler_is_diffusers_and_the_closed_form(steps: int, shift: float) -> None:
+    """x_s = α(s)·x̂0 + σ(s)·ε̂ = x_t + (σ(s) − σ(t))·u."""
+    process = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift})
+    z_lr, noise = latents()
+    ours = sample(network, process, z_lr, Settings("euler", steps=steps), noise)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(steps)
+    theirs, closed = noise, noise
+    for index, time in enumerate(scheduler.timesteps):
+        theirs = scheduler.step(network(theirs, time.expand(2)), time, theirs).prev_sample
+        t, after = time.expand(2), scheduler.sigmas[index + 1]
+        clean = process.clean(network(closed, t), closed, t)
+        epsilon = network(closed, t) + clean
+        closed = (1 - after) * clean + after * epsilon
+    assert torch.equal(ours, theirs)
+    assert (ours - closed).norm() / closed.norm() < 1e-6
+
+
+def test_a_late_start_of_a_flow_is_below_pure_noise() -> None:
+    process = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    z_lr, noise = latents()
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((t, x))
+        return network(x, t)
+
+    sample(recorded, process, z_lr, Settings("euler", steps=4, start=0.5), noise)
+    t, x = seen[0]
+    sigma = float(t[0]) / 1000
+    assert len(seen) == 4
+    assert sigma == pytest.approx(0.694, abs=1e-3)  # the fifth of eight
+    assert torch.allclose(x, (1 - sigma) * z_lr + sigma * noise)
+
+
+@pytest.mark.parametrize(("process", "name", "other"), [(FLOW, "ddim", "euler"), (EPSILON, "euler", "ddim or dpm")])
+def test_a_sampler_of_another_process_is_refused(process: Process, name: str, other: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is not of this model; choose {other}"):
+        make_scheduler(process, Settings(name))
+
+
+def test_settings_come_from_plain_values() -> None:
+    settings = Settings.from_dict({"sampler": "euler", "text": [8.0, 0.5, 0.9], "guidance": [0.5, 2]})
+    assert settings == Settings("euler", guidance=NoiseGuidance(0.5, 2), text=TextGuidance(8.0, 0.5, 0.9))

@@ -38,7 +38,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def times(model: DiT4SR, t: Tensor) -> Tensor:
-    return 1000 * model.process.coefficients(t, t.double())[1].float()
+    return 1000 * model.process.levels(t)[1].float()
 
 
 def test_the_exact_counts() -> None:

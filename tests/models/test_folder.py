@@ -108,7 +108,7 @@ def test_damaged_headers_are_named(folder: Path) -> None:
         {"adapter": {**config["adapter"], "attention": [True]}},
         {"adapter": [1]},
         {"sft_hidden": "wide"},
-        {"defaults": {"sampler": "euler"}},
+        {"defaults": {"sampler": "heun"}},
         {"defaults": {"pace": 2}},
         {"defaults": 7},
     ):

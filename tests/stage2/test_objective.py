@@ -15,6 +15,7 @@ from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective, draw_times, snr_weight
 
 CONFIG = preset("sd21").scheduler
+FLOW = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
 EPSILON, VELOCITY = (Process.from_config({**CONFIG, "prediction_type": kind}) for kind in ("epsilon", "v_prediction"))
 
 
@@ -26,6 +27,31 @@ def test_times_are_uniform_without_a_bias_and_noisier_with_one() -> None:
     assert noisy.mean() == pytest.approx(1000 * 2 / 3 - 0.5, abs=10)  # density 2u on [0, 1)
 
 
+def test_times_of_a_flow_are_real_and_may_be_logit_normal() -> None:
+    """The quantiles that the shift of 3 gives: σ of 1, 25, 50, 75 and 99 % of the samples."""
+    t = draw_times(FLOW, 200_000, "logit_normal", torch.Generator().manual_seed(0))
+    levels = torch.tensor([0.01, 0.25, 0.5, 0.75, 0.99], dtype=torch.float64)
+    expected = torch.tensor([0.23, 0.61, 0.75, 0.86, 0.97], dtype=torch.float64)
+    assert torch.allclose((t / 1000).quantile(levels), expected, atol=0.01)
+    uniform = draw_times(FLOW, 20_000, 1.0, torch.Generator().manual_seed(0))
+    assert 0 < uniform.min() < 1
+    assert (uniform % 1).any()
+    for process, word in ((FLOW, "cosine"), (EPSILON, "logit_normal")):
+        with pytest.raises(ValueError, match=f"time_bias is '{word}'"):
+            draw_times(process, 1, word, torch.Generator())
+
+
+def test_the_error_can_be_weighted_by_the_noise(tiny_model: DeeDSR) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
+    t = torch.tensor([700, 100])
+    terms = Objective(weight="sigma_squared")(tiny_model, output, z, t, z, noise, None, decode=False)
+    error = (output - tiny_model.process.target(z, noise, t)).square().mean((1, 2, 3))
+    assert torch.allclose(terms["mse"], (tiny_model.process.levels(t)[1].square() * error).mean().float())
+    with pytest.raises(ValueError, match=r"objective\.weight 'heavy'; there are: plain, sigma_squared"):
+        Objective(weight="heavy")
+
+
 def test_min_snr_weights_are_those_of_the_paper() -> None:
     t = torch.tensor([10, 500, 990])
     snr = ((EPSILON.alphas / EPSILON.sigmas) ** 2)[t].float()
@@ -33,6 +59,8 @@ def test_min_snr_weights_are_those_of_the_paper() -> None:
     assert torch.allclose(snr_weight(EPSILON, t, 5.0), limited / snr)
     assert torch.allclose(snr_weight(VELOCITY, t, 5.0), limited / (snr + 1))
     assert torch.equal(snr_weight(EPSILON, t, None), torch.ones(3))
+    limited, odds = torch.tensor([5.0, 1.0, 1 / 81]), torch.tensor([9.0, 1.0, 1 / 9])  # (1−σ)/σ
+    assert torch.allclose(snr_weight(FLOW, torch.tensor([100, 500, 900]), 5.0), limited / (1 + odds) ** 2)
 
 
 @torch.no_grad()
