@@ -56,7 +56,7 @@ class Diagnosis:
     blur: σ, in pixels of this picture, of the Gaussian that blurs an ideal edge as its edges are; 0.3 is as sharp as
     pixels can be. noise: standard deviation of what noise still changes in it, 0-255, less than what was added where
     JPEG took some away. jpeg: quality (libjpeg's) at which it was last compressed; 100: not at all. level: the strength
-    of degradation that it looks like, and the probabilities of all.
+    of degradation that it looks like, the median of the probabilities in `levels`.
     """
 
     blur: Estimate
@@ -79,7 +79,7 @@ class Diagnosis:
             f"blur   {_word('blur', blur)}: sigma {blur.value:.1f} ± {blur.std:.1f} pixels",
             f"noise  {_word('noise', noise)}: sigma {noise.value:.0f} ± {noise.std:.0f} of 255",
             f"jpeg   {_word('jpeg', jpeg)}: quality {jpeg.value:.0f} ± {jpeg.std:.0f} of 100",
-            f"level  {self.level} ({self.levels[self.level]:.0%})",
+            f"level  {self.level} ({', '.join(f'{name} {p:.0%}' for name, p in self.levels.items())})",
         ]
 
 
@@ -150,6 +150,11 @@ def from_scale(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return value.clamp(low, high), std * mean.exp()
 
 
+def median_level(probabilities: Tensor) -> Tensor:
+    """The position in `LEVELS`, which are in order, at which half of the probability (..., 3) is reached: (...)."""
+    return (probabilities.cumsum(-1)[..., :-1] < 0.5).sum(-1)
+
+
 def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
     """The head in `file`. Raises ValueError if there is none or it does not fit the encoder."""
     if not file.is_file():
@@ -198,8 +203,9 @@ class Diagnoser:
         pooled = (mean * precision).sum(0) / precision.sum(0)
         value, deviation = from_scale(pooled, precision.mean(0).rsqrt())  # tiles err alike: no division by √N
         estimates = dict(zip(QUANTITIES, map(Estimate, value.tolist(), deviation.tolist()), strict=True))
-        probabilities = dict(zip(LEVELS, levels.mean(0).tolist(), strict=True))
-        return Diagnosis(**estimates, level=max(LEVELS, key=probabilities.__getitem__), levels=probabilities)
+        probabilities = levels.mean(0)
+        level = LEVELS[int(median_level(probabilities))]
+        return Diagnosis(**estimates, level=level, levels=dict(zip(LEVELS, probabilities.tolist(), strict=True)))
 
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos, seeded
 from deedsr.degradation import FACTOR, Recipe
-from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, to_scale
+from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.encoder.probes import read
 from deedsr.encoder.statistics import laplacian
@@ -113,7 +113,7 @@ def judge(head: DiagnosisHead, vectors: Tensor, truth: Truth) -> dict[str, Any]:
             "within_1_std": float((deviations < 1).float().mean()),
             "within_2_std": float((deviations < 2).float().mean()),
         }
-    report["level"] = float((probabilities.argmax(1) == truth.level).float().mean())
+    report["level"] = float((median_level(probabilities) == truth.level).float().mean())
     return report
 
 

@@ -29,6 +29,7 @@ def test_all_parts_together_are_small_and_half_precision() -> None:
         "adapter.safetensors",
         "base/unet/diffusion_pytorch_model.safetensors",
         "base/vae/diffusion_pytorch_model.safetensors",
+        "diagnosis.safetensors",
         "encoder.safetensors",
     ]
     assert sum(file.stat().st_size for file in files) <= 24_000_000

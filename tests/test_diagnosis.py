@@ -21,6 +21,7 @@ from deedsr.diagnosis import (
     Estimate,
     from_scale,
     load_head,
+    median_level,
     to_scale,
 )
 from deedsr.encoder.network import DegradationEncoder
@@ -192,6 +193,11 @@ def test_words_follow_the_numbers():
 
     assert words(0.3, 0, 100) == ["sharp", "hardly any", "hardly compressed"]
     assert words(2.5, 30, 10) == ["strongly blurred", "strong", "strongly compressed"]
+
+
+def test_the_level_is_where_half_of_the_probability_lies():
+    rows = torch.tensor([[0.6, 0.2, 0.2], [0.45, 0.1, 0.45], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])
+    assert median_level(rows).tolist() == [0, 1, 2, 1]
 
 
 def test_levels_are_the_degradations():
