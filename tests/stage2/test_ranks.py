@@ -24,8 +24,12 @@ pytestmark = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_meth
 
 STRATEGIES = {
     "ddp": ["trainer=cpu", "+trainer.strategy=ddp"],
-    "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.precision=32-true"],
+    "fsdp": ["trainer=fsdp", "trainer.accelerator=cpu"],
 }
+COMMON = [
+    *("trainer.devices=2", "trainer.precision=32-true", "recompute=true"),
+    *("trainer.accumulate_grad_batches=2", "optimizer.schedule=constant"),
+]
 
 
 def free_port() -> int:
@@ -58,8 +62,7 @@ def run_two(
     def run(strategy: str, name: str, more: Sequence[str]) -> Path:
         output = tmp_path_factory.getbasetemp() / "ranks" / f"{strategy}-{name}"
         options = [word for word in stage2_options(output, *more) if word != "trainer=cpu"]
-        cfg = composed("stage2", [*STRATEGIES[strategy], "trainer.devices=2", "optimizer.schedule=constant", *options])
-        two_ranks(cfg)
+        two_ranks(composed("stage2", [*STRATEGIES[strategy], *COMMON, *options]))
         return output
 
     return run
@@ -68,7 +71,7 @@ def run_two(
 @pytest.fixture(scope="module")
 def whole(run_two: Callable) -> dict[str, Path]:
     """The outputs of unbroken runs of two steps, two batches each."""
-    return {name: run_two(name, "whole", ["steps=2", "trainer.accumulate_grad_batches=2"]) for name in STRATEGIES}
+    return {name: run_two(name, "whole", ["steps=2"]) for name in STRATEGIES}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -76,7 +79,7 @@ def test_two_ranks_resume_to_the_bit(
     strategy: str, whole: dict[str, Path], run_two: Callable, assert_same_runs: Callable
 ) -> None:
     for steps in (1, 2):
-        parts = run_two(strategy, "parts", [f"steps={steps}", "trainer.accumulate_grad_batches=2"])
+        parts = run_two(strategy, "parts", [f"steps={steps}"])
     assert_same_runs(whole[strategy], parts)
 
 
@@ -91,3 +94,10 @@ def test_both_strategies_come_to_the_same_weights(whole: dict[str, Path]) -> Non
     trained = {name for name, _ in load_model(str(whole["fsdp"] / "model")).trainable()}
     assert second["state_dict"].keys() == {f"model.{name}" for name in trained}
     assert len(second["optimizer_states"][0]["state"]) == len(trained)
+
+
+def test_a_sharded_base_may_be_stored_in_bfloat16(run_two: Callable, whole: dict[str, Path]) -> None:
+    mixed = run_two("fsdp", "mixed", ["steps=1", "trainer.precision=bf16-mixed", "frozen_dtype=bfloat16"])
+    tensors = weights.load(mixed / "model" / ADAPTER).tensors
+    assert tensors.keys() == weights.load(whole["fsdp"] / "model" / ADAPTER).tensors.keys()
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
