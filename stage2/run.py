@@ -12,6 +12,8 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -197,7 +199,12 @@ def finished(output: Path, steps: int, result: Path) -> bool:
 
 
 def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
-    """`train(cfg)` for a command line: what the user can mend is one line, not a traceback."""
+    """`train(cfg)` for a command line: what the user can mend is one line, not a traceback.
+
+    Each job of a multirun has an output folder of its own.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        cfg.output = HydraConfig.get().runtime.output_dir
     for name in sorted(OmegaConf.missing_keys(cfg)):
         sys.exit(f"error: {name} is missing: add {name}=… to the command")
     try:
