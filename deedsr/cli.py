@@ -139,7 +139,7 @@ def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Option(help="built-in, sd21, a model folder or an id.")] = "built-in",
+    model: Annotated[str, typer.Option(help="built-in, sd21, dit4sr, a model folder …")] = "built-in",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Print the parts of a model and how many parameters they have, without loading weights."""
@@ -169,9 +169,9 @@ def export(
     """Write a model folder that can be handed on."""
     import torch
 
-    from deedsr.models.folder import export as export_folder
+    from deedsr.models import export as export_model
 
-    export_folder(source, target, with_base, torch.float16 if half else None)
+    export_model(source, target, with_base, torch.float16 if half else None)
     typer.echo(str(target))
     return 0
 

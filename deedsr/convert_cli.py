@@ -24,3 +24,22 @@ def deedsr_command(source: Source, target: Target) -> int:
     convert(source, target)
     typer.echo(str(target))
     return 0
+
+
+@convert_app.command("dit4sr")
+def dit4sr_command(
+    source: Annotated[Path, typer.Argument(help="Checkpoint: .safetensors, or a folder of such files.")],
+    target: Target,
+    version: Annotated[
+        str | None, typer.Option(help="dit4sr_q, dit4sr_f or dit4sr_r1 [default: what SOURCE's name says].")
+    ] = None,
+) -> int:
+    """Convert the LR stream of a DiT4SR on Stable Diffusion 3.5 Medium; the folder points to that base on the hub.
+
+    What does not fit is refused, by name.
+    """
+    from deedsr.convert.dit4sr import convert
+
+    convert(source, target, version)
+    typer.echo(str(target))
+    return 0

@@ -1,4 +1,4 @@
-"""Train stage 2: the adapter, the modulations and every attn2 on a frozen base.
+"""Train stage 2: what a model has beside its frozen base.
 
     python -m stage2.train data.roots=[PHOTOS]                # the small model
     python -m stage2.train data.roots=[PHOTOS] model=sd21     # Stable Diffusion 2.1
@@ -16,14 +16,12 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from deedsr import weights
+from deedsr import models, weights
 from deedsr.degradation import Mixture, Recipe
-from deedsr.models.folder import ADAPTER, ENCODER, HEADER, Header, assemble, load_encoder, save_adapter
-from deedsr.models.presets import DeeDSRConfig, preset
-from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
+from deedsr.models.resolver import reference
+from deedsr.models.trained import ADAPTER, HEADER
 from stage2 import scaling
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
@@ -37,44 +35,26 @@ log = logging.getLogger(__name__)
 class ModelFolder(pl.Callback):
     """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved; it gets the header too."""
 
-    def __init__(self, folder: Path, cfg: DictConfig) -> None:
-        self.folder, self.cfg = folder, cfg
+    def __init__(self, folder: Path, fresh: models.Fresh) -> None:
+        self.folder, self.fresh = folder, fresh
 
     def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
-        size = sized(self.cfg)
-        header = Header(base_reference(self.cfg), size.adapter, size.sft_hidden, size.defaults)
-        checkpoint[HEADER] = {**header.config(), "encoder": str(Path(self.cfg.model.encoder).resolve())}
+        checkpoint[HEADER] = self.fresh.header
         tensors = run.average.whole()
         if trainer.is_global_zero:
-            encoder = run.model.encoder
-            weights.save(self.folder / ENCODER, encoder.state_dict(), encoder.config())
-            save_adapter(self.folder / ADAPTER, tensors, header)
-
-
-def sized(cfg: DictConfig) -> DeeDSRConfig:
-    """The numbers of a configuration; the rest of its preset is read from the base's and the encoder's files."""
-    return preset(cfg.model.size, OmegaConf.to_container(cfg.model.overrides), ("adapter", "sft_hidden", "defaults"))
-
-
-def base_reference(cfg: DictConfig) -> str:
-    """The base's hub id, or its whole path."""
-    base = Path(cfg.model.base)
-    return str(base.resolve()) if base.exists() else cfg.model.base
+            self.fresh.save(self.folder, tensors)
 
 
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
     recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
-    return {"base": base_reference(cfg), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed}
+    return {"base": reference(cfg.model.base), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed}
 
 
-def build(cfg: DictConfig) -> RestorationRun:
-    """The run of a configuration, its fresh parts initialised from its seed."""
-    size = sized(cfg)
-    encoder = load_encoder(Path(cfg.model.encoder))
-    base = resolve(cfg.model.base, files=DIFFUSERS_LAYOUT)
-    torch.manual_seed(cfg.seed)
-    model = assemble(base, encoder, size.adapter, size.sft_hidden, size.defaults)
+def assemble(cfg: DictConfig) -> models.Fresh:
+    """The model of a configuration, its fresh parts initialised from its seed, or from ``cfg.init``."""
+    fresh = models.assemble(OmegaConf.to_container(cfg.model, resolve=True), cfg.seed)
+    model = fresh.model
     if cfg.init:
         start = Path(cfg.init) / ADAPTER
         model.load_trained(weights.load(start).tensors, start)
@@ -83,6 +63,12 @@ def build(cfg: DictConfig) -> RestorationRun:
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
+    return fresh
+
+
+def build(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
+    """The run of a configuration, with `model`, or the one that `assemble` gives."""
+    model = model or assemble(cfg).model
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
@@ -100,8 +86,9 @@ def train(cfg: DictConfig) -> Path:
         data = Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
     else:
         data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
-    run = build(cfg)
-    callbacks = [ModelFolder(output / "model", cfg)]
+    fresh = assemble(cfg)
+    run = build(cfg, fresh.model)
+    callbacks = [ModelFolder(output / "model", fresh)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
     fit(cfg, run, data, output, cfg.steps, callbacks)

@@ -83,6 +83,17 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message
     assert message in err
 
 
+def test_info_of_dit4sr_has_the_exact_counts(capsys):
+    code, out, _ = call(capsys, "info", "--model", "dit4sr", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["base"], found["trained"], found["total"]) == (2_243_171_520, 350_877_696, 2_594_049_216)
+    assert call(capsys, "info", "--model", "sd3_controlnet")[0] == 0
+    code, _, err = call(capsys, "info", "--model", "large")
+    assert code == 2
+    assert "unknown model size 'large'; there are: sd21, small, dit4sr, dit4sr_small, sd3_controlnet" in err
+
+
 @pytest.mark.parametrize("model", ["sd21", "small"])
 def test_info_counts(capsys, model):
     code, out, _ = call(capsys, "info", "--model", model, "--json")

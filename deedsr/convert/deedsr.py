@@ -15,9 +15,10 @@ from deedsr.convert import ldm
 from deedsr.convert.ldm import Pairs, joined
 from deedsr.diffusion.process import Process
 from deedsr.models.deedsr import DeeDSR, build, unet_changes
-from deedsr.models.folder import ADAPTER, ENCODER, Header, new_folder, save_adapter
+from deedsr.models.folder import ENCODER, Header, save_adapter
 from deedsr.models.parts import write_part, write_scheduler
 from deedsr.models.presets import SD21, DeeDSRConfig
+from deedsr.models.trained import ADAPTER, new_folder
 
 SAMPLING = {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]}
 LISTED = 20  # names of each fault in a message

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.models.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.dit4sr_folder import Header, save_adapter
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.dit4sr_transformer import DiT4SRTransformer
-from deedsr.models.folder import ADAPTER, new_folder
+from deedsr.models.sd3_folder import Header, save_adapter
+from deedsr.models.trained import ADAPTER, new_folder
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 CONV_SCALE = 1.2  # the authors' at inference

@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 from torch import nn
 
-CLASSES = ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")
+CLASSES = ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderDC", "AutoencoderTiny", "SD3Transformer2DModel")
 
 
 def stock(config: Mapping[str, Any], **overrides: Any) -> nn.Module:

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
+from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
+from deedsr.models import presets
+from deedsr.models.base import Text
 from deedsr.models.build import stock
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.dit4sr_transformer import DiT4SRTransformer
-from deedsr.models.sd3 import SD3Restoration, Text
+from deedsr.models.sd3 import SD3Restoration
 
 
 class DiT4SR(SD3Restoration):
@@ -23,6 +25,17 @@ class DiT4SR(SD3Restoration):
     def __init__(self, transformer: DiT4SRTransformer, vae: nn.Module, process: Process, defaults: Settings) -> None:
         super().__init__(transformer, vae, process, defaults)
         self.freeze()
+
+    @classmethod
+    def on(
+        cls,
+        transformer: SD3Transformer2DModel,
+        numbers: LRStream,
+        vae: nn.Module,
+        process: Process,
+        defaults: Settings,
+    ) -> DiT4SR:
+        return cls(DiT4SRTransformer.from_transformer(transformer, numbers), vae, process, defaults)
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.transformer.lr_stream():
@@ -85,6 +98,30 @@ SD35 = DiT4SRConfig(
     defaults={"sampler": "euler", "steps": 40, "text": [8.0]},
 )
 
+SMALL = DiT4SRConfig(
+    name="dit4sr_small",
+    transformer={
+        "_class_name": "SD3Transformer2DModel",
+        "sample_size": 64,
+        "patch_size": 2,
+        "in_channels": 8,
+        "num_layers": 6,
+        "attention_head_dim": 32,
+        "num_attention_heads": 5,
+        "joint_attention_dim": 32,
+        "caption_projection_dim": 160,
+        "pooled_projection_dim": 32,
+        "out_channels": 8,
+        "pos_embed_max_size": 32,
+        "dual_attention_layers": [],
+        "qk_norm": "rms_norm",
+    },
+    vae=presets.SMALL.vae,
+    scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0},
+    defaults={"sampler": "euler", "steps": 8},
+)
+"""For the built-in autoencoder's latents: 256 pixels a side in one piece, no text."""
+
 
 def build(config: DiT4SRConfig) -> DiT4SR:
     """A DiT4SR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
@@ -95,17 +132,3 @@ def build(config: DiT4SRConfig) -> DiT4SR:
         Process.from_config(config.scheduler),
         Settings.from_dict(config.defaults),
     )
-
-
-def counts(model: SD3Restoration) -> dict[str, int]:
-    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
-    total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
-    trained = sum(parameter.numel() for _, parameter in model.trainable())
-    vae = sum(parameter.numel() for parameter in model.vae.parameters())
-    return {"base": total - trained, "trained": trained, "total": total, "vae": vae}
-
-
-def describe(config: DiT4SRConfig = SD35) -> dict[str, int]:
-    """Parameters by part of a DiT4SR of these numbers; nothing is allocated."""
-    with torch.device("meta"):
-        return counts(build(config))

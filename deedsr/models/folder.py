@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from deedsr.diffusion.sampler import Settings
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.deedsr import DeeDSR, build, unet_changes
+from deedsr.models.deedsr import counts as counts
 from deedsr.models.parts import load_part, part_tensors, read_part, write_part, write_scheduler
-from deedsr.models.presets import DeeDSRConfig
-from deedsr.models.resolver import DIFFUSERS_LAYOUT, resolve
+from deedsr.models.presets import PRESETS, DeeDSRConfig, preset
+from deedsr.models.resolver import DIFFUSERS_LAYOUT, reference, resolve
+from deedsr.models.trained import ADAPTER, Fresh, beside, cast, file_of, header_of, new_folder, pointer, tensors_of
 
-ADAPTER, ENCODER = "adapter.safetensors", "encoder.safetensors"
-SYSTEM, HEADER = "deedsr", "model"  # HEADER: key of a checkpoint
+SYSTEM, ENCODER = "deedsr", "encoder.safetensors"
+SIZES = {name: partial(build, config) for name, config in PRESETS.items()}
 
 
 def load_encoder(file: Path) -> DegradationEncoder:
@@ -39,7 +42,7 @@ def load_encoder(file: Path) -> DegradationEncoder:
         encoder = DegradationEncoder(**stored.config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: its header does not describe an encoder of stage 1 ({error})") from None
-    weights.load_strict(encoder, _cast(stored.tensors, torch.float32), file)
+    weights.load_strict(encoder, cast(stored.tensors, torch.float32), file)
     return encoder
 
 
@@ -91,36 +94,29 @@ class Header:
 
 @dataclass(frozen=True)
 class Trained:
-    """What stage 2 has written. file: ``adapter.safetensors`` or a checkpoint. encoder: the encoder's file."""
+    """What stage 2 has written: a model folder or a checkpoint, `place`. encoder: the encoder's file."""
 
-    file: Path
+    place: Path
     header: Header
     encoder: Path
 
     @classmethod
     def find(cls, place: Path) -> Trained:
         """In the model folder or the checkpoint `place`; ValueError that names what is missing or damaged."""
+        config = header_of(place)
+        header, places = Header.of(file_of(place), config), beside(place, ENCODER)
         if not place.is_file():
-            return cls(place / ADAPTER, Header.of(place / ADAPTER, weights.header(place / ADAPTER)), place / ENCODER)
-        config = weights.load_checkpoint(place).get(HEADER, {})
-        header = Header.of(place, config)
-        places = [place.parent / "model" / ENCODER, place.parent / ENCODER, Path(config.get("encoder", ENCODER))]
+            return cls(place, header, places[0])
+        places.append(Path(config.get("encoder", ENCODER)))
         encoder = next((file for file in places if file.is_file()), None)
         if encoder is None:
             tried = ", ".join(str(file) for file in places)
             raise ValueError(f"{place}: its encoder is nowhere ({tried}); put {ENCODER} beside the checkpoint")
         return cls(place, header, encoder)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All that is trained, by name; of a checkpoint, the averaged values."""
-        if self.file.name == ADAPTER:
-            return weights.load(self.file).tensors
-        averages = weights.load_checkpoint(self.file).get("average", {}).get("tensors", {})
-        return {name: tensor.clone() for name, tensor in averages.items()}
-
     def base(self) -> Path:
         """Where the base lies."""
-        return resolve(self.header.base, self.file.parent, DIFFUSERS_LAYOUT)
+        return resolve(self.header.base, file_of(self.place).parent, DIFFUSERS_LAYOUT)
 
 
 def skeleton(place: Path) -> DeeDSR:
@@ -144,7 +140,7 @@ def load(place: Path) -> DeeDSR:
         given, taken = encoder.dimension, header.adapter.vector
         raise ValueError(f"{trained.encoder}: gives {given} numbers, but the adapter beside it takes {taken}")
     model = assemble(trained.base(), encoder, header.adapter, header.sft_hidden, header.defaults, "meta")
-    model.load_trained(_cast(trained.tensors(), torch.float32), trained.file, assign=True)
+    model.load_trained(cast(tensors_of(place), torch.float32), file_of(place), assign=True)
     assert not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
     return model
 
@@ -164,32 +160,31 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     load(source)
     trained = Trained.find(source)
     base = trained.base()
-    header = replace(trained.header, base="base" if with_base else _pointer(trained.header.base, base))
-    save_adapter(target / ADAPTER, _cast(trained.tensors(), dtype), header)
+    header = replace(trained.header, base="base" if with_base else pointer(trained.header.base, base))
+    save_adapter(target / ADAPTER, cast(tensors_of(source), dtype), header)
     encoder = weights.load(trained.encoder)
-    weights.save(target / ENCODER, _cast(encoder.tensors, dtype), encoder.config)
+    weights.save(target / ENCODER, cast(encoder.tensors, dtype), encoder.config)
     if with_base:
         for part in ("unet", "vae"):
-            write_part(target / "base" / part, _cast(part_tensors(base / part), dtype), read_part(base / part))
+            write_part(target / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
         write_scheduler(target / "base", read_part(base / "scheduler"))
 
 
-def new_folder(target: Path) -> None:
-    """Raises ValueError where `target` is a file or a folder that is not empty."""
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(f"{target}: is not an empty folder; choose a new one")
+def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
+    """A DeeDSR to train: `size`, the name of a preset, with `overrides` of its numbers, on `base`, with `encoder`.
 
+    base: as in a header. encoder: the file that stage 1 wrote. seed: of what is not read from files.
+    """
+    size = preset(config["size"], config["overrides"], ("adapter", "sft_hidden", "defaults"))
+    encoder_file = Path(config["encoder"])
+    encoder = load_encoder(encoder_file)
+    base = resolve(config["base"], files=DIFFUSERS_LAYOUT)
+    header = Header(reference(config["base"]), size.adapter, size.sft_hidden, size.defaults)
+    torch.manual_seed(seed)
+    model = assemble(base, encoder, size.adapter, size.sft_hidden, size.defaults)
 
-def _pointer(reference: str, base: Path) -> str:
-    return reference if "snapshots" in base.parts else str(base.resolve())
+    def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        weights.save(folder / ENCODER, encoder.state_dict(), encoder.config())
+        save_adapter(folder / ADAPTER, tensors, header)
 
-
-def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    return {
-        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
-
-
-def placed(model: DeeDSR, device: str | torch.device, dtype: torch.dtype) -> DeeDSR:
-    """`model` on `device` in `dtype`, ready for inference."""
-    return model.to(device, dtype).requires_grad_(False)
+    return Fresh(model, {**header.config(), "encoder": str(encoder_file.resolve())}, save)

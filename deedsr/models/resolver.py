@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-BUILT_IN = "built-in"
+BUILT_IN, BUILT_IN_DIT = "built-in", "built-in-dit"
 ASSETS = Path(__file__).parents[1] / "assets"
 
 # The first hub repositories of Stable Diffusion 2.1 were withdrawn in 2025-11; others keep copies of it.
@@ -30,6 +30,8 @@ def resolve(reference: str, beside: Path | None = None, files: list[str] | None 
     A hub id is looked up as given, then in its known mirrors; without a network, in the hub's cache. `files` are those
     to get, or None for all. Raises ValueError that says what was tried and what to do.
     """
+    if reference in (BUILT_IN, BUILT_IN_DIT):
+        return ASSETS / reference
     for place in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
         if place.exists():
             return place
@@ -38,6 +40,11 @@ def resolve(reference: str, beside: Path | None = None, files: list[str] | None 
             f"{reference}: no such folder, and not a hub id (OWNER/NAME); give the path of a folder or file"
         )
     return _from_hub(reference, files)
+
+
+def reference(base: str) -> str:
+    """What files call `base`: its whole path where it exists, else what was given."""
+    return str(Path(base).resolve()) if Path(base).exists() else base
 
 
 def _from_hub(reference: str, files: list[str] | None) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
@@ -63,12 +65,23 @@ class SD3Restoration(RestorationModel):
         self.set_texts(nothing, nothing)
         self.told = False
 
+    @classmethod
+    @abstractmethod
+    def on(
+        cls, transformer: SD3Transformer2DModel, numbers: Any, vae: nn.Module, process: Process, defaults: Settings
+    ) -> SD3Restoration:
+        """On a stock transformer, with `numbers` of what is trained beside it; that is fresh."""
+
     def set_texts(self, positive: Text, negative: Text) -> None:
         """What every image is told, and what guidance leads away from; a batch of 1 each."""
         for name, text in (("positive", positive), ("negative", negative)):
             self.register_buffer(f"{name}_tokens", text.tokens, persistent=False)
             self.register_buffer(f"{name}_pooled", text.pooled, persistent=False)
         self.told = True
+
+    def text(self, name: str) -> Text:
+        """The text called ``positive`` or ``negative``."""
+        return Text(getattr(self, f"{name}_tokens"), getattr(self, f"{name}_pooled"))
 
     def freeze(self) -> None:
         """Only what `trainable` names can be trained."""
@@ -98,10 +111,10 @@ class SD3Restoration(RestorationModel):
         Raises ValueError where guidance is asked for and the two texts have not the same number of tokens.
         """
         silent = text is None and not self.told
-        text = (text or Text(self.positive_tokens, self.positive_pooled)).like(z_lr)
+        text = (text or self.text("positive")).like(z_lr)
         if guidance.scale == 1 or silent:
             return SD3Condition(z_lr, text, None, guidance)
-        negative = Text(self.negative_tokens, self.negative_pooled).like(z_lr)
+        negative = self.text("negative").like(z_lr)
         lengths = text.tokens.shape[1], negative.tokens.shape[1]
         if lengths[0] != lengths[1]:
             raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")
@@ -122,3 +135,11 @@ class SD3Restoration(RestorationModel):
     @abstractmethod
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         """One call of the network. time: 1000·σ, (B,)."""
+
+
+def counts(model: SD3Restoration) -> dict[str, int]:
+    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
+    total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
+    trained = sum(parameter.numel() for _, parameter in model.trainable())
+    vae = sum(parameter.numel() for parameter in model.vae.parameters())
+    return {"base": total - trained, "trained": trained, "total": total, "vae": vae}

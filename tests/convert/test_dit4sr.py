@@ -13,11 +13,12 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deedsr import cli
 from deedsr.convert.dit4sr import STREAMS, convert, fold, version_of
 from deedsr.models.build import stock
 from deedsr.models.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.dit4sr_folder import load_folder
 from deedsr.models.parts import write_part, write_scheduler
+from deedsr.models.sd3_folder import load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 POSITIONS = "pos_embed.pos_embed"
@@ -76,7 +77,7 @@ def test_a_converted_checkpoint_gives_the_authors_output(
 ) -> None:
     write_shards(tmp_path / version / "transformer", theirs)
     folder = convert(tmp_path / version, tmp_path / "model", base=str(base), config=config)
-    model = load_folder(folder)
+    model = load(folder)
     assert model.transformer.stream == STREAMS[version]
     assert STREAMS[version].conv_scale == 1.2
     assert STREAMS[version].legacy_noise_keys == (output == "v1")
@@ -155,3 +156,13 @@ def test_files_that_are_no_weights_are_named(tmp_path: Path, config: DiT4SRConfi
     save_file({"proj_out.bias": theirs["proj_out.bias"]}, folder / "other.safetensors")
     with pytest.raises(ValueError, match=r"proj_out\.bias is in another file"):
         convert(folder, tmp_path / "model", "dit4sr_q", config=config)
+
+
+def test_the_command_line_refuses_what_it_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    arguments = ["convert", "dit4sr", str(tmp_path / "a.safetensors"), str(tmp_path / "model")]
+    assert cli._call(arguments) == 2
+    assert "give the version: one of dit4sr_q, dit4sr_f, dit4sr_r1" in capsys.readouterr().err
+    assert cli._call([*arguments, "--version", "dit4sr_q"]) == 2
+    assert "not a checkpoint of DiT4SR's authors" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

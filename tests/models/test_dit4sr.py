@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SD3Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
 from deedsr import weights
 from deedsr.diffusion.process import Process
-from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.sampler import Settings, sample
 from deedsr.diffusion.text_guidance import TextGuidance
+from deedsr.models import build, describe
 from deedsr.models.build import stock
-from deedsr.models.dit4sr import SD35, DiT4SR, DiT4SRConfig, counts, describe
-from deedsr.models.dit4sr_folder import TEXTS, Header, load_folder, save_adapter, save_texts, skeleton
+from deedsr.models.dit4sr import SD35, DiT4SR, DiT4SRConfig
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.folder import ADAPTER
 from deedsr.models.parts import write_part, write_scheduler
 from deedsr.models.sd3 import Text
 from deedsr.models.sd3_controlnet import SD3ControlNet, controlnet_of
+from deedsr.models.sd3_folder import TEXTS, Header, counts, load, save_adapter, save_texts, skeleton
 from deedsr.tiling import Window, join
 
 
@@ -42,12 +43,14 @@ def times(model: DiT4SR, t: Tensor) -> Tensor:
 
 
 def test_the_exact_counts() -> None:
-    assert describe() == {
+    assert describe("dit4sr") == {
         "base": 2_243_171_520,
         "trained": 350_877_696,
         "total": 2_594_049_216,
         "vae": 83_819_683,
     }
+    with torch.device("meta"):
+        assert len(list(build("dit4sr").trainable())) == 344
 
 
 def test_the_baseline_has_the_papers_size() -> None:
@@ -130,6 +133,35 @@ def test_a_batch_of_guided_tiles_equals_its_tiles(tiny_dit4sr: DiT4SR) -> None:
         assert torch.allclose(batch[index : index + 1], single, atol=1e-4)
 
 
+@torch.no_grad()
+def test_our_loop_is_the_stock_pipeline(tiny_dit4sr: DiT4SR) -> None:
+    positive, negative = texts(), texts(9)
+    tiny_dit4sr.set_texts(positive, negative)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(SD35.scheduler)
+    absent = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
+    pipe = StableDiffusion3Pipeline(tiny_dit4sr.transformer, scheduler, tiny_dit4sr.vae, **dict.fromkeys(absent))
+    pipe.set_progress_bar_config(disable=True)
+    z_lr, noise = drawn(1, 16, 8, 12), drawn(1, 16, 8, 12, seed=1)
+    theirs = pipe(
+        prompt_embeds=positive.tokens,
+        pooled_prompt_embeds=positive.pooled,
+        negative_prompt_embeds=negative.tokens,
+        negative_pooled_prompt_embeds=negative.pooled,
+        height=16,
+        width=24,
+        num_inference_steps=8,
+        guidance_scale=5.0,
+        latents=noise,
+        joint_attention_kwargs={"lr_latents": z_lr},
+        output_type="latent",
+    ).images
+    condition = tiny_dit4sr.condition(torch.zeros(1), z_lr, guidance=TextGuidance(5.0))
+    ours = sample(
+        lambda x, t: tiny_dit4sr.denoise(x, t, condition), tiny_dit4sr.process, z_lr, Settings("euler", 8), noise
+    )
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_guidance_out_of_range_is_refused() -> None:
     for wrong in ((0.5, 0.0, 1.0), (2.0, 0.5, 0.5), (2.0, 0.0, 1.5)):
         with pytest.raises(ValueError, match="guidance"):
@@ -161,11 +193,11 @@ def test_the_trained_part_and_the_texts_come_back_from_a_folder(
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
     assert weights.load(tmp_path / ADAPTER).tensors.keys() == dict(tiny_dit4sr.trainable()).keys()
     silent = tiny_dit4sr.denoise(x_t, t, tiny_dit4sr.condition(lr, z_lr))
-    loaded = load_folder(tmp_path)
+    loaded = load(tmp_path)
     assert torch.equal(loaded.denoise(x_t, t, loaded.condition(lr, z_lr)), silent)
     tiny_dit4sr.set_texts(texts(), texts(9))
     save_texts(tmp_path / TEXTS, texts(), texts(9))
-    loaded = load_folder(tmp_path)
+    loaded = load(tmp_path)
     guided, expected = (
         model.denoise(x_t, t, model.condition(lr, z_lr, guidance=TextGuidance(2.0))) for model in (loaded, tiny_dit4sr)
     )
@@ -177,7 +209,7 @@ def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
     save_texts(tmp_path / TEXTS, texts(), Text(torch.zeros(1, 6, 8), torch.zeros(1, 40)))
     with pytest.raises(ValueError, match=r"texts\.safetensors: negative\.tokens"):
-        load_folder(tmp_path)
+        load(tmp_path)
     (tmp_path / TEXTS).unlink()
     tensors = dict(tiny_dit4sr.trainable())
     first, header = next(iter(tensors)), Header("base", LRStream(), tiny_sd3.defaults)
@@ -188,13 +220,13 @@ def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr
     ):
         save_adapter(tmp_path / ADAPTER, wrong, header)
         with pytest.raises(ValueError, match=pattern):
-            load_folder(tmp_path)
-    weights.save(tmp_path / ADAPTER, tensors, {**header.config(), "stream": {"injection": "bad"}})
+            load(tmp_path)
+    weights.save(tmp_path / ADAPTER, tensors, {**header.config(), "beside": {"injection": "bad"}})
     with pytest.raises(ValueError, match=r"damaged.*injection"):
         skeleton(tmp_path)
     weights.save(tmp_path / ADAPTER, tensors, {"system": "other"})
-    with pytest.raises(ValueError, match="nothing of a dit4sr"):
-        load_folder(tmp_path)
+    with pytest.raises(ValueError, match="nothing of a model on Stable Diffusion 3"):
+        load(tmp_path)
 
 
 def test_the_baseline_starts_as_the_base_and_learns(tiny_sd3: DiT4SRConfig) -> None:

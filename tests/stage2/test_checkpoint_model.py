@@ -14,7 +14,8 @@ from PIL import Image
 
 from deedsr import cli, images, weights
 from deedsr.models import describe, load_model
-from deedsr.models.folder import ADAPTER, ENCODER, HEADER
+from deedsr.models.folder import ADAPTER, ENCODER
+from deedsr.models.trained import HEADER
 from stage2.train import train
 
 Options = Callable[..., list[str]]
