@@ -12,7 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TRAINING = {"pytorch_lightning", "lightning", "hydra", "omegaconf"}
-EXTRAS = (*sorted(TRAINING), "kornia", "basicsr", "torchvision", "pyiqa", "open_clip", "transformers", "matplotlib", "webdataset")
+EXTRAS = (
+    *sorted(TRAINING),
+    "kornia",
+    "basicsr",
+    "torchvision",
+    "pyiqa",
+    "open_clip",
+    "transformers",
+    "matplotlib",
+    "webdataset",
+)
 
 
 def sources(*folders: str) -> list[Path]:
