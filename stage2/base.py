@@ -1,9 +1,10 @@
 """Pre-train the small base: the autoencoder, then the unconditional denoiser on its latents.
 
     python -m stage2.base data.roots=[PHOTOS]
+    python -m stage2.base data.roots=[PHOTOS] size=dit4sr_small autoencoder.given=FOLDER    # on an autoencoder there is
 
-The base is written to ``output/base`` in diffusers' layout (vae/, unet/, scheduler/). Stable Diffusion comes
-pre-trained: it does not need this run. Run the same command again to go on where a broken-off run stopped.
+The base is written to ``output/base`` in diffusers' layout (vae/, unet/ or transformer/, scheduler/). Stable Diffusion
+comes pre-trained: it does not need this run. Run the same command again to go on where a broken-off run stopped.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.models.build import stock
-from deedsr.models.parts import PART, load_part, write_part, write_scheduler
-from deedsr.models.presets import DeeDSRConfig, preset
+from deedsr.models.parts import PART, load_part, part_tensors, read_part, write_part, write_scheduler
+from deedsr.models.pretraining import BaseConfig, base_config
 from stage2.base_modules import AutoencoderRun, DenoiserRun
 from stage2.run import Crops, command, finished, fit
 
 log = logging.getLogger(__name__)
 
 
-def train_autoencoder(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None:
-    """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration."""
+def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+    """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration.
+
+    An autoencoder that is given is copied.
+    """
+    if cfg.autoencoder.given:
+        given = Path(cfg.autoencoder.given)
+        write_part(output / "base" / "vae", part_tensors(given), read_part(given))
+        return
     if finished(output / "autoencoder", cfg.autoencoder.steps, output / "base" / "vae" / PART):
         return
     crops = Crops(cfg.data, cfg.autoencoder.crop, cfg.autoencoder.batch, cfg.seed)
@@ -37,22 +45,22 @@ def train_autoencoder(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None
     write_part(output / "base" / "vae", run.vae.state_dict(), vae_config)
 
 
-def train_denoiser(cfg: DictConfig, size: DeeDSRConfig, output: Path) -> None:
-    """Phase 2, on the frozen autoencoder of phase 1: every cross-attention sees one zero token."""
-    if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / "unet" / PART):
+def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+    """Phase 2, on the frozen autoencoder of phase 1: the text is one zero token."""
+    if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / size.part / PART):
         return
     torch.manual_seed(cfg.seed)
-    run = DenoiserRun(stock(size.unet), load_part(output / "base" / "vae"), size.scheduler, cfg.denoiser, cfg.seed)
+    run = DenoiserRun(stock(size.denoiser), load_part(output / "base" / "vae"), size.scheduler, cfg.denoiser, cfg.seed)
     crops = Crops(cfg.data, cfg.denoiser.crop, cfg.denoiser.batch, cfg.seed)
     fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
     write_scheduler(output / "base", size.scheduler)
-    write_part(output / "base" / "unet", run.averaged(), size.unet)
+    write_part(output / "base" / size.part, run.averaged(), size.denoiser)
 
 
 def train(cfg: DictConfig) -> Path:
     """Both phases; returns the folder of the finished base. What is finished already is left alone."""
     output = Path(cfg.output)
-    size = preset(cfg.size, OmegaConf.to_container(cfg.overrides), ("unet", "vae", "scheduler"))
+    size = base_config(cfg.size, OmegaConf.to_container(cfg.overrides))
     train_autoencoder(cfg, size, output)
     train_denoiser(cfg, size, output)
     log.info("the base is in %s", output / "base")

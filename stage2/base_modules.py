@@ -10,6 +10,8 @@ from torch.nn import functional
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
+from deedsr.models import latents
+from deedsr.models.pretraining import unconditional
 from stage2.optimizer import adamw
 from stage2.run import Run, pixels
 
@@ -73,30 +75,31 @@ class AutoencoderRun(BaseRun):
 
 
 class DenoiserRun(BaseRun):
-    """The unconditional denoiser: mean squared error of the prediction at uniform t; attn2 sees one zero token."""
+    """The unconditional denoiser: mean squared error of the prediction at uniform t; its text is one zero token."""
 
-    def __init__(self, unet: nn.Module, vae: nn.Module, scheduler: dict, cfg: DictConfig, seed: int) -> None:
+    def __init__(self, denoiser: nn.Module, vae: nn.Module, scheduler: dict, cfg: DictConfig, seed: int) -> None:
         super().__init__(cfg, seed)
-        self.unet, self.vae = unet, Frozen(vae)
+        self.denoiser, self.vae = denoiser, Frozen(vae)
         self.process = Process.from_config(scheduler)
-        self.average = Average(self.unet.named_parameters(), cfg.ema)
+        self.average = Average(self.denoiser.named_parameters(), cfg.ema)
 
     def saved(self) -> set[str]:
         return {name for name in self.state_dict() if not name.startswith("vae.")}
 
     def training_step(self, batch: Tensor) -> Tensor:
-        vae = self.vae.network
         with torch.no_grad():
-            z = vae.encode(2 * pixels(batch) - 1).latent.float() * vae.config.scaling_factor
+            z = latents.encode(self.vae.network, pixels(batch))
         generator = self.generator(1)
-        t = torch.randint(0, self.process.steps, (len(z),), generator=generator).to(z.device)
+        if self.process.flows:
+            t = self.process.steps * (1 - torch.rand(len(z), generator=generator)).to(z.device)
+        else:
+            t = torch.randint(0, self.process.steps, (len(z),), generator=generator).to(z.device)
         noise = torch.randn(z.shape, generator=generator).to(z)
-        token = z.new_zeros(len(z), 1, self.unet.config.cross_attention_dim)
-        output = self.unet(self.process.noised(z, noise, t), t, token).sample
+        output = unconditional(self.denoiser, self.process.noised(z, noise, t), t)
         loss = functional.mse_loss(output.float(), self.process.target(z, noise, t))
         self.log("mse", loss, prog_bar=True)
         return loss
 
     def averaged(self) -> dict[str, Tensor]:
-        """The U-Net's state with the averaged parameters in it."""
-        return {**self.unet.state_dict(), **self.average.tensors}
+        """The denoiser's state with the averaged parameters in it."""
+        return {**self.denoiser.state_dict(), **self.average.tensors}

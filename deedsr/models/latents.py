@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 def encode(vae: nn.Module, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample."""
+    """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f), float32: the posterior's mode, or with a generator a sample."""
     output = vae.encode(2 * image - 1)
     posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
     if posterior is None:
         latent = output.latent
     else:
         latent = posterior.mode() if generator is None else posterior.sample(generator)
-    return (latent - _shift(vae)) * vae.config.scaling_factor
+    return (latent.float() - _shift(vae)) * vae.config.scaling_factor
 
 
 def decode(vae: nn.Module, latent: Tensor) -> Tensor:

@@ -144,15 +144,15 @@ def preset(name: str, overrides: Mapping[str, Any] | None = None, parts: Collect
         if part == "sft_hidden":
             changes[part] = int(numbers)
         elif part == "adapter":
-            changes[part] = AdapterConfig(**_merged(part, asdict(config.adapter), AdapterConfig, numbers))
+            changes[part] = AdapterConfig(**merged(part, asdict(config.adapter), AdapterConfig, numbers))
         else:
             current = getattr(config, part)
             takes = {"encoder": DegradationEncoder, "defaults": Settings}.get(part)
-            changes[part] = _merged(part, current, takes or getattr(diffusers, current["_class_name"]), numbers)
+            changes[part] = merged(part, current, takes or getattr(diffusers, current["_class_name"]), numbers)
     return replace(config, **changes)
 
 
-def _merged(part: str, current: dict[str, Any], takes: type, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def merged(part: str, current: dict[str, Any], takes: type, numbers: Mapping[str, Any]) -> dict[str, Any]:
     """`current` with `numbers` in it; ValueError for a name that `takes` does not take."""
     if not isinstance(numbers, Mapping):
         raise ValueError(f"{part} is overridden by name, {part}: {{NAME: VALUE}}, not by {numbers!r}")

@@ -16,7 +16,12 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.metrics.loading import Unavailable
+from deedsr.models import describe
+from deedsr.models.build import stock
+from deedsr.models.dit4sr import SMALL
 from deedsr.models.parts import PART, load_part
+from deedsr.models.pretraining import unconditional
+from deedsr.models.sd3_folder import load_transformer
 from stage2.base import train
 from stage2.run import command
 
@@ -88,13 +93,13 @@ def test_the_base_is_in_diffusers_layout_with_its_averaged_denoiser(whole: Path)
     assert vae.config.scaling_factor == pytest.approx(phase1["mean_square"].item() ** -0.5)
     assert vae.config.scaling_factor != 1
     phase2 = weights.load_checkpoint(whole / "denoiser" / "last.ckpt")
-    assert phase2["state_dict"].keys() == {f"unet.{name}" for name in unet.state_dict()}
+    assert phase2["state_dict"].keys() == {f"denoiser.{name}" for name in unet.state_dict()}
     averaged, updates = phase2["average"]["tensors"], phase2["average"]["updates"]
     assert updates == 20
     for name, tensor in unet.state_dict().items():
         assert torch.equal(tensor, averaged[name]), name
         if name.endswith("conv1.weight"):
-            assert not torch.equal(tensor, phase2["state_dict"][f"unet.{name}"]), name
+            assert not torch.equal(tensor, phase2["state_dict"][f"denoiser.{name}"]), name
     scheduler = json.loads((whole / "base" / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
     for phase in ("autoencoder", "denoiser"):
@@ -157,3 +162,44 @@ def test_wrong_settings_are_one_line(
     with pytest.raises(SystemExit, match=r"^error: .+$") as stopped:
         command(train, cfg)
     assert "\n" not in str(stopped.value)
+
+
+def test_a_rectified_flow_on_a_given_autoencoder(
+    composed: Composed, photos: Path, tiny_base: Path, tmp_path: Path, power_cut: Callable, assert_same_runs: Callable
+) -> None:
+    tiny = (
+        "+overrides.transformer={in_channels:4,out_channels:4,num_layers:2,attention_head_dim:8,num_attention_heads:2,"
+        "caption_projection_dim:16,pos_embed_max_size:8}"
+    )
+    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0", "checkpoint_every=2"]
+    words = [*quiet, "size=dit4sr_small", tiny, f"autoencoder.given={tiny_base / 'vae'}", f"data.roots=[{photos}]"]
+    words += ["denoiser.steps=4", "denoiser.crop=48", "denoiser.batch=2", "denoiser.warmup=2"]
+    whole, parts = (composed("base", [*words, f"output={tmp_path / name}"]) for name in ("whole", "parts"))
+    base = train(whole)
+    with power_cut(3, 48):
+        train(parts)
+    train(parts)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    assert not (tmp_path / "whole" / "autoencoder").exists()
+    given, kept = (weights.load(folder / "vae" / PART).tensors for folder in (tiny_base, base))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in given.items())
+    transformer = load_transformer(base / "transformer")
+    assert transformer.proj_out.weight.any(), "it starts at zero, so it was trained"
+    scheduler = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"
+
+
+def test_what_a_base_is_told_is_nothing() -> None:
+
+    x_t, t = torch.randn(2, 8, 16, 16), torch.tensor([900.0, 20.5])
+    torch.manual_seed(0)
+    transformer = stock({**SMALL.transformer, "num_layers": 1})
+    tokens, pooled = torch.zeros(2, 1, 32), torch.zeros(2, 32)
+    with torch.no_grad():
+        expected = transformer(x_t, tokens, pooled, t, return_dict=False)[0]
+        assert torch.equal(unconditional(transformer, x_t, t), expected)
+
+
+def test_the_small_dit_is_small() -> None:
+    found = describe("dit4sr_small")
+    assert 2 * (found["total"] + found["vae"]) < 13.5e6, "bytes in float16"
