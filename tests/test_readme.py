@@ -29,7 +29,7 @@ def test_ci_runs_the_second_command() -> None:
     assert [line for line in TEXT.splitlines() if re.match(r"^python3 .*-m pytest", line)] == [BLOCKS[1].rstrip("\n")]
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m (stage\S+)", TEXT))))
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ((?:stage|deedsr)[\w.]+)", TEXT))))
 def test_commands_are_modules(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
 
