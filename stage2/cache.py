@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops
 from stage2.module import RestorationRun
-from stage2.run import Crops, command, generator
+from stage2.run import Batch, Crops, command, generator
 from stage2.samples import check, numbered
-from stage2.train import build, origin
+from stage2.train import build, origin, texts
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,19 @@ def make(cfg: DictConfig) -> Path:
         if file.is_file():
             check(file, header)
             continue
-        crops = PhotoCrops(files, cfg.crop, cfg.seed, cfg.batch, start_step=index * cfg.shard, cache=cfg.data.cache)
+        first, beside = index * cfg.shard, texts(cfg)
+        crops = PhotoCrops(files, cfg.crop, cfg.seed, cfg.batch, start_step=first, cache=cfg.data.cache, beside=beside)
         batches = islice(DataLoader(crops, cfg.batch, num_workers=cfg.data.workers), cfg.shard)
         with fabric.autocast():
-            made = [samples(run, hr.to(fabric.device), index * cfg.shard + at) for at, hr in enumerate(batches)]
+            made = [samples(run, fabric.to_device(batch), first + at) for at, batch in enumerate(batches)]
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
         log.info("%s: %d samples", file, header["samples"])
     return folder
 
 
-def samples(run: RestorationRun, hr: Tensor, number: int) -> dict[str, Tensor]:
+def samples(run: RestorationRun, batch: Batch, number: int) -> dict[str, Tensor]:
     """What `run` makes of the batch `number`, on the CPU; the HR crops only where its objective looks at them."""
-    made = run.degrade(hr, generator(run.seed, number, 0, 1))
+    made = run.made(batch, generator(run.seed, number, 0, 1))
     if run.objective.fidelity is None:
         del made["hr"]
     return {name: tensor.cpu() for name, tensor in made.items()}

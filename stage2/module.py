@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.ema import Average
 from deedsr.images import upsample
-from deedsr.models.base import Condition, RestorationModel
+from deedsr.models.base import Condition, RestorationModel, Text
 from stage2.objective import Objective, draw_times
 from stage2.optimizer import adamw
 from stage2.run import Batch, Run, pixels
@@ -65,14 +65,20 @@ class RestorationRun(Run):
         z, z_lr = self.model.encode(image), self.model.encode(upsample(lr))
         return {"hr": hr, "lr": (255 * lr).round().to(torch.uint8), "z": z, "z_lr": z_lr}
 
+    def made(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The samples of a batch: what `degrade` gives, and what else belongs to the crops, as texts."""
+        given = batch if isinstance(batch, dict) else {"hr": batch}
+        return given if "z" in given else {**given, **self.degrade(given["hr"], generator)}
+
     def training_step(self, batch: Batch) -> Tensor:
-        made = batch if isinstance(batch, dict) else self.degrade(batch, self.generator(1))
+        made = self.made(batch, self.generator(1))
         hr = pixels(made["hr"]) if "hr" in made else None
         lr, z, z_lr = pixels(made["lr"]), made["z"].float(), made["z_lr"].float()
         for_diffusion = self.generator(2)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
         noise = torch.randn(z.shape, generator=for_diffusion).to(z)
-        condition = self.model.condition(lr, z_lr)
+        text = Text(made["tokens"], made["pooled"]) if "tokens" in made else None
+        condition = self.model.condition(lr, z_lr, text)
         if torch.rand((), generator=for_diffusion) < self.objective.rollout:
             x_t, known = self.own(noise, t, condition), None
         else:

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 
 from deedsr import weights
 from deedsr.data.flaws import distinct
-from deedsr.data.photos import PhotoCrops, list_photos, seeded
+from deedsr.data.photos import Beside, PhotoCrops, list_photos, seeded
 from deedsr.ema import Average
 
 LAST, BAD_BATCH = "last.ckpt", "bad_batch.safetensors"
 Batch = Tensor | dict[str, Tensor]
-"""uint8 HR crops (B, 3, S, S), or what has been made of them."""
+"""uint8 HR crops (B, 3, S, S); or ``hr`` and what belongs to them; or what has been made of them."""
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ class Crops(pl.LightningDataModule):
     Duplicates are left out, corrupt photographs replaced, small ones enlarged; the log says so once, at the end.
     """
 
-    def __init__(self, data: DictConfig, size: int, batch: int, seed: int) -> None:
+    def __init__(self, data: DictConfig, size: int, batch: int, seed: int, beside: Beside | None = None) -> None:
         super().__init__()
+        self.beside = beside
         self.files, self.duplicates = distinct(list_photos(data.roots, data.split))
         self.data, self.size, self.batch, self.seed = data, size, batch, seed
         self.crops: PhotoCrops | None = None
@@ -55,6 +56,7 @@ class Crops(pl.LightningDataModule):
             trainer.global_rank,
             trainer.global_step * trainer.accumulate_grad_batches,
             self.data.cache,
+            self.beside,
         )
         return DataLoader(crops, self.batch, num_workers=self.data.workers, persistent_workers=self.data.workers > 0)
 

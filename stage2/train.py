@@ -27,6 +27,7 @@ from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.run import Crops, command, finished, fit
 from stage2.samples import Cached
+from stage2.texts import Texts
 from stage2.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class ModelFolder(pl.Callback):
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
     recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
-    return {"base": reference(cfg.model.base), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed}
+    return {"base": reference(cfg.model.base), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed, "texts": cfg.texts}
 
 
 def assemble(cfg: DictConfig) -> models.Fresh:
@@ -64,6 +65,11 @@ def assemble(cfg: DictConfig) -> models.Fresh:
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
     return fresh
+
+
+def texts(cfg: DictConfig) -> Texts | None:
+    """The photographs' texts, if the configuration has some."""
+    return Texts(Path(cfg.texts), cfg.null_text) if cfg.texts else None
 
 
 def build(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
@@ -85,7 +91,7 @@ def train(cfg: DictConfig) -> Path:
     if cfg.cache:
         data = Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
     else:
-        data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
+        data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed, texts(cfg))
     fresh = assemble(cfg)
     run = build(cfg, fresh.model)
     callbacks = [ModelFolder(output / "model", fresh)]

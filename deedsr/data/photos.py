@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,10 @@ def seeded(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+Beside = Callable[[Photo, torch.Generator], dict[str, Tensor]]
+"""What else belongs to a photograph, as its text; what it draws comes from the generator of the sample."""
+
+
 class Corrupt(ValueError):
     """A file whose content can't be decoded as a picture."""
 
@@ -118,7 +122,7 @@ class PhotoCrops(IterableDataset):
     Sample `i` of step `s` on rank `r` is a pure function of (seed, s, r, i); a stream that starts at `start_step` goes
     on as if it had never stopped. Photographs smaller than `size` are enlarged to it; another one, drawn from the
     same numbers, takes the place of a corrupt one; `flaws` notes both. `cache` keeps the decoded photographs in memory
-    (3 bytes a pixel, in each worker).
+    (3 bytes a pixel, in each worker). With `beside`, a sample is a dictionary of the crop, ``hr``, and what that gives.
     """
 
     def __init__(
@@ -130,11 +134,12 @@ class PhotoCrops(IterableDataset):
         rank: int = 0,
         start_step: int = 0,
         cache: bool = False,
+        beside: Beside | None = None,
     ) -> None:
         if not files:
             raise ValueError("no photographs to train on")
         self.files, self.size, self.seed, self.batch = list(files), size, seed, batch
-        self.rank, self.start_step = rank, start_step
+        self.rank, self.start_step, self.beside = rank, start_step, beside
         self.flaws = Flaws(self.files)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
@@ -163,34 +168,35 @@ class PhotoCrops(IterableDataset):
             self.kept[index] = pixels
         return pixels
 
-    def sound(self, index: int, generator: torch.Generator) -> np.ndarray:
-        """The photograph `index`; if it is corrupt, another one, drawn. Raises ValueError if all are corrupt."""
+    def sound(self, index: int, generator: torch.Generator) -> tuple[int, np.ndarray]:
+        """The photograph `index`, if it is corrupt another one, drawn; and its index. ValueError if all are corrupt."""
         try:
-            return self.photo(index)
+            return index, self.photo(index)
         except Corrupt as first:
             self.flaws.marks[index] = CORRUPT
             error = first
         for other in torch.randperm(len(self.files), generator=generator).tolist():
             if self.flaws.marks[other] != CORRUPT:
                 try:
-                    return self.photo(other)
+                    return other, self.photo(other)
                 except Corrupt:
                     self.flaws.marks[other] = CORRUPT
         others = f", and so are the other {len(self.files) - 1} photographs" if len(self.files) > 1 else ""
         raise ValueError(f"{self.files[index]}: corrupt ({error}){others}; there is nothing to train on") from error
 
-    def crop(self, step: int, sample: int) -> Tensor:
+    def crop(self, step: int, sample: int) -> Tensor | dict[str, Tensor]:
         """Crop number `sample` of the batch of `step` on this rank."""
         generator = seeded(self.seed, step, self.rank, sample)
         index, top, left, flip = torch.randint(0, 2**31, (4,), generator=generator).tolist()
-        pixels = self.sound(index % len(self.files), generator)
+        index, pixels = self.sound(index % len(self.files), generator)
         top %= pixels.shape[0] - self.size + 1
         left %= pixels.shape[1] - self.size + 1
         crop = pixels[top : top + self.size, left : left + self.size]
         crop = crop[:, ::-1] if flip % 2 else crop
-        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
+        return hr if self.beside is None else {"hr": hr, **self.beside(self.files[index], generator)}
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         step = self.start_step + first  # whole batches go to one worker, so that the loader's order is the steps' order

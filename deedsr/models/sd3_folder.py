@@ -166,9 +166,9 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
 
 
 def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
-    """A model to train on `base`, with the numbers `beside`, the sampling `defaults`, and `texts`, a file, or None.
+    """A model to train, in float32: on `base`, with the numbers `beside` and the sampling `defaults`.
 
-    It is in float32. seed: of what is not read from files.
+    texts: of the configuration, a folder with ``texts.safetensors``, or None. seed: of what is not read from files.
     """
     numbers = KINDS[config["system"]][1](**config["beside"])
     header = Header(reference(config["base"]), numbers, dict(config["defaults"]))
@@ -177,7 +177,7 @@ def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
     model = assemble(base, numbers, header.defaults).float()
     texts = config.get("texts")
     if texts is not None:
-        load_texts(Path(texts), model)
+        load_texts(Path(texts) / TEXTS, model)
 
     def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         if texts is not None:
