@@ -43,10 +43,12 @@ class Restoration(pl.LightningModule):
 
     allow_zero_length_dataloader_with_multiple_devices = True
 
-    def __init__(self, jobs: list[Job], ledger: Ledger, ckpt: str, options: Options, dtype: torch.dtype) -> None:
+    def __init__(
+        self, jobs: list[Job], ledger: Ledger, ckpt: str, options: Options, dtype: torch.dtype, compiled: bool
+    ) -> None:
         super().__init__()
         self.jobs, self.ledger = jobs, ledger
-        self.ckpt, self.options, self.kind = ckpt, options, dtype
+        self.ckpt, self.options, self.kind, self.compiled = ckpt, options, dtype, compiled
         self.counts: Counter[str] = Counter()
 
     def setup(self, stage: str) -> None:
@@ -62,18 +64,20 @@ class Restoration(pl.LightningModule):
     @cached_property
     def restorer(self) -> Restorer:
         """Loaded at the first picture that needs it."""
-        return Restorer(load_model(self.ckpt, self.trainer.strategy.root_device, self.kind), self.options)
+        model = load_model(self.ckpt, self.trainer.strategy.root_device, self.kind)
+        return Restorer(model, self.options, self.compiled)
 
-    def predict_step(self, number: int) -> None:
+    def predict_step(self, number: int) -> str:
         job = self.jobs[number]
         source = file_digest(job.source) if job.source.is_file() else ""
         outcome = attempt(job, self.restorer)
         self.counts[outcome.status] += 1
-        if outcome.error is not None:
+        if outcome.error is None:
+            self.ledger.add(job, source, self.global_rank)
+            log.info("%s -> %s (%.1f s)", job.source, job.target, outcome.seconds)
+        else:
             log.error(outcome.error)
-            return
-        self.ledger.add(job, source, self.global_rank)
-        log.info("%s -> %s (%.1f s)", job.source, job.target, outcome.seconds)
+        return outcome.status
 
     def totals(self) -> dict[str, int]:
         """`counts` of all ranks together, once all are done."""
@@ -96,7 +100,7 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
     ledger = Ledger(output, settings_digest(cfg.ckpt, {**asdict(options), "dtype": cfg.dtype}))
-    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype)
+    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile)
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False
     )

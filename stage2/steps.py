@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from deedsr.metrics import table
 from stage2.sweep import means, sweep, to_markdown
 
+ARROWS = {"higher": "↑", "lower": "↓"}
 Curves = dict[str, dict[int, Mapping[str, float | None]]]  # by sampler, then by steps: the mean of every metric
 
 
@@ -30,13 +31,14 @@ def run(cfg: DictConfig) -> str:
     curves: Curves = {sampler: {} for sampler in cfg.samplers}
     for name, (sampler, steps) in names.items():
         curves[sampler][steps] = found[name]
-    labels = {name: metric.label for name, metric in next(iter(reports.values())).metrics.items()}
+    metrics = next(iter(reports.values())).metrics
+    labels = {name: f"{metric.label} {ARROWS[metric.better]}" for name, metric in metrics.items()}
     output = Path(cfg.output)
     figure(curves, labels).savefig(output.with_suffix(".png"), dpi=150)
     best = fewest(curves, cfg.deciding)
     text = to_markdown(reports)
     if best is not None:
-        text += f"\nFewest steps within 1 % of the best {labels[cfg.deciding]}: {best[1]} with {best[0]}.\n"
+        text += f"\nFewest steps within 1 % of the best {metrics[cfg.deciding].label}: {best[1]} with {best[0]}.\n"
     table.write(output, text)
     return text
 
@@ -55,7 +57,9 @@ def fewest(curves: Curves, metric: str, margin: float = 0.01) -> tuple[str, int]
     if not values:
         return None
     limit = (1 + margin) * min(values)[0]
-    _, steps, sampler = min((entry for entry in values if entry[0] <= limit), key=lambda entry: (entry[1], entry[0]))
+    _, steps, sampler = min(
+        (entry for entry in values if entry[0] <= limit), key=lambda entry: (entry[1], round(entry[0], 4))
+    )
     return sampler, steps
 
 

@@ -131,6 +131,7 @@ def test_a_file_name_as_output_is_refused(run: Run, inputs: Path, tmp_path: Path
         run(f"input={inputs / 'a.png'}", f"output={tmp_path / 'x.png'}")
 
 
+@pytest.mark.timeout(900)  # four processes start, and each imports everything
 def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path, tiny_model_folder: Path) -> None:
     """The second rank is killed after its first output; the same command then does what is left."""
     total, output = 24, tmp_path / "out"
@@ -140,21 +141,21 @@ def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path,
     command += [f"output={output}", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
     command += ["trainer.enable_progress_bar=false", "options.steps=10"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 400
         while not (output / ".restored-1.jsonl").is_file():
             assert first.poll() is None, "the run ended before its second rank wrote anything"
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(child(first.pid), signal.SIGKILL)
-        assert first.wait(timeout=240) != 0
+        assert first.wait(timeout=60) != 0
     done = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert 0 < len(done) < total
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert again.returncode == 0, again.stderr[:6000]
     assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in again.stdout
     assert names(output) == sorted(f"{number}.png" for number in range(total))
     assert done == {name: (output / name).stat().st_mtime_ns for name in done}
-    assert {path.name for path in output.glob(".*")} == {".restored-0.jsonl", ".restored-1.jsonl"}
+    assert {path.name for path in output.glob(".restored-*")} == {".restored-0.jsonl", ".restored-1.jsonl"}
 
 
 def child(pid: int) -> int:
