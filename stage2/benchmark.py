@@ -28,8 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.metrics import table
-from deedsr.models import RestorationModel, load_model
-from deedsr.models.deedsr import build
+from deedsr.models import RestorationModel, build, load_model
 from deedsr.models.presets import preset
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import SCALE, Restorer, pick_device
@@ -43,11 +42,16 @@ TOLERANCE = 2 / 255  # mean absolute difference of two outputs
 
 @dataclass
 class Timing:
-    """Seconds by the clock and of the processor, the peak of memory in bytes (a GPU's if there is one), an output."""
+    """Seconds by the clock and of the processor, memory in bytes (a GPU's if there is one), an output.
+
+    peak: with the weights of all that is measured. working: above what was held before a run; on the CPU a lower bound,
+    because memory once taken is kept.
+    """
 
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     peak: int = 0
+    working: int = 0
     output: Tensor | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class Timing:
             "median_cpu_seconds": statistics.median(self.cpu_seconds),
             "images_per_second": 1 / statistics.median(self.seconds),
             "peak_gigabytes": self.peak / 1e9,
+            "working_gigabytes": self.working / 1e9,
             "seconds": self.seconds,
         }
 
@@ -87,7 +92,7 @@ def _model(name: str, device: torch.device, dtype: torch.dtype) -> RestorationMo
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # so that there is never a float32 copy
     try:
-        return build(preset(name.removesuffix(RANDOM))).to(device).requires_grad_(False)
+        return build(name.removesuffix(RANDOM)).to(device).requires_grad_(False)
     finally:
         torch.set_default_dtype(default)
 
@@ -100,20 +105,23 @@ def measure(runs: dict[str, Run], lr: Tensor, device: torch.device, warmup: int,
             run(lr)
     for _ in range(repeats):
         for name, run in runs.items():
-            reset_peak(device)
+            held = reset_peak(device)
             start, cpu = time.perf_counter(), time.process_time()
             timings[name].output = run(lr)  # on the CPU, so all is done
             timings[name].seconds.append(time.perf_counter() - start)
             timings[name].cpu_seconds.append(time.process_time() - cpu)
             timings[name].peak = max(timings[name].peak, peak(device))
+            timings[name].working = max(timings[name].working, peak(device) - held)
     return timings
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> int:
+    """Start the peak anew from what is held now; that, as `peak` counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():
         CLEAR.write_text("5")
+    return peak(device)
 
 
 def peak(device: torch.device) -> int:
@@ -205,7 +213,8 @@ def to_text(found: dict[str, Any]) -> str:
             of = found[name]
             lines.append(
                 f"{name:<9} {of['median_seconds']:9.3f} s  (processor {of['median_cpu_seconds']:.3f} s), "
-                f"{of['images_per_second']:.3f} images/s, peak {of['peak_gigabytes']:.2f} GB"
+                f"{of['images_per_second']:.3f} images/s, peak {of['peak_gigabytes']:.2f} GB, "
+                f"{of['working_gigabytes']:.2f} GB of it for the run"
             )
     if "ratio" in found:
         lines.append(f"ratio     {found['ratio']:9.2f}    (of processor seconds {found['cpu_ratio']:.2f})")
