@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+
+from deedsr.models.dit4sr_stream import LRStream
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -39,3 +42,42 @@ def test_a_step_takes_128_crops(settings: DictConfig) -> None:
 def test_frozen_parts_are_stored_as_the_run_computes(settings: DictConfig) -> None:
     assert (settings.trainer.precision, settings.frozen_dtype) == ("bf16-mixed", "bfloat16")
     assert settings.trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("separate_attention", {"lr_attention": "self", "qk_init": "clone"}),
+        ("no_residual", {"lr_residual": False}),
+        ("no_convolution", {"injection": "none"}),
+        ("linear", {"injection": "linear"}),
+    ],
+)
+def test_each_ablation_of_dit4sr_changes_one_thing(name: str, changed: dict) -> None:
+    experiments = f"experiment=[dit4sr_sd35,dit4sr_ablation_{name}]"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("stage2", ["experiment=dit4sr_sd35", "data.roots=[photos]", "texts=t"])
+        cfg = compose("stage2", [experiments, "data.roots=[photos]", "texts=t"])
+    assert LRStream(**cfg.model.beside) == replace(LRStream(), **changed)
+    for part in ("optimizer", "objective", "trainer", "recipe", "crop", "batch", "texts"):
+        assert cfg[part] == whole[part]
+
+
+@pytest.mark.parametrize("name", ["dit4sr_sd35", "dit4sr_sd35_24gb"])
+def test_dit4sr_is_trained_as_its_authors_do(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("stage2", [f"experiment={name}", "data.roots=[photos]", "texts=t"])
+    trainer, optimizer = cfg.trainer, cfg.optimizer
+    assert cfg.batch * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches == 64
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule, optimizer.warmup) == (5e-5, 0.01, "constant", 0)
+    assert (cfg.objective.weight, cfg.objective.time_bias, cfg.null_text) == ("sigma_squared", "logit_normal", 0.2)
+    assert (cfg.crop, cfg.recipe, trainer.gradient_clip_val) == (512, "heavy", 1.0)
+    assert (trainer.precision, cfg.frozen_dtype) == ("bf16-mixed", "bfloat16")
+    assert LRStream(**cfg.model.beside) == LRStream()
+
+
+def test_the_small_base_is_trained_on_the_autoencoder_there_is() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("base", ["experiment=dit4sr_small_base", "data.roots=[photos]"])
+    assert (cfg.size, cfg.autoencoder.given) == ("dit4sr_small", "deedsr/assets/built-in/base/vae")
+    assert cfg.denoiser.crop == 256
