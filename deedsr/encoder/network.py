@@ -1,7 +1,9 @@
 """The degradation learner's network: a ResNet that turns a low-resolution picture into a degradation vector."""
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,9 +44,12 @@ class DegradationEncoder(nn.Module):
         layers: blocks in each of the four stages.
         widths: channels of the four stages; the last is the length of the vector.
         stem: channels of the 7x7 convolution.
+        tile: LR pixels; the vector of a larger picture is the mean of those of tiles of this side, spread evenly so
+            that they cover it. The padding at the border is seen in every vector: in a whole picture its share is other
+            than in the patches of training. None: the whole picture at once, as the authors do.
 
     Raises:
-        ValueError: `layers` or `widths` does not hold four positive numbers.
+        ValueError: `layers` or `widths` does not hold four positive numbers, or `tile` is below 1.
     """
 
     def __init__(
@@ -52,12 +57,15 @@ class DegradationEncoder(nn.Module):
         layers: Sequence[int] = (3, 4, 6, 3),
         widths: Sequence[int] = (128, 256, 512, 1024),
         stem: int = 64,
+        tile: int | None = None,
     ) -> None:
         super().__init__()
+        if tile is not None and tile < 1:
+            raise ValueError(f"tile must be at least 1 pixel, or null, got {tile}")
         for name, values in (("layers", layers), ("widths", widths)):
             if len(values) != 4 or min(values) < 1:
                 raise ValueError(f"{name} must be four positive numbers, got {list(values)}")
-        self.layers, self.widths, self.stem = tuple(layers), tuple(widths), stem
+        self.layers, self.widths, self.stem, self.tile = tuple(layers), tuple(widths), stem, tile
         self.conv1 = nn.Conv2d(3, stem, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
@@ -80,9 +88,9 @@ class DegradationEncoder(nn.Module):
         """Length of the degradation vector."""
         return self.widths[-1]
 
-    def config(self) -> dict[str, list[int] | int]:
+    def config(self) -> dict[str, list[int] | int | None]:
         """The constructor's arguments, as JSON holds them."""
-        return {"layers": list(self.layers), "widths": list(self.widths), "stem": self.stem}
+        return {"layers": list(self.layers), "widths": list(self.widths), "stem": self.stem, "tile": self.tile}
 
     def forward(self, lr: Tensor) -> Tensor:
         """The degradation vector of each picture.
@@ -93,6 +101,22 @@ class DegradationEncoder(nn.Module):
         Returns:
             (B, dimension).
         """
+        if self.tile is None:
+            return self._pooled(lr)
+        tiles = [
+            lr[..., top : top + self.tile, left : left + self.tile]
+            for top in spread(lr.shape[-2], self.tile)
+            for left in spread(lr.shape[-1], self.tile)
+        ]
+        return torch.stack([self._pooled(tile) for tile in tiles]).mean(0)
+
+    def _pooled(self, lr: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(lr))))  # (B, stem, h/4, w/4)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, dimension, h/32, w/32)
         return self.avgpool(x).flatten(1)
+
+
+def spread(length: int, tile: int) -> list[int]:
+    """Where the fewest tiles that cover `length` begin, evenly spread; a single 0 where one is enough."""
+    count = math.ceil(length / tile)
+    return [round(number * (length - tile) / max(count - 1, 1)) for number in range(count)]

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deedsr.encoder.network import DegradationEncoder
+from deedsr.encoder.network import DegradationEncoder, spread
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deedsr_small.safetensors"
 
@@ -74,3 +74,22 @@ def test_rows_do_not_depend_on_the_batch_in_eval_mode() -> None:
 def test_wrong_layers_are_named(layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"layers must be four positive numbers, got \[1, 1"):
         DegradationEncoder(layers)
+
+
+def test_the_vector_of_a_larger_picture_is_the_mean_over_tiles() -> None:
+    torch.manual_seed(0)
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 6, tile=32).eval()
+    lr = torch.rand(2, 3, 48, 40)
+    parts = [encoder(lr[..., top : top + 32, left : left + 32]) for top in (0, 16) for left in (0, 8)]
+    assert torch.allclose(encoder(lr), torch.stack(parts).mean(0), atol=1e-6)
+    whole = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 6).eval()
+    whole.load_state_dict(encoder.state_dict())
+    assert torch.equal(encoder(lr[..., :24, :32]), whole(lr[..., :24, :32]))
+    assert not torch.allclose(encoder(lr), whole(lr))
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"), [(20, [0]), (32, [0]), (33, [0, 1]), (64, [0, 32]), (100, [0, 23, 45, 68])]
+)
+def test_tiles_cover_a_picture(length: int, starts: list[int]) -> None:
+    assert spread(length, 32) == starts
