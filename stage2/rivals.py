@@ -64,13 +64,13 @@ def _sample(
 
     scheduler = make_scheduler(process, settings)
     z_lr = blend(encode, grid, *shape)
-    x = torch.randn(z_lr.shape, generator=generator).to(z_lr) * scheduler.init_noise_sigma
+    x = torch.randn(z_lr.shape, generator=generator).to(z_lr) * getattr(scheduler, "init_noise_sigma", 1.0)
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
     for index, time in enumerate(scheduler.timesteps):
         t, now = time.to(x.device).expand(1), x
 
         def denoise(window: Window, t: Tensor = t, now: Tensor = now) -> Tensor:
-            return model.denoise(now[window.slices], t, model.condition(lr, encode(window)))
+            return model.denoise(now[window.slices], t, model.condition(lr, encode(window), guidance=settings.text))
 
         output = blend(denoise, grid, *shape)
         if index < guidance.steps:
