@@ -151,7 +151,7 @@ def test_output_size_is_rounded_to_nearest_half_up(outscale, size, expected):
         ({"outscale": 0.5}, "from 1 to 8"),
         ({"outscale": float("nan")}, "from 1 to 8"),
         ({"steps": 0}, "steps is 0"),
-        ({"sampler": "euler"}, "unknown sampler 'euler'; choose one of ddim"),
+        ({"sampler": "heun"}, "unknown sampler 'heun'; choose one of ddim"),
         ({"noise_guidance": (1.5, 1)}, "noise guidance is 1.5:1"),
         ({"noise_guidance": (1.0, -1)}, "noise guidance is 1:-1"),
         ({"tile": -1}, "tile is -1"),
