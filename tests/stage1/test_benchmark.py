@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
-def benchmark(photos: Path) -> Callable[..., DictConfig]:
+def shrunk(photos: Path) -> Callable[..., DictConfig]:
     def make(*overrides: str) -> DictConfig:
         shrink = [f"data.roots=[{photos}]", "encoder.layers=[1,1,1,1]", "encoder.widths=[4,4,8,8]", "encoder.stem=4"]
         shrink += ["trainer=cpu", "crop=64", "batch=2", "contrast.queue=16", "data.workers=0"]
@@ -37,8 +37,8 @@ def benchmark(photos: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_measures_everything_in_one_run(benchmark: Callable[..., DictConfig], workers: int) -> None:
-    speeds = measure(benchmark(f"data.workers={workers}"))
+def test_measures_everything_in_one_run(shrunk: Callable[..., DictConfig], workers: int) -> None:
+    speeds = measure(shrunk(f"data.workers={workers}"))
     found = json.loads(json.dumps(asdict(speeds)))
     assert (found["device"], found["crop"], found["batch"], found["workers"]) == ("cpu", 64, 2, workers)
     assert all(found[name] > 0 for name in ("degradation", "per_image", "loader", "step"))
@@ -49,9 +49,9 @@ def test_measures_everything_in_one_run(benchmark: Callable[..., DictConfig], wo
     )
 
 
-def test_several_devices_are_refused(benchmark: Callable[..., DictConfig]) -> None:
+def test_several_devices_are_refused(shrunk: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=r"of one device: trainer\.devices=1"):
-        measure(benchmark("trainer.devices=2"))
+        measure(shrunk("trainer.devices=2"))
 
 
 @pytest.mark.parametrize("level", ["light", "heavy", "mixed"])
