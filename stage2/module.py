@@ -70,23 +70,28 @@ class RestorationRun(Run):
         given = batch if isinstance(batch, dict) else {"hr": batch}
         return given if "z" in given else {**given, **self.degrade(given["hr"], generator)}
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def conditioned(self, batch: Batch) -> tuple[Tensor | None, Tensor, Condition]:
+        """HR in [0, 1], where the batch has it, its latent, and what the network is told of the LR images."""
         made = self.made(batch, self.generator(1))
         hr = pixels(made["hr"]) if "hr" in made else None
-        lr, z, z_lr = pixels(made["lr"]), made["z"].float(), made["z_lr"].float()
+        text = Text(made["tokens"], made["pooled"]) if "tokens" in made else None
+        condition = self.model.condition(pixels(made["lr"]), made["z_lr"].float(), text)
+        return hr, made["z"].float(), condition
+
+    def training_step(self, batch: Batch) -> Tensor:
+        hr, z, condition = self.conditioned(batch)
         for_diffusion = self.generator(2)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
         noise = torch.randn(z.shape, generator=for_diffusion).to(z)
-        text = Text(made["tokens"], made["pooled"]) if "tokens" in made else None
-        condition = self.model.condition(lr, z_lr, text)
         if torch.rand((), generator=for_diffusion) < self.objective.rollout:
             x_t, known = self.own(noise, t, condition), None
         else:
             x_t, known = self.model.process.noised(z, noise, t), noise
         output = self.model.denoise(x_t, t, condition).float()
-        fidelity = self.objective.fidelity
-        decode = fidelity is not None and self.global_step % fidelity.every == 0
-        terms = self.objective(self.model, output, x_t, t, z, known, hr, decode)
+        return self.total(self.objective(self.model, output, x_t, t, z, known, hr, self.global_step))
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """The sum of the terms of the loss; each is logged."""
         for name, term in terms.items():
             self.log(f"train/{name}", term.detach(), prog_bar=name in ("mse", "perceptual"))
         return torch.stack(list(terms.values())).sum()

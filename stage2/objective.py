@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deedsr.diffusion.process import Process
-from deedsr.metrics.perceptual import lpips_loss
 from deedsr.models.base import RestorationModel
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Weights of the terms on x̂0: L1 on the latent; L1 and LPIPS (`network`) on its decoded picture on some steps."""
-
-    latent: float
-    pixel: float
-    perceptual: float
-    network: str = "alex"
-    every: int = 2
-
+from stage2.fidelity import Fidelity, FidelityLoss
 
 WEIGHTS = ("plain", "sigma_squared")
 LOGIT_NORMAL = "logit_normal"
@@ -80,10 +65,8 @@ class Objective(nn.Module):
             raise ValueError(
                 f"objective.rollout={rollout} needs objective.fidelity: there is no other term to learn from"
             )
-        self.min_snr, self.time_bias, self.fidelity, self.rollout = min_snr, time_bias, fidelity, rollout
-        self.weight = weight
-        wanted = fidelity is not None and fidelity.perceptual > 0
-        self.perceptual = lpips_loss(fidelity.network) if wanted else None
+        self.min_snr, self.time_bias, self.rollout, self.weight = min_snr, time_bias, rollout, weight
+        self.fidelity = FidelityLoss(fidelity) if fidelity is not None else None
 
     def forward(
         self,
@@ -94,12 +77,12 @@ class Objective(nn.Module):
         z: Tensor,
         noise: Tensor | None,
         hr: Tensor | None,
-        decode: bool,
+        step: int,
     ) -> dict[str, Tensor]:
         """The terms by name, weighted; their sum is the loss.
 
-        noise: what x_t was made with, None if not with `z`. decode: whether x̂0's picture is compared with `hr`, which
-        may be missing otherwise.
+        noise: what x_t was made with, None if not with `z`. hr: may be missing where no picture is compared. step: the
+        number of the training step; x̂0's picture is compared at some of them.
         """
         process, terms = model.process, {}
         if noise is not None:
@@ -111,10 +94,8 @@ class Objective(nn.Module):
         if self.fidelity is None:
             return terms
         clean = process.clean(output, x_t, t)
-        terms["latent"] = self.fidelity.latent * functional.l1_loss(clean, z)
-        if decode:
-            picture = model.decode(clean).float()
-            terms["pixel"] = self.fidelity.pixel * functional.l1_loss(picture, hr)
-            if self.perceptual is not None:
-                terms["perceptual"] = self.fidelity.perceptual * self.perceptual(picture, hr)
+        terms |= self.fidelity.latent(clean, z)
+        if step % self.fidelity.weights.every == 0:
+            assert hr is not None
+            terms |= self.fidelity.picture(model.decode(clean).float(), hr, step)
         return terms

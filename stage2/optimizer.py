@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -13,8 +14,12 @@ KINDS = ("adamw", "fused", "8bit")
 SCHEDULES = ("cosine", "constant")
 
 
+Parameters = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
+"""Of an optimizer: parameters, or groups of them with options of their own."""
+
+
 def adamw(
-    parameters: Sequence[nn.Parameter],
+    parameters: Parameters,
     lr: float,
     warmup: int,
     steps: int,
@@ -40,7 +45,7 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
 
-def _optimizer(kind: str, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float) -> Optimizer:
+def _optimizer(kind: str, parameters: Parameters, lr: float, weight_decay: float) -> Optimizer:
     if kind != "8bit":
         optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=kind == "fused" or None)
         optimizer._step_supports_amp_scaling = False  # Lightning clips nothing for optimizers that scale gradients

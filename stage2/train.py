@@ -11,6 +11,7 @@ run stopped.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from deedsr.degradation import Mixture, Recipe
 from deedsr.models.resolver import reference
 from deedsr.models.trained import ADAPTER, HEADER
 from stage2 import scaling
+from stage2.fidelity import Fidelity
 from stage2.module import RestorationRun
-from stage2.objective import Fidelity, Objective
+from stage2.objective import Objective
 from stage2.run import Crops, command, finished, fit
 from stage2.samples import Cached
 from stage2.texts import Texts
@@ -67,6 +69,13 @@ def assemble(cfg: DictConfig) -> models.Fresh:
     return fresh
 
 
+def recipe(cfg: DictConfig) -> Recipe | Mixture:
+    """What a configuration degrades by: the name of a recipe, or its numbers."""
+    found = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
+    assert isinstance(found, Recipe | Mixture)
+    return found
+
+
 def texts(cfg: DictConfig) -> Texts | None:
     """The photographs' texts, if the configuration has some."""
     return Texts(Path(cfg.texts), cfg.null_text) if cfg.texts else None
@@ -77,14 +86,12 @@ def build(cfg: DictConfig, model: models.RestorationModel | None = None) -> Rest
     model = model or assemble(cfg).model
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
-    recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
-    assert isinstance(recipe, Recipe | Mixture)
     objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
-    return RestorationRun(model, recipe, objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
+    return RestorationRun(model, recipe(cfg), objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
 
 
-def train(cfg: DictConfig) -> Path:
-    """Trains to ``cfg.steps``; returns the model folder. A run that has taken all its steps is left alone."""
+def train(cfg: DictConfig, build: Callable[[DictConfig, models.RestorationModel], RestorationRun] = build) -> Path:
+    """Trains what `build` gives to ``cfg.steps``; returns the model folder. A finished run is left alone."""
     output = Path(cfg.output)
     if finished(output, cfg.steps, output / "model" / ADAPTER):
         return output / "model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 
 from deedsr import weights
 from deedsr.encoder.network import DegradationEncoder
+from deedsr.metrics.catalogue import METRICS
+from deedsr.metrics.loading import missing_weights
 from deedsr.models.adapter_config import AdapterConfig
 from deedsr.models.build import stock
 from deedsr.models.deedsr import DeeDSR, build
@@ -100,3 +103,15 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = Header("base", config.adapter, config.sft_hidden, config.defaults)
     save_adapter(folder / ADAPTER, dict(model.trainable()), header)
     return folder
+
+
+@pytest.fixture(scope="session")
+def needs_weights() -> Callable[[str], None]:
+    """Skips a test where the weights of a metric are not on this machine."""
+
+    def check(name: str) -> None:
+        pytest.importorskip("pyiqa")
+        if missing := missing_weights(METRICS[name].files):
+            pytest.skip(f"weights are not on this machine: {', '.join(missing)}")
+
+    return check

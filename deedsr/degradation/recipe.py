@@ -11,6 +11,7 @@ from torch import Tensor
 from deedsr.degradation.draws import Draws
 from deedsr.degradation.kernels import SINC
 from deedsr.degradation.operations import MODES
+from deedsr.degradation.order import Order, check_sum, freeze
 from deedsr.degradation.pipeline import Degradation
 
 KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
@@ -21,42 +22,8 @@ LEVELS = ("light", "medium", "heavy")
 MIXTURES = {"mixed": 0.0, "varied": 0.9}
 """The names of mixtures of all levels, and the `skip` of each."""
 
-
-@dataclass(frozen=True)
-class Order:
-    """Ranges of one pass of blur, resize, noise and JPEG.
-
-    Attributes:
-        blur: probability of the blur.
-        sigma: range of the blur's standard deviation, pixels.
-        resize: probabilities of up, down and keep.
-        scale: the least 'down' and the greatest 'up' factor.
-        gaussian: range of the Gaussian noise's standard deviation, in steps of 1/255.
-        poisson: range of the Poisson noise's scale.
-        gaussian_share: probability of Gaussian noise; else Poisson.
-        grey: probability of the same noise in the three channels.
-        jpeg: range of the quality.
-    """
-
-    blur: float
-    sigma: Sequence[float]
-    resize: Sequence[float]
-    scale: Sequence[float]
-    gaussian: Sequence[float]
-    poisson: Sequence[float]
-    jpeg: Sequence[float]
-    gaussian_share: float = 0.5
-    grey: float = 0.4
-
-    def __post_init__(self) -> None:
-        _freeze(
-            self, ranges=("sigma", "scale", "gaussian", "poisson", "jpeg"), chances=("blur", "gaussian_share", "grey")
-        )
-        _check_sum("resize", self.resize, 3)
-        if not self.scale[0] <= 1 <= self.scale[1]:
-            raise ValueError(f"scale={self.scale} must hold 1: 'down' is drawn from [low,1], 'up' from [1,high]")
-        if self.sigma[0] <= 0 or self.scale[0] <= 0 or not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
-            raise ValueError(f"sigma={self.sigma} and scale={self.scale} must be above 0, jpeg={self.jpeg} in 1…100")
+CAMERA, REAL = "camera", "real"
+"""Names: of photographs as a camera stores them, and of the mixture that has these instead of the medium level."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +60,27 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ranges = ("beta_generalized", "beta_plateau", "kernel_size")
-        _freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean", "skip"))
-        _check_sum("kernels", self.kernels, SINC)
+        freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean", "skip"))
+        check_sum("kernels", self.kernels, SINC)
         if any(not size % 2 for size in self.kernel_size):
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
 
     @classmethod
     def level(cls, name: str) -> "Recipe | Mixture":
-        """One of `LEVELS` as a `Recipe`, `mixed`: the `Mixture` of the three, or `varied`: that with a `skip`."""
+        """One of `LEVELS`, or ``camera``, as a `Recipe`.
+
+        Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, with ``camera`` for medium.
+        """
+        if name == REAL:
+            light, _, heavy = cls.level("varied").recipes
+            return Mixture((light, SOFT, heavy))
         if name in MIXTURES:
             return Mixture(tuple(replace(cls.level(level), skip=MIXTURES[name]) for level in LEVELS))
-        if name not in LEVELS:
-            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join((*LEVELS, *MIXTURES))}")
-        return {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY}[name]
+        known = {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY, CAMERA: SOFT}
+        if name not in known:
+            names = ", ".join((*known, *MIXTURES, REAL))
+            raise ValueError(f"unknown degradation level {name!r}: choose one of {names}")
+        return known[name]
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """Draw the parameters of `batch` degradations; on the CPU.
@@ -217,21 +192,6 @@ def _single(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def _freeze(instance: object, ranges: Sequence[str], chances: Sequence[str]) -> None:
-    """Sequences (of any kind, as a configuration gives them) to tuples; check ranges and probabilities."""
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            object.__setattr__(instance, field.name, tuple(value))
-    for name in ranges:
-        value = getattr(instance, name)
-        if len(value) != 2 or not 0 <= value[0] <= value[1]:
-            raise ValueError(f"{name}={value} must be a range (low, high) with 0 ≤ low ≤ high")
-    for name in chances:
-        if not 0 <= getattr(instance, name) <= 1:
-            raise ValueError(f"{name}={getattr(instance, name)} must be a probability, 0 to 1")
-
-
 def _midpoint(low: Any, high: Any) -> Any:
     """Of two numbers, ranges, orders or recipes."""
     if isinstance(low, (int, float)):
@@ -243,11 +203,6 @@ def _midpoint(low: Any, high: Any) -> Any:
     return type(low)(
         **{field.name: _midpoint(getattr(low, field.name), getattr(high, field.name)) for field in fields(low)}
     )
-
-
-def _check_sum(name: str, values: Sequence[float], count: int) -> None:
-    if len(values) != count or min(values) < 0 or not math.isclose(sum(values), 1, abs_tol=1e-6):
-        raise ValueError(f"{name}={values} must be {count} probabilities that sum to 1")
 
 
 LIGHT = Recipe(
@@ -297,3 +252,29 @@ HEAVY = Recipe(
     name="heavy",
 )
 MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")
+SOFT = Recipe(
+    first=Order(
+        blur=1,
+        sigma=(0.4, 3),
+        resize=(0, 0, 1),
+        scale=(1, 1),
+        gaussian=(0, 3),
+        poisson=(0, 0.1),
+        jpeg=(90, 100),
+    ),
+    second=Order(
+        blur=0,
+        sigma=(0.2, 1),
+        resize=(0, 0, 1),
+        scale=(1, 1),
+        gaussian=(0, 4),
+        poisson=(0, 0.2),
+        jpeg=(80, 100),
+    ),
+    beta_generalized=(0.5, 2),
+    beta_plateau=(1, 1.5),
+    final_sinc=0.1,
+    skip=0.5,
+    name=CAMERA,
+)
+"""The blur of a lens, hardly any noise, JPEG of good quality."""

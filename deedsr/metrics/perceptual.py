@@ -1,4 +1,4 @@
-"""Perceptual metrics through pyiqa (extra ``metrics``), and LPIPS as a training loss.
+"""Perceptual metrics through pyiqa (extra ``metrics``), and LPIPS and DISTS as training losses.
 
 pyiqa's licence is PolyForm Noncommercial: it is imported only where one of its metrics is asked for.
 """
@@ -30,11 +30,10 @@ def load_perceptual(metric: Metric, device: torch.device | str = "cpu", download
     return score
 
 
-class LpipsLoss(nn.Module):
-    """LPIPS v0.1 as a loss: (B, 3, H, W) twice, RGB in [0, 1] -> scalar, the mean over the batch.
+class PerceptualLoss(nn.Module):
+    """A metric's network as a loss: (B, 3, H, W) twice, RGB in [0, 1] -> scalar, the mean over the batch.
 
-    Differentiable in both images; its own weights are frozen and it stays in evaluation mode. Zhang et al., "The
-    unreasonable effectiveness of deep features as a perceptual metric", 2018.
+    Differentiable in both images; its own weights are frozen and it stays in evaluation mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -45,13 +44,16 @@ class LpipsLoss(nn.Module):
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
         return self.network(image, reference).mean()
 
-    def train(self, mode: bool = True) -> LpipsLoss:
+    def train(self, mode: bool = True) -> PerceptualLoss:
         """Stays in evaluation mode: the network has dropout."""
         return super().train(False)
 
 
-def lpips_loss(network: Literal["alex", "vgg"] = "alex", download: bool = False) -> LpipsLoss:
-    """LPIPS on AlexNet or VGG-16 as a loss. Raises Unavailable, with what helps, where pyiqa or weights are missing."""
+def lpips_loss(network: Literal["alex", "vgg"] = "alex", download: bool = False) -> PerceptualLoss:
+    """LPIPS v0.1 on AlexNet or VGG-16 (arXiv 1801.03924).
+
+    Raises Unavailable, with what helps, where pyiqa or weights are missing.
+    """
     if network not in ("alex", "vgg"):
         raise ValueError(f"no LPIPS on {network!r}; there are 'alex' and 'vgg'")
 
@@ -61,7 +63,19 @@ def lpips_loss(network: Literal["alex", "vgg"] = "alex", download: bool = False)
         return LPIPS(net=network, version="0.1")
 
     metric = METRICS["lpips" if network == "alex" else "lpips-vgg"]
-    return LpipsLoss(load(metric.label, "pyiqa", metric.files, build, download))
+    return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
+
+
+def dists_loss(download: bool = False) -> PerceptualLoss:
+    """DISTS (arXiv 2004.07728). Raises Unavailable, with what helps, where pyiqa or weights are missing."""
+
+    def build() -> nn.Module:
+        from pyiqa.archs.dists_arch import DISTS
+
+        return DISTS()
+
+    metric = METRICS["dists"]
+    return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
 
 
 def _inference_model(name: str, device: torch.device | str) -> nn.Module:

@@ -198,7 +198,7 @@ def test_impossible_orders_are_refused(change: dict, message: str) -> None:
 
 
 def test_unknown_level() -> None:
-    with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, mixed"):
+    with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, camera, mixed, varied, real"):
         Recipe.level("strong")
     with pytest.raises(ValueError, match="at least one"):
         Mixture(())
@@ -220,7 +220,17 @@ def test_each_operation_is_left_out_by_itself() -> None:
     assert abs(both.double().mean() - 1 / 3) < 0.03, "each sample has its own probability: E[(1 - u)²]"
 
 
-@pytest.mark.parametrize("name", [*LEVELS, "mixed", "varied"])
+def test_what_a_camera_stores_is_milder_than_the_light_level() -> None:
+    camera, light = (many(name) for name in ("camera", "light"))
+    assert camera.noise_sigma.max() <= 4 < light.noise_sigma.max()
+    assert camera.quality[camera.quality > 0].min() >= 80 > light.quality.min()
+    assert (camera.resize_scale == 1).all()
+    assert camera.sigma_x[:, 0].max() > light.sigma_x[:, 0].max()
+    real = Recipe.level("real").sample(torch.Generator().manual_seed(7), 6000)
+    shares(real.level + 1, [1 / 3, 1 / 3, 0, 1 / 3])  # camera, which is no level, light, medium, heavy
+
+
+@pytest.mark.parametrize("name", [*LEVELS, "camera", "mixed", "varied", "real"])
 def test_configs_equal_the_levels(name: str) -> None:
     hydra = pytest.importorskip("hydra")
     with hydra.initialize_config_dir(str(CONF), version_base=None):

@@ -11,9 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deedsr.metrics.catalogue import METRICS
-from deedsr.metrics.loading import missing_weights
-
 
 def picture(height: int, width: int, seed: int) -> np.ndarray:
     """A smooth pattern with some noise, uint8 (H, W, 3)."""
@@ -40,15 +37,3 @@ def folders(tmp_path: Path) -> Path:
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / name / f"picture{i}.png")
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def needs_weights() -> Callable[[str], None]:
-    """Skips a test where the weights of a metric are not on this machine."""
-
-    def check(name: str) -> None:
-        pytest.importorskip("pyiqa")
-        if missing := missing_weights(METRICS[name].files):
-            pytest.skip(f"weights are not on this machine: {', '.join(missing)}")
-
-    return check

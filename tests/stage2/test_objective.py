@@ -45,7 +45,7 @@ def test_the_error_can_be_weighted_by_the_noise(tiny_model: DeeDSR) -> None:
     generator = torch.Generator().manual_seed(0)
     z, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
     t = torch.tensor([700, 100])
-    terms = Objective(weight="sigma_squared")(tiny_model, output, z, t, z, noise, None, decode=False)
+    terms = Objective(weight="sigma_squared")(tiny_model, output, z, t, z, noise, None, step=1)
     error = (output - tiny_model.process.target(z, noise, t)).square().mean((1, 2, 3))
     assert torch.allclose(terms["mse"], (tiny_model.process.levels(t)[1].square() * error).mean().float())
     with pytest.raises(ValueError, match=r"objective\.weight 'heavy'; there are: plain, sigma_squared"):
@@ -72,13 +72,13 @@ def test_a_perfect_answer_costs_nothing_but_what_the_autoencoder_loses(tiny_mode
     target = tiny_model.process.target(z, noise, t)
     objective = Objective(fidelity=Fidelity(latent=0.5, pixel=2.0, perceptual=0.0))
     x_t = tiny_model.process.noised(z, noise, t)
-    terms = objective(tiny_model, target, x_t, t, z, noise, hr, decode=True)
+    terms = objective(tiny_model, target, x_t, t, z, noise, hr, step=2)
     assert terms.keys() == {"mse", "latent", "pixel"}
     assert terms["mse"] == 0
     assert terms["latent"] < 1e-5
     assert terms["pixel"] == pytest.approx(2 * float((tiny_model.decode(z) - hr).abs().mean()), rel=1e-3)
-    assert objective(tiny_model, target, x_t, t, z, noise, hr, decode=False).keys() == {"mse", "latent"}
-    assert objective(tiny_model, target, x_t, t, z, None, hr, decode=False).keys() == {"latent"}
+    assert objective(tiny_model, target, x_t, t, z, noise, None, step=1).keys() == {"mse", "latent"}
+    assert objective(tiny_model, target, x_t, t, z, None, None, step=1).keys() == {"latent"}
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_without_fidelity_it_is_the_plain_squared_error(tiny_model: DeeDSR) -> N
     generator = torch.Generator().manual_seed(0)
     z, noise, output = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
     t, hr = torch.tensor([700, 100]), torch.rand(2, 3, 32, 32, generator=generator)
-    terms = Objective()(tiny_model, output, z, t, z, noise, hr, decode=True)
+    terms = Objective()(tiny_model, output, z, t, z, noise, hr, step=0)
     expected = (output - tiny_model.process.target(z, noise, t)).square().mean()
     assert terms.keys() == {"mse"}
     assert torch.allclose(terms["mse"], expected)
