@@ -1,7 +1,7 @@
 """Scores restored pictures under a named protocol.
 
 python -m stage2.evaluate restored=DIR hr=DIR [lr=DIR] protocol=osediff output=FILE.json
-python -m stage2.evaluate model=built-in data=DIR output=FILE.json
+python -m stage2.evaluate model=built-in data=DIR output=FILE.json others={Real-ESRGAN: DIR}
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from deedsr import images
 from deedsr.data.pairs import match, pictures
 from deedsr.metrics import sheet, table
-from deedsr.metrics.evaluation import Evaluator, Report, track
+from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Evaluator, Report, track
 from deedsr.metrics.loading import pick_device
 from deedsr.metrics.samples import load
 from deedsr.metrics.semantic import ClipModel
@@ -81,7 +81,11 @@ def _given(cfg: DictConfig) -> dict[str, dict[str, Path]]:
     lr = cfg.lr or (data and (data / "lr").is_dir() and data / "lr")
     if not hr:
         raise ValueError("the ground truth is missing: give hr=DIR, or data=DIR with hr/ in it")
-    return {"hr": pictures(hr)} | ({"lr": pictures(lr)} if lr else {})
+    roles = {"hr": pictures(hr)} | ({"lr": pictures(lr)} if lr else {})
+    others = OmegaConf.to_container(cfg.others) if cfg.others else {}
+    if taken := sorted(others.keys() & {"hr", "lr", RESTORED, BICUBIC, TRUTH}):
+        raise ValueError(f"others can't be called {taken[0]!r}; choose another name")
+    return roles | {str(name): pictures(folder) for name, folder in others.items()}
 
 
 @hydra.main(config_path="../conf/evaluate", config_name="evaluate", version_base="1.3")

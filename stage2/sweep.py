@@ -1,6 +1,6 @@
 """One table over many choices of options: what bounds a model, and what noise guidance and steps do.
 
-python -m stage2.sweep data=DIR output=FILE.md [model=NAME] [rows={few: {steps: 4}, many: {steps: 40}}]
+python -m stage2.sweep data=DIR output=FILE.md [model=NAME] ['~rows' '+rows={few: {steps: 4}, many: {steps: 40}}']
 """
 
 from __future__ import annotations

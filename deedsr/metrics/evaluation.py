@@ -42,8 +42,8 @@ class Row:
 class Report:
     """Scores under a named protocol.
 
-    `metrics` are the columns. `rows` has ``restored`` and, where asked for and possible, ``bicubic`` and
-    ``ground_truth``. `unavailable` gives the reason for each column that no row has.
+    `metrics` are the columns. `rows` has ``restored``, the samples' others and, where asked for and possible,
+    ``bicubic`` and ``ground_truth``. `unavailable` gives the reason for each column that no row has.
     """
 
     protocol: str
@@ -126,7 +126,7 @@ class _Scoring:
 
     def add(self, sample: Sample, extra_rows: bool) -> None:
         """Score one sample in every row."""
-        images = {RESTORED: sample.restored}
+        images = {RESTORED: sample.restored, **sample.others}
         if extra_rows and sample.hr is not None:
             if sample.lr is not None:
                 images[BICUBIC] = bicubic(sample.lr, sample.hr.shape[-2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +17,8 @@ from deedsr.images import Picture, from_pil
 class Sample:
     """A restored picture, its ground truth and what it was restored from: (1, 3, H, W) RGB in [0, 1]; `lr` smaller.
 
+    others: what others made of the same input, by name.
+
     Raises ValueError, naming `stem`, where the sizes don't belong together.
     """
 
@@ -24,11 +26,14 @@ class Sample:
     restored: Tensor
     hr: Tensor | None = None
     lr: Tensor | None = None
+    others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         height, width = self.restored.shape[-2:]
-        if self.hr is not None and self.hr.shape != self.restored.shape:
-            raise ValueError(f"{self.stem}: restored is {width}×{height} and hr is {_size(self.hr)}")
+        same = {**self.others} if self.hr is None else {"hr": self.hr, **self.others}
+        for name, image in same.items():
+            if image.shape != self.restored.shape:
+                raise ValueError(f"{self.stem}: restored is {width}×{height} and {name} is {_size(image)}")
         if self.lr is not None:
             low_height, low_width = self.lr.shape[-2:]
             if height * low_width != width * low_height or low_height > height:
@@ -36,8 +41,10 @@ class Sample:
 
 
 def load(stem: str, files: Mapping[str, Path]) -> Sample:
-    """The sample of a stem from its files by role: ``restored``, ``hr``, ``lr``."""
-    return Sample(stem, **{role: read_rgb(path) for role, path in files.items()})
+    """The sample of a stem from its files by role: ``restored``, ``hr``, ``lr``; all other roles are `others`."""
+    pictures = {role: read_rgb(path) for role, path in files.items()}
+    own = {role: pictures.pop(role) for role in ("restored", "hr", "lr") if role in pictures}
+    return Sample(stem, **own, others=pictures)
 
 
 def bicubic(lr: Tensor, size: tuple[int, int]) -> Tensor:

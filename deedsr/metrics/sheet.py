@@ -61,7 +61,7 @@ def extremes(scores: dict[str, float], better: str) -> dict[str, str]:
 
 
 def of_report(report: Report, load: Callable[[str], Sample]) -> Image.Image:
-    """LR up-sampled · restored · ground truth of the best, median and worst pictures by LPIPS.
+    """LR up-sampled · others · restored · ground truth of the best, median and worst pictures by LPIPS.
 
     Where LPIPS is not among the report's columns, by the column that stands in for it; the titles name it. `load` gives
     the sample of a stem.
@@ -86,7 +86,8 @@ def of_report(report: Report, load: Callable[[str], Sample]) -> Image.Image:
 def _panels(sample: Sample, labels: dict[str, str] | None = None) -> list[tuple[str, Tensor]]:
     """A sample's pictures, labelled by what they are and what they scored."""
     labels = labels or {}
-    panels = [(f"restored  {labels.get(RESTORED, '')}", sample.restored.cpu())]
+    images = {**sample.others, RESTORED: sample.restored}
+    panels = [(f"{name}  {labels.get(name, '')}", image.cpu()) for name, image in images.items()]
     if sample.lr is not None:
         large = bicubic(sample.lr, sample.restored.shape[-2:])
         panels.insert(0, (f"LR, bicubic  {labels.get(BICUBIC, '')}", large))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deedsr.metrics.evaluation import RESTORED, Report, Row
+from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Report, Row
 
 _RESAMPLES = 2000
 _CHUNK = 100
-_TITLES = {"restored": "restored", "bicubic": "bicubic (Pillow)", "ground_truth": "ground truth"}
+_TITLES = {RESTORED: "restored", BICUBIC: "bicubic (Pillow)", TRUTH: "ground truth"}
 
 
 def interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
@@ -103,9 +103,10 @@ def to_markdown(report: Report) -> str:
     arrows = {"higher": "↑", "lower": "↓"}
     head = [f"{metric.label} {arrows[metric.better]}" for metric in report.metrics.values()]
     lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    order = [name for name in ("bicubic", RESTORED, "ground_truth") if name in report.rows]
+    others = [name for name in report.rows if name not in _TITLES]
+    order = [name for name in (BICUBIC, *others, RESTORED, TRUTH) if name in report.rows]
     for name in order:
-        lines.append(f"| {_TITLES[name]} | " + " | ".join(_cells(report, report.rows[name])) + " |")
+        lines.append(f"| {_TITLES.get(name, name)} | " + " | ".join(_cells(report, report.rows[name])) + " |")
     names = ", ".join(f"{package} {version}" for package, version in report.versions.items())
     lines += ["", f"Protocol `{report.protocol}`, n = {len(report.stems)}; mean [95 % bootstrap interval]; {names}."]
     lines += [f"- Unavailable: {why}" for why in report.unavailable.values()]

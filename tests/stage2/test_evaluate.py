@@ -57,6 +57,28 @@ def test_pictures_already_made(data):
     assert sorted(path.name for path in (data / "new").iterdir()) == ["r.csv", "r.json", "r.md", "r.png"]
 
 
+def test_others_outputs_are_rows_and_panels_of_the_same_run(data):
+    for name, source in (("blunt", "out"), ("exact", "hr")):
+        (data / name).mkdir()
+        for path in (data / source).iterdir():
+            Image.open(path).save(data / name / path.name)
+    given = [f"restored={data}/out", f"data={data}", f"output={data}/r.json", "metrics=[psnr,ssim]"]
+    report = evaluate(config(*given, f"others={{Blunt-GAN: {data}/blunt, exact: {data}/exact}}"))
+    assert report.rows["Blunt-GAN"].images == report.rows["restored"].images
+    assert all(scores["ssim"] == pytest.approx(1) for scores in report.rows["exact"].images.values())
+    lines = [line.split("|")[1].strip() for line in (data / "r.md").read_text().splitlines() if line.startswith("| ")]
+    assert lines == ["", "bicubic (Pillow)", "Blunt-GAN", "exact", "restored", "ground truth"]
+    assert Image.open(data / "r.png").width == 6 * 396 + 12
+    with pytest.raises(ValueError, match="others can't be called 'lr'"):
+        evaluate(config(*given, f"others={{lr: {data}/blunt}}"))
+    (data / "blunt" / "p1.png").unlink()
+    with pytest.raises(ValueError, match="Blunt-GAN has no picture for p1"):
+        evaluate(config(*given, f"others={{Blunt-GAN: {data}/blunt}}"))
+    Image.new("RGB", (8, 8)).save(data / "blunt" / "p1.png")
+    with pytest.raises(ValueError, match="p1: restored is 64×48 and Blunt-GAN is 8×8"):
+        evaluate(config(*given, f"others={{Blunt-GAN: {data}/blunt}}"))
+
+
 def test_data_folder_and_rows(data):
     with_rows = evaluate(config(f"restored={data}/out", f"data={data}", f"output={data}/r.json", "metrics=[psnr]"))
     assert [*with_rows.rows] == ["restored", "bicubic", "ground_truth"]
