@@ -3,10 +3,11 @@
     python -m stage2.benchmark model=built-in size=2048 steps=8 dtype=bfloat16
     python -m stage2.benchmark model=sd21-random size=512 steps=50 dtype=bfloat16 against=pipeline compile=true
     python -m stage2.benchmark model=sd21-random size=512 steps=1 dtype=bfloat16 against=null warmup=0 repeats=1
+    python -m stage2.benchmark model=dit4sr-random size=512 steps=40 dtype=bfloat16 against=sd3_controlnet-random
 
 ``PRESET-random`` is a preset with random weights. ``against=naive``: a float32 restorer that computes everything anew
 at every step, one tile at a time; the outputs must agree. ``against=pipeline``: diffusers' ControlNet pipeline on the
-same stock base.
+same stock base. ``against=MODEL``: another model with the same options.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ from deedsr.restorer import SCALE, Restorer, pick_device
 from stage2.rivals import Run, naive, pipeline
 
 RANDOM = "-random"
-RIVALS = ("naive", "pipeline")
 CLEAR = Path("/proc/self/clear_refs")  # Linux: "5" starts the peak of resident memory anew
 TOLERANCE = 2 / 255  # mean absolute difference of two outputs
 
@@ -156,8 +156,6 @@ def count(run: Run, lr: Tensor) -> int:
 
 def benchmark(cfg: DictConfig) -> dict[str, Any]:
     """Everything measured, as plain values; ValueError for settings that make no sense or outputs that differ."""
-    if cfg.against is not None:
-        one_of("rival", cfg.against, RIVALS)
     if cfg.size % SCALE or cfg.size < 64:
         raise ValueError(f"size is {cfg.size}; choose a multiple of {SCALE} from 64 on")
     if cfg.repeats < 1:
@@ -175,6 +173,8 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
             raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")
         config = preset(cfg.model.removesuffix(RANDOM))
         runs["pipeline"] = pipeline(config, restorer.settings.steps, device, restorer.dtype)
+    elif cfg.against is not None:
+        runs[cfg.against] = Restorer(_model(cfg.against, device, restorer.dtype), options, cfg.compile).restore
     timings = measure(runs, lr, device, cfg.warmup, cfg.repeats)
     found: dict[str, Any] = {"settings": OmegaConf.to_container(cfg, resolve=True), "sampling": str(restorer.settings)}
     found |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _name(device)}
@@ -208,8 +208,8 @@ def _name(device: torch.device) -> str:
 def to_text(found: dict[str, Any]) -> str:
     """What matters, in a few lines."""
     lines = [found["sampling"], f"{found['device']}, {found['threads']} threads, torch {found['torch']}"]
-    for name in ("ours", *RIVALS):
-        if name in found:
+    for name in ("ours", found["settings"]["against"]):
+        if name is not None:
             of = found[name]
             lines.append(
                 f"{name:<9} {of['median_seconds']:9.3f} s  (processor {of['median_cpu_seconds']:.3f} s), "

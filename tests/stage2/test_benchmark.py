@@ -78,6 +78,13 @@ def test_random_weights_need_no_files_and_no_rival() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_another_model_is_a_rival_too(tiny_model_folder: Path) -> None:
+    found = configured(f"model={tiny_model_folder}", "against=small-random", "repeats=1", "warmup=0", "flops=false")
+    assert found["small-random"]["median_cpu_seconds"] / found["ours"]["median_cpu_seconds"] == found["cpu_ratio"] > 0
+    assert "difference" not in found
+    assert "small-random" in to_text(found)
+
+
 def tiny_stable_diffusion() -> DeeDSRConfig:
     """The layout of Stable Diffusion 2.1, as narrow as can be."""
     config = preset("sd21")
@@ -94,7 +101,7 @@ def test_the_plain_pipeline_enlarges_four_times() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("against=nothing", "unknown rival 'nothing'; choose one of naive, pipeline"),
+        ("against=nothing", "nothing: no such folder, and not a hub id"),
         ("size=30", "size is 30"),
         ("dtype=int8", "unknown dtype 'int8'"),
         ("against=pipeline", "sd21-random"),
