@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import hydra
@@ -19,7 +20,8 @@ from deedsr.images import Picture, pad_to
 from deedsr.metrics import table
 from deedsr.metrics.evaluation import RESTORED, Evaluator, Report
 from deedsr.metrics.loading import pick_device
-from deedsr.metrics.samples import Sample, load
+from deedsr.metrics.samples import Sample
+from deedsr.metrics.samples import load as read
 from deedsr.models import RestorationModel, load_model
 from deedsr.options import Options
 from deedsr.restorer import Restorer
@@ -61,12 +63,14 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     files = match({"restored": pictures(data / "lr"), "hr": pictures(data / "hr"), "lr": pictures(data / "lr")})
     files = dict(list(files.items())[: cfg.images])
     device = pick_device(cfg.device)
-    model = load_model(cfg.model, device, getattr(torch, cfg.dtype))
+    load = lru_cache(1)(lambda name: load_model(name, device, getattr(torch, cfg.dtype)))
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
-    shared = OmegaConf.to_container(cfg.options)
+    shared = {"model": cfg.model, **OmegaConf.to_container(cfg.options)}
     reports = {}
     for name, row in OmegaConf.to_container(cfg.rows).items():
-        make = autoencoded(model) if row == AUTOENCODER else restored(model, {**shared, **row})
+        options = {**shared, **({} if row == AUTOENCODER else row)}
+        model = load(options.pop("model"))
+        make = autoencoded(model) if row == AUTOENCODER else restored(model, options)
         reports[str(name)] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
         table.write(output, to_markdown(reports))
         table.write(output.with_suffix(".json"), json.dumps(means(reports), indent=2) + "\n")
@@ -75,7 +79,7 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
 
 def _samples(files: dict[str, dict[str, Path]], make: Make) -> Iterator[Sample]:
     for stem, roles in files.items():
-        given = load(stem, {"restored": roles["hr"], "hr": roles["hr"], "lr": roles["lr"]})
+        given = read(stem, {"restored": roles["hr"], "hr": roles["hr"], "lr": roles["lr"]})
         yield Sample(stem, eight_bits(make(given)), given.hr, given.lr)
 
 

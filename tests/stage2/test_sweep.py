@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
+from stage2.curve import run as learning
 from stage2.steps import fewest, run
 from stage2.sweep import sweep
 
@@ -65,6 +66,24 @@ def test_a_start_from_the_input_and_fewer_images(pairs: Path, tiny_model_folder:
     assert reports["noise"].stems == ["one"]
     scores = [report.rows["restored"].images["one"]["psnr"] for report in reports.values()]
     assert scores[1] > scores[0], "a network of random weights can spoil less from there"
+
+
+def test_the_learning_curve(pairs: Path, tiny_model_folder: Path) -> None:
+    options = [f"data={pairs}", f"output={pairs}/curve.md", "metrics=[psnr,ssim]", "progress=false"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        with pytest.raises(ValueError, match="there are no points"):
+            learning(compose("curve", options))
+        with pytest.raises(ValueError, match="the point 'a' has model; give model and hours"):
+            learning(compose("curve", [*options, "points={a: {model: b}}"]))
+        points = f"points={{late: {{model: {tiny_model_folder}, hours: 2}}, early: {{model: built-in, hours: 0.5}}}}"
+        text = learning(compose("curve", [*options, points]))
+    assert [line.split("|")[1].strip() for line in text.splitlines()[2:6]] == [
+        *("bicubic", "ground truth", "late (2 h)", "early (0.5 h)")
+    ]
+    scores = json.loads((pairs / "curve.json").read_text())
+    assert scores["late"] != scores["early"]
+    with Image.open(pairs / "curve.png") as drawn:
+        assert drawn.width > 2 * 500
 
 
 def test_steps_against_quality(pairs: Path, tiny_model_folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""The learning curve: what models that were kept while training score, over the hours that each had taken.
+
+python -m stage2.curve data=PAIRS output=curve.md 'points={first: {model: FOLDER, hours: 0.5}, …}' [images=10]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import hydra
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+
+from deedsr.metrics import table
+from deedsr.metrics.evaluation import BICUBIC
+from stage2.steps import ARROWS
+from stage2.sweep import means, sweep, to_markdown
+
+Means = Mapping[str, Mapping[str, float | None]]  # by row: the mean of every metric
+
+
+def run(cfg: DictConfig) -> str:
+    """Write FILE.md, FILE.json and FILE.png; what FILE.md says. Raises ValueError for a point without its numbers."""
+    given = OmegaConf.to_container(cfg.points) if cfg.points else {}
+    points = {str(name): point for name, point in given.items()}
+    for name, point in points.items():
+        if point.keys() != {"model", "hours"}:
+            raise ValueError(f"the point {name!r} has {', '.join(point) or 'nothing'}; give model and hours")
+    if not points:
+        raise ValueError("there are no points: points={NAME: {model: FOLDER, hours: NUMBER}, …}")
+    rows = {name: {"model": point["model"]} for name, point in points.items()}
+    reports = sweep(OmegaConf.create({**OmegaConf.to_container(cfg), "rows": rows, "model": None}))
+    metrics = next(iter(reports.values())).metrics
+    labels = {name: f"{metric.label} {ARROWS[metric.better]}" for name, metric in metrics.items()}
+    hours = {f"{name} ({point['hours']:g} h)": reports[name] for name, point in points.items()}
+    text, output = to_markdown(hours), Path(cfg.output)
+    table.write(output, text)
+    times = {name: point["hours"] for name, point in points.items()}
+    figure(means(reports), times, labels).savefig(output.with_suffix(".png"), dpi=150)
+    return text
+
+
+def figure(found: Means, hours: Mapping[str, float], labels: Mapping[str, str]) -> Figure:
+    """A panel for each metric over the hours; bicubic up-sampling as a dashed line."""
+    drawn = Figure(figsize=(4 * len(labels), 3.4), layout="constrained")
+    panels = drawn.subplots(1, len(labels), squeeze=False)[0]
+    order = sorted(hours, key=hours.__getitem__)
+    for panel, (metric, label) in zip(panels, labels.items(), strict=True):
+        known = [name for name in order if found[name].get(metric) is not None]
+        panel.plot([hours[name] for name in known], [found[name][metric] for name in known], marker="o", markersize=4)
+        level = found.get(BICUBIC, {}).get(metric)
+        if level is not None:
+            panel.axhline(level, linestyle="--", linewidth=1, color="grey", label="bicubic")
+            panel.legend()
+        panel.set(title=label, xlabel="hours of training")
+        panel.grid(alpha=0.3)
+    return drawn
+
+
+@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="curve")
+def main(cfg: DictConfig) -> None:
+    try:
+        sys.stdout.write(run(cfg))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
