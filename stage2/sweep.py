@@ -27,7 +27,7 @@ from deedsr.options import Options
 from deedsr.restorer import Restorer
 
 AUTOENCODER = "autoencoder"
-FURTHER = ("start", "spacing", "eta")
+FURTHER = ("start", "noise", "spacing", "eta")
 Make = Callable[[Sample], torch.Tensor]
 
 

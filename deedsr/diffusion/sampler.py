@@ -31,8 +31,9 @@ class Settings:
     sampler: ``ddim``, ``dpm++`` or ``unipc``; of a rectified flow ``euler``. steps: network calls. eta: of DDIM,
     0 deterministic, 1 ancestral. spacing: of the times, but not of ``euler``; ``leading`` only for many steps, with few
     it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
-    pure noise, less from z_lr noised to the first of the remaining times. guidance: see `NoiseGuidance`. text: see
-    `TextGuidance`.
+    pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
+    start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
+    `NoiseGuidance`. text: see `TextGuidance`.
     """
 
     sampler: str = "ddim"
@@ -40,6 +41,7 @@ class Settings:
     eta: float = 0.0
     spacing: str = "trailing"
     start: float = 1.0
+    noise: float = 1.0
     guidance: NoiseGuidance = OFF
     text: TextGuidance = NO_TEXT_GUIDANCE
 
@@ -50,6 +52,8 @@ class Settings:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be above 0 and at most 1, not {self.start}")
+        if not 0 <= self.noise <= 1 or (self.noise == 0 and self.start == 1):
+            raise ValueError(f"noise must be 0 to 1, and above 0 where it is all there is (start=1), not {self.noise}")
         if self.spacing not in ("leading", "trailing", "linspace"):
             raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
 
@@ -106,6 +110,7 @@ def sample(
     times = scheduler.timesteps[skipped:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
+    noise = settings.noise * noise
     x = noise if process.flows else noise * scheduler.init_noise_sigma
     if skipped:
         x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))

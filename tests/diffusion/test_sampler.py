@@ -197,6 +197,23 @@ def test_a_late_start_noises_z_lr_to_the_first_time(name: str) -> None:
     assert torch.allclose(seen[0][1], VELOCITY.noised(z_lr, noise, torch.tensor(times[:1]).expand(2)))
 
 
+def test_a_start_may_be_without_noise() -> None:
+    z_lr, noise = latents()
+    seen: list[Tensor] = []
+
+    def recorded(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return network(x, t)
+
+    for share in (0.0, 0.5):
+        sample(recorded, VELOCITY, z_lr, Settings(steps=1, start=0.5, noise=share), noise)
+    first = VELOCITY.noised(z_lr, torch.zeros_like(noise), torch.tensor([499, 499]))
+    assert torch.equal(seen[0], first)
+    assert torch.allclose(seen[1], VELOCITY.noised(z_lr, 0.5 * noise, torch.tensor([499, 499])))
+    sample(recorded, VELOCITY, z_lr, Settings(steps=1, noise=0.5), noise)
+    assert torch.equal(seen[2], 0.5 * noise)
+
+
 def test_added_noise_follows_the_generator() -> None:
     z_lr, noise = latents()
     settings = Settings("ddim", steps=4, eta=1.0)
@@ -219,6 +236,8 @@ def test_nan_stops_with_the_step() -> None:
         ({"sampler": "heun"}, "'heun'.*ddim, dpm"),
         ({"steps": 0}, "at least 1, not 0"),
         ({"start": 0.0}, "start must be"),
+        ({"noise": 1.5}, "noise must be 0 to 1, .* not 1.5"),
+        ({"noise": 0.0}, r"above 0 where it is all there is \(start=1\)"),
         ({"spacing": "x"}, "'x'"),
     ],
 )
