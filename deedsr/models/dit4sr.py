@@ -112,7 +112,7 @@ SMALL = DiT4SRConfig(
         "caption_projection_dim": 144,
         "pooled_projection_dim": 32,
         "out_channels": 8,
-        "pos_embed_max_size": 32,
+        "pos_embed_max_size": 16,
         "dual_attention_layers": [],
         "qk_norm": "rms_norm",
     },
@@ -120,7 +120,7 @@ SMALL = DiT4SRConfig(
     scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0},
     defaults={"sampler": "euler", "steps": 8},
 )
-"""For the built-in autoencoder's latents: 256 pixels a side in one piece, no text."""
+"""For the built-in autoencoder's latents: 128 pixels a side in one piece, no text."""
 
 
 def build(config: DiT4SRConfig) -> DiT4SR:

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from deedsr.models.dit4sr import SMALL
 from deedsr.models.dit4sr_stream import LRStream
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -80,4 +81,4 @@ def test_the_small_base_is_trained_on_the_autoencoder_there_is() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("base", ["experiment=dit4sr_small_base", "data.roots=[photos]"])
     assert (cfg.size, cfg.autoencoder.given) == ("dit4sr_small", "deedsr/assets/built-in/base/vae")
-    assert cfg.denoiser.crop == 256
+    assert cfg.denoiser.crop == 128 == 4 * 2 * SMALL.transformer["pos_embed_max_size"]
