@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -38,15 +39,28 @@ def test_evaluation_composes(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_composes_with_one_primary(path: Path) -> None:
-    fitting = []
+    own, fitting = OmegaConf.load(path), []
     for primary in PRIMARIES:
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                compose(primary, [f"experiment={path.stem}", "data.roots=[photos]"])
+                cfg = compose(primary, [f"experiment={path.stem}", "data.roots=[photos]"])
         except Exception:  # hydra says in many types that an experiment is of another primary
             continue
         fitting.append(primary)
+        for key, value in leaves(own):
+            assert OmegaConf.select(cfg, key) == value, f"{primary}: the experiment's {key} is not used"
     assert fitting
+
+
+def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of all plain values of a configuration file, but for its list of defaults."""
+    for key, value in node.items_ex(resolve=False):
+        if OmegaConf.is_missing(node, key):
+            continue
+        if isinstance(value, DictConfig):
+            yield from leaves(value, f"{prefix}{key}.")
+        elif key != "defaults" or not isinstance(value, ListConfig):
+            yield f"{prefix}{key}", value
 
 
 def test_one_word_changes_the_size_and_nothing_else() -> None:
