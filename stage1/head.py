@@ -15,12 +15,12 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos, seeded
-from deedsr.degradation import FACTOR, Recipe
+from deedsr.degradation import FACTOR
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.encoder.probes import read
 from deedsr.encoder.statistics import laplacian
-from stage1.truth import Truth, direct, drawn
+from stage1.truth import Truth, direct, drawn, graded
 
 BATCH = 256
 JITTER = 0.5
@@ -49,7 +49,7 @@ def sharp_crops(cfg: DictConfig, split: str | None) -> tuple[Tensor, Tensor]:
 def make_truth(cfg: DictConfig, split: str | None) -> dict[str, tuple[Truth, Tensor]]:
     """Pictures by kind, and the photograph that each is of."""
     images, photo = sharp_crops(cfg, split)
-    kinds = {"drawn": drawn(images, Recipe.level(cfg.recipe), cfg.seed), "direct": direct(images, cfg.seed)}
+    kinds = {"drawn": drawn(images, graded(cfg.recipe), cfg.seed), "direct": direct(images, cfg.seed)}
     return {kind: (truth, photo) for kind, truth in kinds.items()}
 
 

@@ -20,6 +20,7 @@ from deedsr.encoder.levels import bayes_accuracy
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.encoder.probes import Exam, Reader, probe
 from deedsr.encoder.statistics import statistics
+from stage1.truth import graded
 
 COLUMNS = {
     "blur": "blur",
@@ -80,7 +81,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     """
     files = {"trained": cfg.weights} if isinstance(cfg.weights, str) else dict(cfg.weights)
     compared = readers(files, cfg.seed, cfg.device)
-    recipe = Recipe.level(cfg.recipe)
+    recipe = graded(cfg.recipe)
     exam = make_exam(cfg.data.roots, cfg, recipe, cfg.seed, cfg.device)
     rows: dict[str, Any] = {name: asdict(probe(reader, exam, cfg.device)) for name, reader in compared.items()}
     if isinstance(recipe, Mixture):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deedsr.data.photos import seeded
-from deedsr.degradation import FACTOR, Degradation, Mixture, Recipe, apply, jpeg
+from deedsr.degradation import FACTOR, LEVELS, Degradation, Mixture, Recipe, apply, jpeg
 from deedsr.degradation.kernels import build
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.images import resize
@@ -41,6 +41,15 @@ class Truth:
     def join(cls, parts: list[Truth]) -> Truth:
         """All rows of all parts, in order."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def graded(name: str) -> Recipe | Mixture:
+    """The recipe called `name`; ValueError for one whose pictures have no level to be told."""
+    recipe = Recipe.level(name)
+    recipes = recipe.recipes if isinstance(recipe, Mixture) else (recipe,)
+    if any(part.name not in LEVELS for part in recipes):
+        raise ValueError(f"recipe={name} has pictures of no level ({', '.join(LEVELS)}): take mixed or varied")
+    return recipe
 
 
 def drawn(crops: Tensor, recipe: Recipe | Mixture, seed: int) -> Truth:

@@ -154,6 +154,28 @@ def count(run: Run, lr: Tensor) -> int:
     return counter.get_total_flops()
 
 
+def rival(
+    cfg: DictConfig, options: Options, ours: Restorer, reference: RestorationModel | None, device: torch.device
+) -> dict[str, Run]:
+    """What ``cfg.against`` names, by its name, if anything; ValueError for what there is not."""
+    if cfg.against is None:
+        return {}
+    if reference is not None:
+        return {cfg.against: naive(reference, ours.settings, options.seed)}
+    if cfg.against == "pipeline":
+        if not cfg.model.endswith(RANDOM):
+            raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")
+        config = preset(cfg.model.removesuffix(RANDOM))
+        return {cfg.against: pipeline(config, ours.settings.steps, device, ours.dtype)}
+    try:
+        other = Restorer(_model(cfg.against, device, ours.dtype), options, cfg.compile)
+    except ValueError as error:
+        raise ValueError(f"against is naive, pipeline or a model ({error})") from None
+    if other.settings != ours.settings:
+        raise ValueError(f"{cfg.model} samples by {ours.settings}, {cfg.against} by {other.settings}: give options")
+    return {cfg.against: other.restore}
+
+
 def benchmark(cfg: DictConfig) -> dict[str, Any]:
     """Everything measured, as plain values; ValueError for settings that make no sense or outputs that differ."""
     if cfg.size % SCALE or cfg.size < 64:
@@ -164,17 +186,8 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     model, reference = models(cfg, device)
     options = Options(**OmegaConf.to_container(cfg.options, resolve=True))
     restorer, lr = Restorer(model, options, cfg.compile), picture(cfg.size)
+    runs: dict[str, Run] = {"ours": restorer.restore, **rival(cfg, options, restorer, reference, device)}
     flops = count(Restorer(model, options).restore, lr) if cfg.flops else None
-    runs: dict[str, Run] = {"ours": restorer.restore}
-    if reference is not None:
-        runs["naive"] = naive(reference, restorer.settings, options.seed)
-    elif cfg.against == "pipeline":
-        if not cfg.model.endswith(RANDOM):
-            raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")
-        config = preset(cfg.model.removesuffix(RANDOM))
-        runs["pipeline"] = pipeline(config, restorer.settings.steps, device, restorer.dtype)
-    elif cfg.against is not None:
-        runs[cfg.against] = Restorer(_model(cfg.against, device, restorer.dtype), options, cfg.compile).restore
     timings = measure(runs, lr, device, cfg.warmup, cfg.repeats)
     found: dict[str, Any] = {"settings": OmegaConf.to_container(cfg, resolve=True), "sampling": str(restorer.settings)}
     found |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _name(device)}

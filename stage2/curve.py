@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.metrics import table
-from deedsr.metrics.evaluation import BICUBIC
+from deedsr.metrics.evaluation import BICUBIC, TRUTH
 from stage2.steps import ARROWS
 from stage2.sweep import means, sweep, to_markdown
 
@@ -26,8 +26,10 @@ def run(cfg: DictConfig) -> str:
     given = OmegaConf.to_container(cfg.points) if cfg.points else {}
     points = {str(name): point for name, point in given.items()}
     for name, point in points.items():
-        if point.keys() != {"model", "hours"}:
-            raise ValueError(f"the point {name!r} has {', '.join(point) or 'nothing'}; give model and hours")
+        if name in (BICUBIC, TRUTH) or not isinstance(point, dict) or point.keys() != {"model", "hours"}:
+            raise ValueError(f"points={{{name}: {point}}}: a point is NAME: {{model: FOLDER, hours: NUMBER}}")
+        if not isinstance(point["hours"], int | float):
+            raise ValueError(f"the hours of the point {name!r} are {point['hours']!r}: give a number")
     if not points:
         raise ValueError("there are no points: points={NAME: {model: FOLDER, hours: NUMBER}, …}")
     rows = {name: {"model": point["model"]} for name, point in points.items()}

@@ -1,7 +1,7 @@
 """Scores restored pictures under a named protocol.
 
 python -m stage2.evaluate restored=DIR hr=DIR [lr=DIR] protocol=osediff output=FILE.json
-python -m stage2.evaluate model=built-in data=DIR output=FILE.json others={Real-ESRGAN: DIR}
+python -m stage2.evaluate model=built-in data=DIR output=FILE.json 'others={Real-ESRGAN: DIR}'
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _restore(cfg: DictConfig, output: Path) -> Files:
 
 
 def _given(cfg: DictConfig) -> dict[str, dict[str, Path]]:
-    """Ground truth and, where there are any, inputs: {role: {stem: path}}."""
+    """Ground truth and, where there are any, inputs and others' outputs: {role: {stem: path}}."""
     data = None if cfg.data is None else Path(cfg.data)
     hr = cfg.hr or (data and data / "hr")
     lr = cfg.lr or (data and (data / "lr").is_dir() and data / "lr")

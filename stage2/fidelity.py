@@ -14,7 +14,7 @@ from deedsr.metrics.perceptual import dists_loss, lpips_loss
 class Fidelity:
     """Weights of the terms: L1 on the latent; on its decoded picture L1, LPIPS (`network`) and DISTS (`structure`).
 
-    every, structure_every: how many steps lie between two with a picture, and between two with DISTS, the slowest term.
+    every: a picture is decoded every so many steps; structure_every: DISTS, the slowest term, counts every so many.
     """
 
     latent: float

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from deedsr.degradation import Mixture, Recipe, apply
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 from deedsr.ema import Average
 from deedsr.images import upsample
 from deedsr.models.base import Condition, RestorationModel, Text
@@ -70,12 +71,14 @@ class RestorationRun(Run):
         given = batch if isinstance(batch, dict) else {"hr": batch}
         return given if "z" in given else {**given, **self.degrade(given["hr"], generator)}
 
-    def conditioned(self, batch: Batch) -> tuple[Tensor | None, Tensor, Condition]:
+    def conditioned(
+        self, batch: Batch, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> tuple[Tensor | None, Tensor, Condition]:
         """HR in [0, 1], where the batch has it, its latent, and what the network is told of the LR images."""
         made = self.made(batch, self.generator(1))
         hr = pixels(made["hr"]) if "hr" in made else None
         text = Text(made["tokens"], made["pooled"]) if "tokens" in made else None
-        condition = self.model.condition(pixels(made["lr"]), made["z_lr"].float(), text)
+        condition = self.model.condition(pixels(made["lr"]), made["z_lr"].float(), text, guidance)
         return hr, made["z"].float(), condition
 
     def training_step(self, batch: Batch) -> Tensor:

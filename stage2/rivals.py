@@ -63,10 +63,17 @@ def _sample(
         return model.encode(padded[window.scaled(model.factor).slices])
 
     scheduler = make_scheduler(process, settings)
+    skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
+    times = scheduler.timesteps[skipped:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
     z_lr = blend(encode, grid, *shape)
-    x = torch.randn(z_lr.shape, generator=generator).to(z_lr) * getattr(scheduler, "init_noise_sigma", 1.0)
+    noise = settings.noise * torch.randn(z_lr.shape, generator=generator).to(z_lr)
+    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    if skipped:
+        x = process.noised(z_lr, noise, times[:1].expand(1))
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
-    for index, time in enumerate(scheduler.timesteps):
+    for index, time in enumerate(times):
         t, now = time.to(x.device).expand(1), x
 
         def denoise(window: Window, t: Tensor = t, now: Tensor = now) -> Tensor:

@@ -93,11 +93,14 @@ class Run(pl.LightningModule):
 
     def on_before_backward(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss.item()} at step {self.global_step}: take a lower learning rate, trainer."
-                f"precision=32-true, or other photographs (this batch is in {self._keep_batch()}); the same command "
-                "goes on from the last checkpoint"
-            )
+            raise self.broken(f"the loss is {loss.item()}")
+
+    def broken(self, what: str) -> ValueError:
+        """The error for numbers that are none; keeps the present batch."""
+        return ValueError(
+            f"{what} at step {self.global_step}: take a lower learning rate, trainer.precision=32-true, or other "
+            f"photographs (this batch is in {self._keep_batch()}); the same command goes on from the last checkpoint"
+        )
 
     def _keep_batch(self) -> Path:
         """Write the present batch, and what its randomness is made of, for inspection; returns the file."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deedsr.diffusion.sampler import sample
-from stage2.fidelity import FidelityLoss
+from deedsr.models.base import Condition
 from stage2.module import RestorationRun
 from stage2.optimizer import adamw
 from stage2.run import Batch
@@ -36,21 +36,19 @@ class Adversary(nn.Module):
         adversarial = -self.weight * self.critic(picture).mean()
         self.critic.requires_grad_(True)
         real, restored = self.critic(hr), self.critic(picture.detach())
-        return {
-            "adversarial": adversarial,
-            "critic": (functional.relu(1 - real) + functional.relu(1 + restored)).mean(),
-        }
+        critic = (functional.relu(1 - real) + functional.relu(1 + restored)).mean()
+        return {"adversarial": adversarial, "critic": critic}
 
 
 class StudentRun(RestorationRun):
     """Samples as the model's defaults say, all steps with gradients, and compares the result with the ground truth.
 
-    fidelity: with what. adversary: weight, width and lr, the critic's learning rate; None for none.
+    run: of `RestorationRun`; of the objective only the terms of fidelity count. adversary: weight, width, and lr, the
+    critic's learning rate; None for none.
     """
 
-    def __init__(self, fidelity: FidelityLoss, adversary: dict[str, Any] | None, **run: Any) -> None:
+    def __init__(self, adversary: dict[str, Any] | None, **run: Any) -> None:
         super().__init__(**run)
-        self.fidelity = fidelity
         self.adversary = Adversary(adversary["weight"], adversary["width"]) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
 
@@ -63,23 +61,28 @@ class StudentRun(RestorationRun):
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}
 
     def training_step(self, batch: Batch) -> Tensor:
-        hr, z, condition = self.conditioned(batch)
-        assert hr is not None
-        random, model = self.generator(2), self.model
-        noise = torch.randn(z.shape, generator=random).to(z)
-        clean = sample(
-            lambda x_t, t: model.denoise(x_t, t, condition).float(),
-            model.process,
-            condition.z_lr,
-            model.defaults,
-            noise,
-            random,
-        )
-        picture = model.decode(clean).float()
-        terms = self.fidelity.latent(clean, z) | self.fidelity.picture(picture, hr, self.global_step)
+        fidelity = self.objective.fidelity
+        hr, z, condition = self.conditioned(batch, self.model.defaults.text)
+        assert hr is not None and fidelity is not None
+        clean = self.sampled(condition, self.generator(2))
+        picture = self.model.decode(clean).float()
+        terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
             terms |= self.adversary(picture, hr)
         return self.total(terms)
+
+    def sampled(self, condition: Condition, generator: torch.Generator) -> Tensor:
+        """What the sampler gives, (B, C, h, w), from noise that `generator` draws; differentiable."""
+        model, z_lr = self.model, condition.z_lr
+        noise = torch.randn(z_lr.shape, generator=generator).to(z_lr)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return model.denoise(x_t, t, condition).float()
+
+        try:
+            return sample(denoise, model.process, z_lr, model.defaults, noise, generator)
+        except ValueError:  # a step gave NaN or inf
+            raise self.broken("sampling gave NaN or inf") from None
 
     def configure_optimizers(self) -> dict:
         groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in self.model.trainable()]}]

@@ -22,9 +22,6 @@ LEVELS = ("light", "medium", "heavy")
 MIXTURES = {"mixed": 0.0, "varied": 0.9}
 """The names of mixtures of all levels, and the `skip` of each."""
 
-CAMERA, REAL = "camera", "real"
-"""Names: of photographs as a camera stores them, and of the mixture that has these instead of the medium level."""
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -71,14 +68,14 @@ class Recipe:
 
         Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, with ``camera`` for medium.
         """
-        if name == REAL:
+        if name == "real":
             light, _, heavy = cls.level("varied").recipes
-            return Mixture((light, SOFT, heavy))
+            return Mixture((light, CAMERA, heavy))
         if name in MIXTURES:
             return Mixture(tuple(replace(cls.level(level), skip=MIXTURES[name]) for level in LEVELS))
-        known = {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY, CAMERA: SOFT}
+        known = {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY, "camera": CAMERA}
         if name not in known:
-            names = ", ".join((*known, *MIXTURES, REAL))
+            names = ", ".join((*known, *MIXTURES, "real"))
             raise ValueError(f"unknown degradation level {name!r}: choose one of {names}")
         return known[name]
 
@@ -170,7 +167,7 @@ class Mixture:
             raise ValueError("a mixture needs at least one recipe")
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
-        """As `Recipe.sample`; `Degradation.level` tells which recipe a row comes from."""
+        """As `Recipe.sample`; `Degradation.level` tells which level a row comes from, −1 for none of them."""
         draws = Draws(generator, batch)
         chosen = draws.which(len(self.recipes))
         states = [recipe.draw(draws).state() for recipe in self.recipes]
@@ -252,10 +249,10 @@ HEAVY = Recipe(
     name="heavy",
 )
 MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")
-SOFT = Recipe(
+CAMERA = Recipe(
     first=Order(
         blur=1,
-        sigma=(0.4, 3),
+        sigma=(0.5, 5),
         resize=(0, 0, 1),
         scale=(1, 1),
         gaussian=(0, 3),
@@ -275,6 +272,6 @@ SOFT = Recipe(
     beta_plateau=(1, 1.5),
     final_sinc=0.1,
     skip=0.5,
-    name=CAMERA,
+    name="camera",
 )
 """The blur of a lens, hardly any noise, JPEG of good quality."""

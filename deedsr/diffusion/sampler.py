@@ -52,8 +52,10 @@ class Settings:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be above 0 and at most 1, not {self.start}")
-        if not 0 <= self.noise <= 1 or (self.noise == 0 and self.start == 1):
-            raise ValueError(f"noise must be 0 to 1, and above 0 where it is all there is (start=1), not {self.noise}")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise must be 0 to 1, not {self.noise}")
+        if self.noise == 0 and round(self.steps / self.start) <= self.steps:
+            raise ValueError(f"noise 0 leaves {self.steps} steps nothing to begin with: start below {self.start}")
         if self.spacing not in ("leading", "trailing", "linspace"):
             raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
 

@@ -44,3 +44,10 @@ def test_missing_weights_are_named(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", config="probe")
     with pytest.raises(ValueError, match=r"none\.safetensors"):
         run(cfg)
+
+
+@pytest.mark.parametrize("name", ["camera", "real"])
+def test_pictures_of_no_level_are_refused(tiny: Compose, tmp_path: Path, name: str) -> None:
+    file = train(tiny(tmp_path, "steps=1"))
+    with pytest.raises(ValueError, match=f"recipe={name} has pictures of no level"):
+        run(tiny(tmp_path, f"weights={file}", f"recipe={name}", config="probe"))

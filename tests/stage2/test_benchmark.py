@@ -101,7 +101,7 @@ def test_the_plain_pipeline_enlarges_four_times() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("against=nothing", "nothing: no such folder, and not a hub id"),
+        ("against=nothing", r"against is naive, pipeline or a model \(nothing: no such folder"),
         ("size=30", "size is 30"),
         ("dtype=int8", "unknown dtype 'int8'"),
         ("against=pipeline", "sd21-random"),

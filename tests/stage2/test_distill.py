@@ -11,9 +11,11 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.diffusion.sampler import sample
+from deedsr.images import upsample
 from deedsr.models import load_model
 from stage2 import distill
 from stage2.fidelity import Fidelity, FidelityLoss
+from stage2.run import BAD_BATCH, Crops, fit
 from stage2.student import Adversary
 from stage2.train import assemble, train
 
@@ -43,41 +45,51 @@ def test_two_and_two_steps_equal_four(
         distilled(parts)
     distilled(parts)
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
-    kept = weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["state_dict"]
-    assert any(name.startswith("adversary.critic.") for name in kept)
-    assert all(name.startswith(("adversary.", "model.")) for name in kept)
+    kept = weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["state_dict"].keys()
+    trained = {f"model.{name}" for name, _ in load_model(tmp_path / "parts" / "model").trainable()}
+    assert {name for name in kept if name.startswith("model.")} == trained
+    assert {name.split(".")[0] for name in kept} == {"adversary", "model"}
 
 
 def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
-    cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01"])
-    before = assemble(cfg).model.state_dict()
-    after = load_model(distilled(cfg))
-    changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {name for name, _ in after.trainable()}
+    cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01", "trainer.precision=bf16-mixed"])
+    run = distill.build(cfg, assemble(cfg).model)
+    before = {name: value.clone() for name, value in run.state_dict().items()}
+    fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), tmp_path, cfg.steps)
+    changed = {name for name, value in run.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if name.startswith("model.")} == run.saved() & {
+        f"model.{name}" for name, _ in run.model.trainable()
+    }
+    assert {name.split(".")[0] for name in changed} == {"adversary", "model"}
 
 
 def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_path: Path) -> None:
-    """The latent that is compared is that of the sampler with the defaults in the header: steps, start, guidance."""
+    """What is compared is what the restorer's sampler gives with the defaults in the header: steps, start, guidance."""
     numbers = "+model.overrides.defaults={steps:2,start:0.6,guidance:[0.3,1]}"
     cfg = config(tmp_path, ["steps=1", numbers, "adversary=null"])
     fresh = assemble(cfg)
-    run = distill.build(cfg, fresh.model)
-    seen = {}
-    run.fidelity.latent = lambda clean, z: seen.update(clean=clean) or {"latent": clean.mean()}
-    run.log = lambda *_, **__: None
-    run.generator = lambda stream: torch.Generator().manual_seed(stream)
-    hr = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    run.training_step(hr)
-    settings = fresh.model.defaults
+    run, model, settings = distill.build(cfg, fresh.model), fresh.model, fresh.model.defaults
     assert (settings.steps, settings.start, settings.guidance.weight) == (2, 0.6, 0.3)
     assert fresh.header["defaults"]["start"] == 0.6
-    made = run.degrade(hr, run.generator(1))
-    model, z_lr = fresh.model, made["z_lr"]
-    condition = model.condition(made["lr"].float() / 255, z_lr)
-    noise = torch.randn(z_lr.shape, generator=run.generator(2))
+    lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    z_lr = model.encode(upsample(lr))
+    condition = model.condition(lr, z_lr)
+    clean = run.sampled(condition, torch.Generator().manual_seed(2))
+    noise = torch.randn(z_lr.shape, generator=torch.Generator().manual_seed(2))
     expected = sample(lambda x, t: model.denoise(x, t, condition), model.process, z_lr, settings, noise)
-    assert torch.allclose(seen["clean"], expected, atol=1e-6)
-    assert seen["clean"].requires_grad
+    assert torch.allclose(clean, expected, atol=1e-6)
+    clean.square().mean().backward()
+    assert all(parameter.grad is not None for _, parameter in model.trainable())
+
+
+def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Path) -> None:
+    cfg = config(tmp_path, ["steps=1"])
+    run = distill.build(cfg, assemble(cfg).model)
+    with torch.no_grad():
+        next(iter(run.model.trainable()))[1].fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"sampling gave NaN or inf at step 0: .*this batch is in .*bad_batch"):
+        fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), tmp_path, cfg.steps)
+    assert (tmp_path / BAD_BATCH).is_file()
 
 
 def test_each_side_of_the_contest_learns_from_its_own_term() -> None:
@@ -121,9 +133,18 @@ def test_terms_are_weighted_and_dists_comes_at_its_steps(needs_weights: Callable
     assert "structure" not in loss.picture(one, other, 5)
 
 
-def test_many_steps_are_refused(config: Callable, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="in 5 steps, all of them with gradients; give it at most 4"):
-        distilled(config(tmp_path, ["+model.overrides.defaults.steps=5"]))
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+model.overrides.defaults.steps=5", "5 steps, all of them with gradients, are too many: .* at most 4"),
+        ("+model.overrides.defaults.guidance=[1,1]", "weight 1 for 1 of 1 steps never asks the network"),
+        ("+model.overrides.defaults.sampler=euler", "'euler' is not of this model"),
+        ("objective.fidelity=null", r"distilling needs objective\.fidelity"),
+    ],
+)
+def test_what_can_not_be_learned_is_refused(config: Callable, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distilled(config(tmp_path, [override]))
 
 
 def test_a_model_is_not_split_among_gpus(config: Callable, tmp_path: Path) -> None:

@@ -73,8 +73,10 @@ def test_the_learning_curve(pairs: Path, tiny_model_folder: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ValueError, match="there are no points"):
             learning(compose("curve", options))
-        with pytest.raises(ValueError, match="the point 'a' has model; give model and hours"):
+        with pytest.raises(ValueError, match=r"points={a: .*}: a point is NAME: {model"):
             learning(compose("curve", [*options, "points={a: {model: b}}"]))
+        with pytest.raises(ValueError, match="the hours of the point 'a' are 'fast'"):
+            learning(compose("curve", [*options, "points={a: {model: b, hours: fast}}"]))
         points = f"points={{late: {{model: {tiny_model_folder}, hours: 2}}, early: {{model: built-in, hours: 0.5}}}}"
         text = learning(compose("curve", [*options, points]))
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:6]] == [
