@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.models import load_model
 from deedsr.models.folder import ADAPTER
-from stage2.train import train
+from stage2 import distill
+from stage2.train import build, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -38,16 +39,16 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def train_rank(cfg: DictConfig, rank: int, port: int) -> None:
+def train_rank(cfg: DictConfig, rank: int, port: int, build: Callable) -> None:
     """What a process of a two-process run does."""
     torch.set_num_threads(1)  # a forked process can't use its parent's threads
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-    train(cfg)
+    train(cfg, build)
 
 
-def two_ranks(cfg: DictConfig) -> None:
+def two_ranks(cfg: DictConfig, build: Callable = build) -> None:
     fork, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port)) for rank in range(2)]
+    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, build)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -94,6 +95,19 @@ def test_both_strategies_come_to_the_same_weights(whole: dict[str, Path]) -> Non
     trained = {name for name, _ in load_model(str(whole["fsdp"] / "model")).trainable()}
     assert second["state_dict"].keys() == {f"model.{name}" for name in trained}
     assert len(second["optimizer_states"][0]["state"]) == len(trained)
+
+
+def test_a_student_and_its_critic_are_the_same_on_both_ranks(
+    composed: Composed, stage2_options: Options, tiny_model_folder: Path, tmp_path: Path, assert_same_runs: Callable
+) -> None:
+    """Two runs in one go and in two; ranks that drifted apart would hang or differ."""
+    start = [f"init={tiny_model_folder}", "objective.fidelity.structure=0", "adversary.width=4"]
+    for name, lengths in (("whole", [2]), ("parts", [1, 2])):
+        for steps in lengths:
+            options = stage2_options(tmp_path / name, *start, f"steps={steps}")
+            words = [*STRATEGIES["ddp"], *COMMON, *(word for word in options if word != "trainer=cpu")]
+            two_ranks(composed("distill", words), distill.build)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_sharded_base_may_be_stored_in_bfloat16(run_two: Callable, whole: dict[str, Path]) -> None:
