@@ -146,6 +146,8 @@ class Restorer:
         """Windows over a latent (height, width); a single one where nothing needs tiling."""
         factor, tile = self.model.factor, self.options.tile
         if tile is None:
+            tile = self.settings.tile
+        if tile is None:
             tile = TILE if height * width * factor**2 > UNTILED else 0
         limit = self.model.limit
         if limit is not None and (tile > limit or (tile == 0 and factor * max(height, width) > limit)):

@@ -38,18 +38,20 @@ def naive(model: RestorationModel, settings: Settings, seed: int = 0) -> Run:
         padded = pad_to(upsample(lr, SCALE), model.size)
         latent = _sample(model, settings, lr, padded, generator)
         shape = latent.shape[-2:]
-        decoded = blend(lambda window: model.decode(latent[window.slices]), tiles(model, *shape), *shape, model.factor)
+        grid = tiles(model, *shape, settings.tile)
+        decoded = blend(lambda window: model.decode(latent[window.slices]), grid, *shape, model.factor)
         part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
         return colour.match(decoded[part], padded[part]).cpu()
 
     return restore
 
 
-def tiles(model: RestorationModel, height: int, width: int) -> list[Window]:
-    """Tiles of one size over a latent (height, width); one where the image is small."""
-    if height * width * model.factor**2 <= UNTILED:
+def tiles(model: RestorationModel, height: int, width: int, tile: int | None = None) -> list[Window]:
+    """Tiles of one size over a latent (height, width); one where the image is small and no `tile` is asked for."""
+    if tile is None and height * width * model.factor**2 <= UNTILED:
         return [Window(0, 0, height, width)]
-    return windows(height, width, TILE // model.factor, OVERLAP // model.factor)
+    side = (tile or TILE) // model.factor
+    return windows(height, width, side, min(OVERLAP // model.factor, side // 5))
 
 
 def _sample(
@@ -57,7 +59,7 @@ def _sample(
 ) -> Tensor:
     process, guidance = model.process, settings.guidance
     shape = (padded.shape[-2] // model.factor, padded.shape[-1] // model.factor)
-    grid = tiles(model, *shape)
+    grid = tiles(model, *shape, settings.tile)
 
     def encode(window: Window) -> Tensor:
         return model.encode(padded[window.scaled(model.factor).slices])

@@ -98,6 +98,16 @@ def test_one_degradation_vector_for_the_whole_image(tiny_model):
     assert calls == [(1, 3, 30, 30)]
 
 
+def test_a_model_may_say_how_large_its_tiles_are(tiny_model):
+    restorer = Restorer(tiny_model, Options(steps=1))
+    assert len(restorer.tiles(16, 32)) == 1
+    restorer.settings = restorer.settings.with_(tile=64)
+    assert {(tile.height, tile.width) for tile in restorer.tiles(16, 32)} == {(16, 16)}
+    whole = Restorer(tiny_model, Options(steps=1, tile=0))
+    whole.settings = restorer.settings
+    assert len(whole.tiles(16, 32)) == 1, "what the user says counts"
+
+
 def test_large_images_are_tiled_by_themselves(tiny_model, monkeypatch):
     monkeypatch.setattr("deedsr.restorer.UNTILED", 64 * 64)
     monkeypatch.setattr("deedsr.restorer.TILE", 64)

@@ -33,7 +33,8 @@ class Settings:
     it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
-    `NoiseGuidance`. text: see `TextGuidance`.
+    `NoiseGuidance`. text: see `TextGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
+    it to the restorer.
     """
 
     sampler: str = "ddim"
@@ -44,6 +45,7 @@ class Settings:
     noise: float = 1.0
     guidance: NoiseGuidance = OFF
     text: TextGuidance = NO_TEXT_GUIDANCE
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -56,6 +58,8 @@ class Settings:
             raise ValueError(f"noise must be 0 to 1, not {self.noise}")
         if self.noise == 0 and round(self.steps / self.start) <= self.steps:
             raise ValueError(f"noise 0 leaves {self.steps} steps nothing to begin with: start below {self.start}")
+        if self.tile is not None and self.tile < 1:
+            raise ValueError(f"tile must be a number of pixels, not {self.tile}")
         if self.spacing not in ("leading", "trailing", "linspace"):
             raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
 

@@ -206,6 +206,7 @@ def test_nan_stops_with_the_step() -> None:
         ({"noise": 1.5}, "noise must be 0 to 1, not 1.5"),
         ({"noise": 0.0}, "noise 0 leaves 50 steps nothing to begin with: start below 1.0"),
         ({"noise": 0.0, "start": 0.9, "steps": 1}, "noise 0 leaves 1 steps nothing to begin with: start below 0.9"),
+        ({"tile": 0}, "tile must be a number of pixels, not 0"),
         ({"spacing": "x"}, "'x'"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_naive_restorer_gives_the_same_picture(
     tiny_model: torch.nn.Module, guidance: tuple[float, int] | None, sampler: str, start: float
 ) -> None:
     restorer = Restorer(tiny_model, Options(steps=3, sampler=sampler, noise_guidance=guidance, seed=5))
-    restorer.settings = restorer.settings.with_(start=start, noise=0.5)
+    restorer.settings = restorer.settings.with_(start=start, noise=0.5, tile=80)
     lr = picture(80)[..., :17, :]
     theirs = naive(tiny_model, restorer.settings, seed=5)(lr)
     assert torch.allclose(restorer.restore(lr), theirs, atol=1e-5)
