@@ -30,6 +30,8 @@ MOST_STEPS = 4
 
 def build(cfg: DictConfig, model: RestorationModel) -> StudentRun:
     """The run of a configuration with `model`. Raises ValueError for defaults of the model that can't be learned."""
+    if "ModelParallelStrategy" in str(cfg.trainer.get("strategy")):
+        raise ValueError("distilling can't split a model among GPUs: take trainer=gpu, each GPU has it whole")
     make_scheduler(model.process, model.defaults)
     check(model.defaults)
     if cfg.objective.fidelity is None:

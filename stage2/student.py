@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,11 +50,6 @@ class StudentRun(RestorationRun):
         super().__init__(**run)
         self.adversary = Adversary(adversary["weight"], adversary["width"]) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
-
-    def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            raise ValueError("distilling can't split a model among GPUs: take trainer=gpu, each GPU has it whole")
-        super().configure_model()
 
     def saved(self) -> set[str]:
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}

@@ -11,35 +11,39 @@ import torch
 from deedsr import Restorer, weights
 from deedsr.images import read, upsample
 from deedsr.models import describe
-from deedsr.models.resolver import ASSETS, BUILT_IN
+from deedsr.models.resolver import ASSETS, BUILT_IN, BUILT_IN_DIT
 from deedsr.options import Options
 
 FOLDER = ASSETS / BUILT_IN
 SAMPLE = Path(__file__).parent / "data" / "rooftops.png"
 
 
-@pytest.fixture(scope="module")
-def restorer() -> Restorer:
-    return Restorer.from_pretrained("built-in", Options(colour="none"))
+STOCK = "diffusion_pytorch_model"
+PARTS = {
+    BUILT_IN: ["adapter", f"base/unet/{STOCK}", f"base/vae/{STOCK}", "diagnosis", "encoder"],
+    BUILT_IN_DIT: ["adapter", f"base/transformer/{STOCK}", f"base/vae/{STOCK}"],
+}
 
 
-def test_all_parts_together_are_small_and_half_precision() -> None:
-    files = sorted(FOLDER.rglob("*.safetensors"))
-    assert [str(file.relative_to(FOLDER)) for file in files] == [
-        "adapter.safetensors",
-        "base/unet/diffusion_pytorch_model.safetensors",
-        "base/vae/diffusion_pytorch_model.safetensors",
-        "diagnosis.safetensors",
-        "encoder.safetensors",
-    ]
-    assert sum(file.stat().st_size for file in files) <= 24_000_000
+@pytest.fixture(scope="module", params=PARTS)
+def restorer(request: pytest.FixtureRequest) -> Restorer:
+    return Restorer.from_pretrained(request.param, Options(colour="none"))
+
+
+@pytest.mark.parametrize(("name", "limit"), [(BUILT_IN, 24_000_000), (BUILT_IN_DIT, 14_000_000)])
+def test_all_parts_together_are_small_and_half_precision(name: str, limit: int) -> None:
+    folder = ASSETS / name
+    files = sorted(folder.rglob("*.safetensors"))
+    assert [str(file.relative_to(folder)) for file in files] == [f"{part}.safetensors" for part in PARTS[name]]
+    assert sum(file.stat().st_size for file in files) <= limit
     for file in files:
         kinds = {tensor.dtype for tensor in weights.load(file).tensors.values() if tensor.is_floating_point()}
         assert kinds == {torch.float16}
 
 
-def test_it_is_the_small_size() -> None:
-    assert describe() == describe("small")
+@pytest.mark.parametrize(("name", "size"), [(BUILT_IN, "small"), (BUILT_IN_DIT, "dit4sr_small")])
+def test_it_is_the_small_size(name: str, size: str) -> None:
+    assert describe(name) == describe(size)
 
 
 def test_the_record_names_every_photograph_with_its_licence() -> None:
