@@ -50,7 +50,8 @@ def make(cfg: DictConfig) -> Path:
             check(file, header)
             continue
         first, beside = index * cfg.shard, texts(cfg)
-        crops = PhotoCrops(files, cfg.crop, cfg.seed, cfg.batch, start_step=first, cache=cfg.data.cache, beside=beside)
+        options = {"start_step": first, "cache": cfg.data.cache, "beside": beside, "enlarge": cfg.enlarge}
+        crops = PhotoCrops(files, cfg.crop, cfg.seed, cfg.batch, **options)
         batches = islice(DataLoader(crops, cfg.batch, num_workers=cfg.data.workers), cfg.shard)
         with fabric.autocast():
             made = [samples(run, fabric.to_device(batch), first + at) for at, batch in enumerate(batches)]

@@ -39,9 +39,17 @@ class Crops(pl.LightningDataModule):
     Duplicates are left out, corrupt photographs replaced, small ones enlarged; the log says so once, at the end.
     """
 
-    def __init__(self, data: DictConfig, size: int, batch: int, seed: int, beside: Beside | None = None) -> None:
+    def __init__(
+        self,
+        data: DictConfig,
+        size: int,
+        batch: int,
+        seed: int,
+        beside: Beside | None = None,
+        enlarge: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.beside = beside
+        self.beside, self.enlarge = beside, enlarge
         self.files, self.duplicates = distinct(list_photos(data.roots, data.split))
         self.data, self.size, self.batch, self.seed = data, size, batch, seed
         self.crops: PhotoCrops | None = None
@@ -57,6 +65,7 @@ class Crops(pl.LightningDataModule):
             trainer.global_step * trainer.accumulate_grad_batches,
             self.data.cache,
             self.beside,
+            self.enlarge,
         )
         return DataLoader(crops, self.batch, num_workers=self.data.workers, persistent_workers=self.data.workers > 0)
 

@@ -51,7 +51,8 @@ class ModelFolder(pl.Callback):
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
     recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
-    return {"base": reference(cfg.model.base), "recipe": recipe, "crop": cfg.crop, "seed": cfg.seed, "texts": cfg.texts}
+    numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", "texts")}
+    return {"base": reference(cfg.model.base), "recipe": recipe, **numbers}
 
 
 def assemble(cfg: DictConfig) -> models.Fresh:
@@ -98,7 +99,7 @@ def train(cfg: DictConfig, build: Callable[[DictConfig, models.RestorationModel]
     if cfg.cache:
         data = Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
     else:
-        data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed, texts(cfg))
+        data = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed, texts(cfg), cfg.enlarge)
     fresh = assemble(cfg)
     run = build(cfg, fresh.model)
     callbacks = [ModelFolder(output / "model", fresh)]

@@ -123,6 +123,8 @@ class PhotoCrops(IterableDataset):
     on as if it had never stopped. Photographs smaller than `size` are enlarged to it; another one, drawn from the
     same numbers, takes the place of a corrupt one; `flaws` notes both. `cache` keeps the decoded photographs in memory
     (3 bytes a pixel, in each worker). With `beside`, a sample is a dictionary of the crop, ``hr``, and what that gives.
+    enlarge: half of the crops are cut that much smaller and enlarged: the pixels of cameras are softer than those of
+    photographs that were made smaller.
     """
 
     def __init__(
@@ -135,11 +137,14 @@ class PhotoCrops(IterableDataset):
         start_step: int = 0,
         cache: bool = False,
         beside: Beside | None = None,
+        enlarge: float = 1.0,
     ) -> None:
         if not files:
             raise ValueError("no photographs to train on")
+        if not 1 <= enlarge <= size / 2:
+            raise ValueError(f"enlarge is {enlarge}; it must be at least 1, and leave 2 pixels of a crop of {size}")
         self.files, self.size, self.seed, self.batch = list(files), size, seed, batch
-        self.rank, self.start_step, self.beside = rank, start_step, beside
+        self.rank, self.start_step, self.beside, self.enlarge = rank, start_step, beside, enlarge
         self.flaws = Flaws(self.files)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
@@ -189,9 +194,13 @@ class PhotoCrops(IterableDataset):
         generator = seeded(self.seed, step, self.rank, sample)
         index, top, left, flip = torch.randint(0, 2**31, (4,), generator=generator).tolist()
         index, pixels = self.sound(index % len(self.files), generator)
-        top %= pixels.shape[0] - self.size + 1
-        left %= pixels.shape[1] - self.size + 1
-        crop = pixels[top : top + self.size, left : left + self.size]
+        enlarged = self.enlarge > 1 and bool(torch.rand((), generator=generator) < 0.5)
+        side = round(self.size / self.enlarge) if enlarged else self.size
+        top %= pixels.shape[0] - side + 1
+        left %= pixels.shape[1] - side + 1
+        crop = pixels[top : top + side, left : left + side]
+        if enlarged:
+            crop = np.asarray(Image.fromarray(crop).resize((self.size, self.size), Image.Resampling.BICUBIC))
         crop = crop[:, ::-1] if flip % 2 else crop
         hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
         return hr if self.beside is None else {"hr": hr, **self.beside(self.files[index], generator)}

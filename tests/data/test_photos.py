@@ -290,3 +290,18 @@ def test_wrong_lists_are_named(tree: Path, listed: Path) -> None:
 def test_hidden_files_are_passed_over(tree: Path) -> None:
     (tree / "._a.JPG").write_bytes(b"")
     assert len(list_photos(tree)) == 3
+
+
+def test_half_of_the_crops_may_be_enlarged(files: list[Path]) -> None:
+    plain, soft = stream(files, seed=1, batch=1), stream(files, seed=1, batch=1, enlarge=2.0)
+    same = [torch.equal(plain.crop(step, 0), soft.crop(step, 0)) for step in range(200)]
+    assert 70 < sum(same) < 130
+    assert all(soft.crop(step, 0).shape == plain.crop(step, 0).shape for step in range(20))
+    step = same.index(False)
+    assert torch.equal(soft.crop(step, 0), stream(files, seed=1, batch=1, enlarge=2.0).crop(step, 0))
+    detail = [
+        sum(float(one.crop(at, 0).float().diff(dim=-1).abs().mean()) for at in range(200)) for one in (plain, soft)
+    ]
+    assert detail[1] < 0.9 * detail[0]
+    with pytest.raises(ValueError, match=r"enlarge is 0\.5; it must be at least 1"):
+        stream(files, seed=1, batch=1, enlarge=0.5)
