@@ -48,6 +48,8 @@ def naive(model: RestorationModel, settings: Settings, seed: int = 0) -> Run:
 
 def tiles(model: RestorationModel, height: int, width: int, tile: int | None = None) -> list[Window]:
     """Tiles of one size over a latent (height, width); one where the image is small and no `tile` is asked for."""
+    if model.limit is not None and model.factor * max(height, width) > model.limit:
+        tile = min(tile or model.limit, model.limit)
     if tile is None and height * width * model.factor**2 <= UNTILED:
         return [Window(0, 0, height, width)]
     side = (tile or TILE) // model.factor

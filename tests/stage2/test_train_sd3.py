@@ -18,6 +18,7 @@ from deedsr.models.dit4sr import SMALL
 from deedsr.models.parts import write_part, write_scheduler
 from deedsr.options import Options as RestorerOptions
 from deedsr.restorer import Restorer
+from stage2.rivals import tiles as naive_tiles
 from stage2.train import build, train
 
 Options = Callable[..., list[str]]
@@ -106,6 +107,7 @@ def test_the_command_line_exports_and_restores(
 
 def test_what_exceeds_the_positional_embedding_is_tiled(run: Path) -> None:
     model = load_model(run / "model")
+    assert {(tile.height, tile.width) for tile in naive_tiles(model, 40, 64)} == {(32, 32)}
     restorer = Restorer(model, RestorerOptions(steps=1))
     assert model.limit == 16 * 2 * 4
     assert len(restorer.tiles(16, 32)) == 1
