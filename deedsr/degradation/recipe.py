@@ -19,9 +19,6 @@ KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta"
 LEVELS = ("light", "medium", "heavy")
 """Names of the built-in strengths; a `Degradation` stores positions in this tuple."""
 
-MIXTURES = {"mixed": 0.0, "varied": 0.9}
-"""The names of mixtures of all levels, and the `skip` of each."""
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -68,16 +65,9 @@ class Recipe:
 
         Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, with ``camera`` for medium.
         """
-        if name == "real":
-            light, _, heavy = cls.level("varied").recipes
-            return Mixture((light, CAMERA, heavy))
-        if name in MIXTURES:
-            return Mixture(tuple(replace(cls.level(level), skip=MIXTURES[name]) for level in LEVELS))
-        known = {"light": LIGHT, "medium": MEDIUM, "heavy": HEAVY, "camera": CAMERA}
-        if name not in known:
-            names = ", ".join((*known, *MIXTURES, "real"))
-            raise ValueError(f"unknown degradation level {name!r}: choose one of {names}")
-        return known[name]
+        if name not in RECIPES:
+            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join(RECIPES)}")
+        return RECIPES[name]
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """Draw the parameters of `batch` degradations; on the CPU.
@@ -275,3 +265,12 @@ CAMERA = Recipe(
     name="camera",
 )
 """The blur of a lens, hardly any noise, JPEG of good quality."""
+
+_VARIED = Mixture(tuple(replace(recipe, skip=0.9) for recipe in (LIGHT, MEDIUM, HEAVY)))
+RECIPES = {
+    **{recipe.name: recipe for recipe in (LIGHT, MEDIUM, HEAVY, CAMERA)},
+    "mixed": Mixture((LIGHT, MEDIUM, HEAVY)),
+    "varied": _VARIED,
+    "real": Mixture((_VARIED.recipes[0], CAMERA, _VARIED.recipes[2])),
+}
+"""What `Recipe.level` knows, by name."""
