@@ -9,7 +9,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from torch import Tensor
 
 from deedsr import colour
-from deedsr.diffusion.sampler import SAMPLERS, Settings, make_scheduler
+from deedsr.diffusion.sampler import SAMPLERS, Settings, begin
 from deedsr.images import pad_to, upsample
 from deedsr.models import RestorationModel
 from deedsr.models.build import stock
@@ -66,16 +66,9 @@ def _sample(
     def encode(window: Window) -> Tensor:
         return model.encode(padded[window.scaled(model.factor).slices])
 
-    scheduler = make_scheduler(process, settings)
-    skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
-    times = scheduler.timesteps[skipped:]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(skipped)
     z_lr = blend(encode, grid, *shape)
-    noise = settings.noise * torch.randn(z_lr.shape, generator=generator).to(z_lr)
-    x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    if skipped:
-        x = process.noised(z_lr, noise, times[:1].expand(1))
+    noise = torch.randn(z_lr.shape, generator=generator).to(z_lr)
+    scheduler, times, x = begin(process, z_lr, settings, noise)
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
     for index, time in enumerate(times):
         t, now = time.to(x.device).expand(1), x

@@ -95,6 +95,20 @@ def make_scheduler(process: Process, settings: Settings) -> Any:
     return scheduler
 
 
+def begin(process: Process, z_lr: Tensor, settings: Settings, noise: Tensor) -> tuple[Any, Tensor, Tensor]:
+    """The scheduler, the times that sampling goes through, and x at the first of them; see `sample`."""
+    scheduler = make_scheduler(process, settings)
+    skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
+    times = scheduler.timesteps[skipped:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    noise = settings.noise * noise
+    x = noise if process.flows else noise * scheduler.init_noise_sigma
+    if skipped:
+        x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))
+    return scheduler, times, x
+
+
 def sample(
     denoise: Denoise,
     process: Process,
@@ -111,15 +125,7 @@ def sample(
     η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent that the scheduler is told of. Raises
     ValueError where a step gives NaN or inf.
     """
-    scheduler = make_scheduler(process, settings)
-    skipped = len(scheduler.timesteps) - min(settings.steps, len(scheduler.timesteps))
-    times = scheduler.timesteps[skipped:]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(skipped)
-    noise = settings.noise * noise
-    x = noise if process.flows else noise * scheduler.init_noise_sigma
-    if skipped:
-        x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))
+    scheduler, times, x = begin(process, z_lr, settings, noise)
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
     for index, time in enumerate(times):
         t = time.to(x.device).expand(len(x))
