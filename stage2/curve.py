@@ -5,7 +5,6 @@ python -m stage2.curve data=PAIRS output=curve.md 'points={first: {model: FOLDER
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.metrics import table
+from deedsr.metrics.catalogue import Metric
 from deedsr.metrics.evaluation import BICUBIC, TRUTH
-from stage2.steps import ARROWS
-from stage2.sweep import means, sweep, to_markdown
+from stage2.steps import panels_of
+from stage2.sweep import means, sweep, tell, to_markdown
 
 Means = Mapping[str, Mapping[str, float | None]]  # by row: the mean of every metric
 
@@ -35,38 +35,32 @@ def run(cfg: DictConfig) -> str:
     rows = {name: {"model": point["model"]} for name, point in points.items()}
     reports = sweep(OmegaConf.create({**OmegaConf.to_container(cfg), "rows": rows, "model": None}))
     metrics = next(iter(reports.values())).metrics
-    labels = {name: f"{metric.label} {ARROWS[metric.better]}" for name, metric in metrics.items()}
     hours = {f"{name} ({point['hours']:g} h)": reports[name] for name, point in points.items()}
     text, output = to_markdown(hours), Path(cfg.output)
     table.write(output, text)
     times = {name: point["hours"] for name, point in points.items()}
-    figure(means(reports), times, labels).savefig(output.with_suffix(".png"), dpi=150)
+    figure(means(reports), times, metrics).savefig(output.with_suffix(".png"), dpi=150)
     return text
 
 
-def figure(found: Means, hours: Mapping[str, float], labels: Mapping[str, str]) -> Figure:
+def figure(found: Means, hours: Mapping[str, float], metrics: Mapping[str, Metric]) -> Figure:
     """A panel for each metric over the hours; bicubic up-sampling as a dashed line."""
-    drawn = Figure(figsize=(4 * len(labels), 3.4), layout="constrained")
-    panels = drawn.subplots(1, len(labels), squeeze=False)[0]
+    drawn, panels = panels_of(metrics)
     order = sorted(hours, key=hours.__getitem__)
-    for panel, (metric, label) in zip(panels, labels.items(), strict=True):
+    for metric, panel in panels.items():
         known = [name for name in order if found[name].get(metric) is not None]
         panel.plot([hours[name] for name in known], [found[name][metric] for name in known], marker="o", markersize=4)
         level = found.get(BICUBIC, {}).get(metric)
         if level is not None:
             panel.axhline(level, linestyle="--", linewidth=1, color="grey", label="bicubic")
             panel.legend()
-        panel.set(title=label, xlabel="hours of training")
-        panel.grid(alpha=0.3)
+        panel.set(xlabel="hours of training")
     return drawn
 
 
 @hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="curve")
 def main(cfg: DictConfig) -> None:
-    try:
-        sys.stdout.write(run(cfg))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    tell(run, cfg)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ python -m stage2.steps data=PAIRS output=steps.md [model=NAME] [images=10] [star
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import hydra
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.metrics import table
-from stage2.sweep import means, sweep, to_markdown
+from deedsr.metrics.catalogue import Metric
+from stage2.sweep import means, sweep, tell, to_markdown
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 Curves = dict[str, dict[int, Mapping[str, float | None]]]  # by sampler, then by steps: the mean of every metric
@@ -32,9 +33,8 @@ def run(cfg: DictConfig) -> str:
     for name, (sampler, steps) in names.items():
         curves[sampler][steps] = found[name]
     metrics = next(iter(reports.values())).metrics
-    labels = {name: f"{metric.label} {ARROWS[metric.better]}" for name, metric in metrics.items()}
     output = Path(cfg.output)
-    figure(curves, labels).savefig(output.with_suffix(".png"), dpi=150)
+    figure(curves, metrics).savefig(output.with_suffix(".png"), dpi=150)
     best = fewest(curves, cfg.deciding)
     text = to_markdown(reports)
     if best is not None:
@@ -63,11 +63,20 @@ def fewest(curves: Curves, metric: str, margin: float = 0.01) -> tuple[str, int]
     return sampler, steps
 
 
-def figure(curves: Curves, labels: Mapping[str, str]) -> Figure:
+def panels_of(metrics: Mapping[str, Metric]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a titled panel for each metric, and the panels."""
+    drawn = Figure(figsize=(4 * len(metrics), 3.4), layout="constrained")
+    panels = dict(zip(metrics, drawn.subplots(1, len(metrics), squeeze=False)[0], strict=True))
+    for name, panel in panels.items():
+        panel.set_title(f"{metrics[name].label} {ARROWS[metrics[name].better]}")
+        panel.grid(alpha=0.3)
+    return drawn, panels
+
+
+def figure(curves: Curves, metrics: Mapping[str, Metric]) -> Figure:
     """A panel for each metric, a line for each sampler, over the number of steps."""
-    drawn = Figure(figsize=(4 * len(labels), 3.4), layout="constrained")
-    panels = drawn.subplots(1, len(labels), squeeze=False)[0]
-    for panel, (metric, label) in zip(panels, labels.items(), strict=True):
+    drawn, panels = panels_of(metrics)
+    for metric, panel in panels.items():
         for sampler, curve in curves.items():
             points = [(steps, found[metric]) for steps, found in curve.items() if found[metric] is not None]
             panel.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=4, label=sampler)
@@ -75,18 +84,14 @@ def figure(curves: Curves, labels: Mapping[str, str]) -> Figure:
         panel.set_xscale("log")
         panel.set_xticks(ticks, [str(steps) for steps in ticks])
         panel.minorticks_off()
-        panel.set(title=label, xlabel="steps")
-        panel.grid(alpha=0.3)
-    panels[0].legend()
+        panel.set(xlabel="steps")
+    next(iter(panels.values())).legend()
     return drawn
 
 
 @hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="steps")
 def main(cfg: DictConfig) -> None:
-    try:
-        sys.stdout.write(run(cfg))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    tell(run, cfg)
 
 
 if __name__ == "__main__":

@@ -102,12 +102,17 @@ def to_markdown(reports: dict[str, Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="sweep")
-def main(cfg: DictConfig) -> None:
+def tell(run: Callable[[DictConfig], str], cfg: DictConfig) -> None:
+    """`run(cfg)` for a command line: prints the table; what the user can mend is one line, not a traceback."""
     try:
-        sys.stdout.write(to_markdown(sweep(cfg)))
+        sys.stdout.write(run(cfg))
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+
+@hydra.main(version_base="1.3", config_path="../conf/evaluate", config_name="sweep")
+def main(cfg: DictConfig) -> None:
+    tell(lambda cfg: to_markdown(sweep(cfg)), cfg)
 
 
 if __name__ == "__main__":
