@@ -21,6 +21,7 @@ from PIL import Image
 
 from deedsr.data.members import Member, Photo
 from deedsr.data.photos import decode, list_photos
+from deedsr.metrics import table
 from stage2.run import command
 from stage2.texts import stem_of
 
@@ -88,9 +89,7 @@ def write(cfg: DictConfig) -> Path:
     caption = captioner(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     for stem, photo in missing.items():
-        part = folder / f".{stem}.part"
-        part.write_text(caption(photo) + "\n", encoding="utf-8")
-        part.replace(folder / f"{stem}.txt")
+        table.write(folder / f"{stem}.txt", caption(photo) + "\n")
     log.info("%s: %d texts, %d of them new", folder, len(stems), len(missing))
     return folder
 
