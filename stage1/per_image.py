@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 
 from deedsr.degradation import FACTOR, KINDS, Mixture, Order, Recipe
 from deedsr.degradation import _basicsr as _importable  # noqa: F401  before basicsr itself
+from deedsr.degradation.recipe import SHARPEN_SIZE
 
 from basicsr.data import degradations as basicsr  # isort: skip
 
@@ -57,10 +58,10 @@ def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     image = _noise(image, recipe.second, skip)
     if random.random() < recipe.jpeg_last:
         image = cv2.resize(image, (width, height), interpolation=random.choice(MODES))
-        return _rounded(_jpeg(_sinc(image, recipe, skip), recipe.second, skip))
+        return _rounded(_jpeg(_last(image, recipe, skip), recipe.second, skip))
     image = _jpeg(image, recipe.second, skip)
     image = cv2.resize(image, (width, height), interpolation=random.choice(MODES))
-    return _rounded(_sinc(image, recipe, skip))
+    return _rounded(_last(image, recipe, skip))
 
 
 def _blur(image: np.ndarray, recipe: Recipe, order: Order, skip: float) -> np.ndarray:
@@ -77,7 +78,10 @@ def _blur(image: np.ndarray, recipe: Recipe, order: Order, skip: float) -> np.nd
     return cv2.filter2D(image, -1, kernel)
 
 
-def _sinc(image: np.ndarray, recipe: Recipe, skip: float) -> np.ndarray:
+def _last(image: np.ndarray, recipe: Recipe, skip: float) -> np.ndarray:
+    if random.random() < recipe.sharpen:
+        soft = cv2.GaussianBlur(image, (SHARPEN_SIZE, SHARPEN_SIZE), random.uniform(*recipe.radius))
+        return image + random.uniform(*recipe.sharpness) * (image - soft)
     if random.random() >= recipe.final_sinc or random.random() < skip:
         return image
     omega = random.uniform(math.pi / 3, math.pi)

@@ -1,4 +1,4 @@
-"""Filter kernels of the degradation: six blurs and the sinc low-pass (Real-ESRGAN, arXiv 2107.10833, 3.2 and 3.5)."""
+"""Filter kernels of the degradation: six blurs and the sinc of Real-ESRGAN (arXiv 2107.10833, 3.2, 3.5), sharpening."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,11 @@ KINDS = (
     "plateau_iso",
     "plateau_aniso",
     "sinc",
+    "sharpen",
 )
 """Names of the kernel kinds; a `Degradation` stores positions in this tuple."""
 
-SINC = KINDS.index("sinc")
+SINC, SHARPEN = KINDS.index("sinc"), KINDS.index("sharpen")
 
 
 def build(kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float, omega: float) -> Tensor:
@@ -33,7 +34,8 @@ def build(kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float,
         sigma_x: standard deviation along the first axis, pixels (unused by sinc).
         sigma_y: the same along the second axis (used by the anisotropic kinds alone).
         rotation: angle of the axes, radians (anisotropic kinds alone).
-        beta: shape of the generalised Gaussian and the plateau kinds; 1 gives the Gaussian for the former.
+        beta: shape of the generalised Gaussian and the plateau kinds; 1 gives the Gaussian for the former. Of the
+            sharpening, an unsharp mask, the strength: how much of what the Gaussian takes away is added.
         omega: cut-off of the sinc kind, radians per pixel, at most π.
 
     Returns:
@@ -42,6 +44,10 @@ def build(kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float,
     assert size % 2 == 1, f"kernel size {size} is even"
     if kind == SINC:
         return torch.from_numpy(circular_lowpass_kernel(omega, size)).float()
+    if kind == SHARPEN:
+        kernel = -beta * bivariate_Gaussian(size, sigma_x, sigma_y, rotation, isotropic=True)
+        kernel[size // 2, size // 2] += 1 + beta
+        return torch.from_numpy(kernel).float()
     isotropic = kind % 2 == 0
     if kind < 2:
         kernel = bivariate_Gaussian(size, sigma_x, sigma_y, rotation, isotropic=isotropic)

@@ -29,7 +29,7 @@ class Degradation:
     clean: Tensor
     """(B,) bool: bicubic down-sampling and nothing else."""
     kernel_kind: Tensor
-    """(B,3) int64: position in `KINDS`; the third is always sinc."""
+    """(B,3) int64: position in `KINDS`; the third is sinc or sharpen."""
     kernel_size: Tensor
     """(B,3) int64: odd, pixels."""
     sigma_x: Tensor
@@ -39,7 +39,7 @@ class Degradation:
     rotation: Tensor
     """(B,3) float32, radians."""
     beta: Tensor
-    """(B,3) float32: shape of generalised Gaussian and plateau kernels."""
+    """(B,3) float32: shape of generalised Gaussian and plateau kernels, strength of sharpen."""
     omega: Tensor
     """(B,3) float32: cut-off of sinc kernels, radians per pixel."""
     resize_mode: Tensor

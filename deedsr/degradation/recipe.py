@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from deedsr.degradation.draws import Draws
-from deedsr.degradation.kernels import SINC
+from deedsr.degradation.kernels import SHARPEN, SINC
 from deedsr.degradation.operations import MODES
 from deedsr.degradation.order import Order, check_sum, freeze
 from deedsr.degradation.pipeline import Degradation
 
 KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
+
+SHARPEN_SIZE = 13
+"""Side of unsharp masks."""
 
 LEVELS = ("light", "medium", "heavy")
 """Names of the built-in strengths; a `Degradation` stores positions in this tuple."""
@@ -35,6 +38,8 @@ class Recipe:
         final_sinc: probability of the sinc filter at the end.
         jpeg_last: probability of the order resize, sinc, JPEG at the end; else JPEG, resize, sinc.
         clean: probability of bicubic down-sampling alone.
+        sharpen: probability that the final filter is an unsharp mask, as cameras apply it, instead.
+        sharpness: range of its strength. radius: range of its σ, LR pixels.
         skip: each sample leaves out each of its operations with a probability that it draws from 0 to this.
         name: stored as `Degradation.level` if it is one of `LEVELS`.
     """
@@ -49,12 +54,15 @@ class Recipe:
     final_sinc: float = 0.8
     jpeg_last: float = 0.5
     clean: float = 0.01
+    sharpen: float = 0
+    sharpness: Sequence[float] = (0, 0)
+    radius: Sequence[float] = (1, 1)
     skip: float = 0
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        ranges = ("beta_generalized", "beta_plateau", "kernel_size")
-        freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "jpeg_last", "clean", "skip"))
+        ranges = ("beta_generalized", "beta_plateau", "kernel_size", "sharpness", "radius")
+        freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "sharpen", "jpeg_last", "clean", "skip"))
         check_sum("kernels", self.kernels, SINC)
         if any(not size % 2 for size in self.kernel_size):
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
@@ -63,7 +71,7 @@ class Recipe:
     def level(cls, name: str) -> "Recipe | Mixture":
         """One of `LEVELS`, or ``camera``, as a `Recipe`.
 
-        Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, with ``camera`` for medium.
+        Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, half ``camera``.
         """
         if name not in RECIPES:
             raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join(RECIPES)}")
@@ -87,6 +95,7 @@ class Recipe:
         values = {name: torch.stack([step[name] for step in (*steps, final) if name in step], 1) for name in steps[0]}
         values["jpeg_last"] = draws.chance(self.jpeg_last)
         self._skip(draws, values)
+        self._sharpen(draws, values)
         kept = {name: _mask(_single(value), ~clean) for name, value in values.items()}
         level = torch.full_like(draws.seed, LEVELS.index(self.name) if self.name in LEVELS else -1)
         return Degradation(seed=draws.seed, level=level, clean=clean, **kept)
@@ -100,6 +109,13 @@ class Recipe:
         used = dict.fromkeys(KERNEL, blurred) | {"noise_sigma": noisy, "poisson_scale": noisy, "quality": compressed}
         values.update({name: _mask(values[name], kept) for name, kept in used.items()})
         values["resize_scale"] = torch.where(resized, values["resize_scale"], 1)
+
+    def _sharpen(self, draws: Draws, values: dict[str, Tensor]) -> None:
+        """Puts an unsharp mask in place of the final filter, by numbers that come after all others."""
+        used, strength, radius = draws.chance(self.sharpen), draws.uniform(*self.sharpness), draws.uniform(*self.radius)
+        mask = {"kernel_kind": SHARPEN, "kernel_size": SHARPEN_SIZE, "beta": strength, "omega": 0}
+        for name, value in (mask | {"sigma_x": radius, "sigma_y": radius}).items():
+            values[name][:, 2] = torch.where(used, value, values[name][:, 2])
 
     def _order(self, draws: Draws, order: Order) -> dict[str, Tensor]:
         values = self._kernel(draws, draws.chance(order.blur), order.sigma, self.sinc)
@@ -242,7 +258,7 @@ MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")
 CAMERA = Recipe(
     first=Order(
         blur=1,
-        sigma=(0.5, 5),
+        sigma=(1, 4),
         resize=(0, 0, 1),
         scale=(1, 1),
         gaussian=(0, 3),
@@ -261,16 +277,19 @@ CAMERA = Recipe(
     beta_generalized=(0.5, 2),
     beta_plateau=(1, 1.5),
     final_sinc=0.1,
-    skip=0.5,
+    sharpen=0.5,
+    sharpness=(0, 1.5),
+    radius=(0.5, 1.5),
+    skip=0.3,
     name="camera",
 )
-"""The blur of a lens, hardly any noise, JPEG of good quality."""
+"""The blur of a lens, hardly any noise, often sharpened, JPEG of good quality."""
 
 _VARIED = Mixture(tuple(replace(recipe, skip=0.9) for recipe in (LIGHT, MEDIUM, HEAVY)))
 RECIPES = {
     **{recipe.name: recipe for recipe in (LIGHT, MEDIUM, HEAVY, CAMERA)},
     "mixed": Mixture((LIGHT, MEDIUM, HEAVY)),
     "varied": _VARIED,
-    "real": Mixture((_VARIED.recipes[0], CAMERA, _VARIED.recipes[2])),
+    "real": Mixture((_VARIED.recipes[0], CAMERA, CAMERA, _VARIED.recipes[2])),
 }
 """What `Recipe.level` knows, by name."""

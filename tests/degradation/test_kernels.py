@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from deedsr.degradation import kernels
+from deedsr.degradation import kernels, operations
 from deedsr.degradation._basicsr import MISSING
 from deedsr.degradation.kernels import KINDS, build
 
@@ -48,3 +48,15 @@ def test_sinc_passes_low_frequencies_and_stops_high_ones(omega: float) -> None:
     assert (response[radius < omega - 0.4] - 1).abs().max() < 0.15
     assert response[(radius > omega + 0.4) & (radius < math.pi)].max() < 0.15
     assert kernel.min() < 0
+
+
+def test_sharpening_adds_what_a_gaussian_takes_away() -> None:
+    strength, sigma = 1.2, 1.1
+    kernel, gaussian = build(kernels.SHARPEN, 13, sigma, sigma, 0, strength, 0), build(0, 13, sigma, sigma, 0, 0, 0)
+    delta = torch.zeros(13, 13)
+    delta[6, 6] = 1
+    torch.testing.assert_close(kernel, delta + strength * (delta - gaussian))
+    edge = torch.cat([torch.zeros(16), torch.ones(16)]).expand(1, 3, 32, 32)
+    sharpened = operations.filter2d(edge, kernel)
+    assert sharpened[..., 16].min() > 1.2 and sharpened[..., 15].max() < -0.2, "halos on both sides"
+    torch.testing.assert_close(sharpened[..., 24:], edge[..., 24:])

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from deedsr.degradation import KINDS, LEVELS, Degradation, Mixture, Order, Recipe
+from deedsr.degradation.recipe import SHARPEN_SIZE
 
 Seeded = Callable[[int], torch.Generator]
-SINC = KINDS.index("sinc")
+SHARPEN, SINC = KINDS.index("sharpen"), KINDS.index("sinc")
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -227,7 +228,28 @@ def test_what_a_camera_stores_is_milder_than_the_light_level() -> None:
     assert (camera.resize_scale == 1).all()
     assert camera.sigma_x[:, 0].max() > light.sigma_x[:, 0].max()
     real = Recipe.level("real").sample(torch.Generator().manual_seed(7), 6000)
-    shares(real.level + 1, [1 / 3, 1 / 3, 0, 1 / 3])  # camera, which is no level, light, medium, heavy
+    shares(real.level + 1, [1 / 2, 1 / 4, 0, 1 / 4])  # camera, which is no level, light, medium, heavy
+
+
+def test_a_camera_sharpens_half_of_its_pictures() -> None:
+    recipe, rows = Recipe.level("camera"), many("camera")
+    used = rows.kernel_kind[:, 2] == SHARPEN
+    shares(used.long(), [0.5, 0.5])
+    spans(rows.beta[used, 2], *recipe.sharpness)
+    spans(rows.sigma_x[used, 2], *recipe.radius)
+    assert torch.equal(rows.sigma_x[used, 2], rows.sigma_y[used, 2]) and not rows.omega[used, 2].any()
+    assert not rows.beta[~used, 2].any() and (rows.kernel_size[used, 2] == SHARPEN_SIZE).all()
+    assert (many("light").kernel_kind != SHARPEN).all()
+
+
+def test_sharpening_changes_no_other_draw(seeded: Seeded) -> None:
+    medium = Recipe.level("medium")
+    plain, sharp = (recipe.sample(seeded(4), 200).state() for recipe in (medium, replace(medium, sharpen=1)))
+    of_the_last_filter = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "beta", "omega")
+    for name, values in plain.items():
+        columns = (slice(None), slice(2)) if name in of_the_last_filter else slice(None)
+        assert torch.equal(values[columns], sharp[name][columns]), name
+    assert (sharp["kernel_size"][~sharp["clean"], 2] > 0).all()
 
 
 @pytest.mark.parametrize("name", [*LEVELS, "camera", "mixed", "varied", "real"])

@@ -54,7 +54,7 @@ def test_several_devices_are_refused(shrunk: Callable[..., DictConfig]) -> None:
         measure(shrunk("trainer.devices=2"))
 
 
-@pytest.mark.parametrize("level", ["light", "heavy", "mixed"])
+@pytest.mark.parametrize("level", ["light", "heavy", "mixed", "camera"])
 def test_both_ways_degrade_alike(photos: Path, level: str) -> None:
     """The comparison is fair: the error to plain down-sampling is nearly the same on average."""
     stream = PhotoCrops(list_photos(photos), 64, 0, 60)
