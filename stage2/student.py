@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from deedsr.diffusion.sampler import sample
 from deedsr.models.base import Condition
@@ -16,27 +18,34 @@ from stage2.run import Batch
 
 
 class Adversary(nn.Module):
-    """A critic that tells restored from real pictures (hinge loss, arXiv 1705.02894), trained beside the student.
+    """A critic that tells latents of restored from those of real pictures (hinge loss, arXiv 1705.02894).
 
-    The critic is the spectrally normalised U-Net of Real-ESRGAN (arXiv 2107.10833); it judges every pixel.
-    weight: of the student's term. width: channels of the critic's finest level.
+    It sees each beside the latent of the LR image, and judges patches. On latents it costs next to nothing, and tells
+    the student to stay where the decoder knows its way.
+
+    weight: of the student's term. width: channels of the critic's finest level. channels: of the latents.
     """
 
-    def __init__(self, weight: float, width: int) -> None:
-        from basicsr.archs.discriminator_arch import UNetDiscriminatorSN  # deedsr.degradation makes basicsr importable
-
+    def __init__(self, weight: float, width: int, channels: int) -> None:
         super().__init__()
         self.weight = weight
-        self.critic = UNetDiscriminatorSN(3, width)
+        layers: list[nn.Module] = []
+        widths = [2 * channels, width, width, 2 * width, 2 * width, 2 * width]
+        for (below, above), stride in zip(pairwise(widths), (1, 1, 2, 1, 2), strict=True):
+            layers += [spectral_norm(nn.Conv2d(below, above, 3, stride, 1)), nn.LeakyReLU(0.2)]
+        self.critic = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, picture: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        """The term of the student and that of the critic, of pictures (B, 3, H, W) in [0, 1]."""
+    def forward(self, clean: Tensor, z: Tensor, z_lr: Tensor) -> dict[str, Tensor]:
+        """The term of the student and that of the critic, of restored, real and LR latents (B, C, h, w)."""
         self.critic.requires_grad_(False)
-        adversarial = -self.weight * self.critic(picture).mean()
+        adversarial = -self.weight * self.judged(clean, z_lr).mean()
         self.critic.requires_grad_(True)
-        real, restored = self.critic(hr), self.critic(picture.detach())
+        real, restored = self.judged(z, z_lr), self.judged(clean.detach(), z_lr)
         critic = (functional.relu(1 - real) + functional.relu(1 + restored)).mean()
         return {"adversarial": adversarial, "critic": critic}
+
+    def judged(self, latent: Tensor, z_lr: Tensor) -> Tensor:
+        return self.critic(torch.cat([latent, z_lr], 1)).float()
 
 
 class StudentRun(RestorationRun):
@@ -48,7 +57,7 @@ class StudentRun(RestorationRun):
 
     def __init__(self, adversary: dict[str, Any] | None, **run: Any) -> None:
         super().__init__(**run)
-        self.adversary = Adversary(adversary["weight"], adversary["width"]) if adversary else None
+        self.adversary = Adversary(adversary["weight"], adversary["width"], self.model.channels) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
 
     def saved(self) -> set[str]:
@@ -62,7 +71,7 @@ class StudentRun(RestorationRun):
         picture = self.model.decode(clean).float()
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
-            terms |= self.adversary(picture, hr)
+            terms |= self.adversary(clean, z, condition.z_lr)
         return self.total(terms)
 
     def sampled(self, condition: Condition, generator: torch.Generator) -> Tensor:

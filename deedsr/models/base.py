@@ -45,13 +45,15 @@ class RestorationModel(nn.Module, ABC):
     """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
 
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
-    factor: HR pixels per latent pixel. defaults: how to sample where the user does not say; presets: other ways, by
-    name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None for any.
+    factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
+    presets: other ways, by name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None
+    for any.
     """
 
     process: Process
     size: SizeRequirement
     factor: int
+    channels: int
     defaults: Settings
     presets: Mapping[str, Settings]
     limit: int | None = None

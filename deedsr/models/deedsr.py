@@ -88,6 +88,7 @@ class DeeDSR(RestorationModel):
         for block, modulation in zip(blocks, self.modulations, strict=True):
             block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
         self.factor = 2 ** (len(_vae_widths(vae)) - 1)
+        self.channels = vae.config.latent_channels
         levels = max(len(unet.config.block_out_channels), len(adapter.widths))
         multiple = self.factor * 2 ** (levels - 1)
         self.size = SizeRequirement(multiple, multiple)

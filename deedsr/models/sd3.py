@@ -55,6 +55,7 @@ class SD3Restoration(RestorationModel):
         self.transformer, self.vae = transformer, vae
         self.process, self.defaults = process, defaults
         self.factor = latents.factor(vae)
+        self.channels = vae.config.latent_channels
         multiple = self.factor * transformer.config.patch_size
         self.size = SizeRequirement(multiple, multiple)
         self.limit = multiple * transformer.config.pos_embed_max_size

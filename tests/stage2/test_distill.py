@@ -94,32 +94,46 @@ def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Pat
 
 def test_each_side_of_the_contest_learns_from_its_own_term() -> None:
     torch.manual_seed(0)
-    adversary = Adversary(weight=0.5, width=4)
-    picture = torch.rand(2, 3, 32, 32, requires_grad=True)
-    terms = adversary(picture, torch.rand(2, 3, 32, 32))
+    adversary = Adversary(weight=0.5, width=4, channels=3)
+    clean, z_lr = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(2, 3, 16, 16)
+    terms = adversary(clean, torch.randn(2, 3, 16, 16), z_lr)
     terms["adversarial"].backward()
-    assert picture.grad is not None and picture.grad.abs().sum() > 0
+    assert clean.grad is not None and clean.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in adversary.parameters())
-    picture.grad = None
+    clean.grad = None
     terms["critic"].backward()
-    assert picture.grad is None
+    assert clean.grad is None
     assert all(parameter.grad is not None for parameter in adversary.parameters())
 
 
-def test_the_critic_learns_to_tell_noise_from_stripes() -> None:
+def contest(real: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Adversary, list[float]]:
+    """A critic after a few steps of telling `real`(z_lr) from noise, and its losses."""
     torch.manual_seed(0)
-    adversary = Adversary(weight=1.0, width=4)
-    optimizer = torch.optim.Adam(adversary.parameters(), 2e-3)
-    stripes = torch.arange(32).remainder(2).float().expand(4, 3, 32, 32)
+    adversary = Adversary(weight=1.0, width=8, channels=3)
+    optimizer = torch.optim.Adam(adversary.parameters(), 4e-3)
     losses = []
-    for _ in range(30):
-        terms = adversary(torch.rand(4, 3, 32, 32), stripes)
+    for _ in range(60):
+        z_lr = torch.randn(4, 3, 16, 16)
+        terms = adversary(torch.randn(4, 3, 16, 16), real(z_lr), z_lr)
         optimizer.zero_grad()
         terms["critic"].backward()
         optimizer.step()
         losses.append(float(terms["critic"].detach()))
+    return adversary, losses
+
+
+def test_the_critic_learns_to_tell_noise_from_stripes() -> None:
+    stripes = torch.arange(16).remainder(2).float().expand(4, 3, 16, 16)
+    adversary, losses = contest(lambda z_lr: stripes)
     assert losses[-1] < 0.5 * losses[0]
-    assert adversary(stripes, stripes)["adversarial"] < adversary(torch.rand(4, 3, 32, 32), stripes)["adversarial"]
+    noise = torch.randn(4, 3, 16, 16)
+    assert adversary(stripes, stripes, noise)["adversarial"] < adversary(noise, stripes, noise)["adversarial"]
+
+
+def test_the_critic_sees_whether_a_latent_belongs_to_its_lr() -> None:
+    """Alone, real and restored are the same noise."""
+    _, losses = contest(lambda z_lr: z_lr)
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_terms_are_weighted_and_dists_comes_at_its_steps(needs_weights: Callable[[str], None]) -> None:
