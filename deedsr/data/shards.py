@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from typing import Annotated
 import typer
 
 from deedsr.data.flaws import distinct, report
+from deedsr.data.folders import new_folder
 from deedsr.data.members import Photo
 from deedsr.data.photos import Corrupt, decode, list_photos
 
@@ -48,18 +47,10 @@ def pack(photos: Sequence[Photo], folder: str | Path, size: int = 512_000_000, c
         ValueError: if `folder` isn't empty, or no photograph can be decoded.
         OSError: if a file can't be read or written.
     """
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"{folder}: exists already; remove it or name another folder")
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
-    part.mkdir(parents=True)
-    try:
+    with new_folder(folder) as part:
         packed = _write(photos, part, size, crop)
         if not packed.photographs:
             raise ValueError(f"all {len(photos)} photographs are corrupt, {photos[0]} for one")
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return packed
 
 
