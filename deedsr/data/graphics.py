@@ -35,8 +35,10 @@ Colour = tuple[int, int, int]
 
 @cache
 def faces() -> list[str]:
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("letters are drawn with matplotlib's fonts: run `pip install -e '.[train]'`") from None
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return sorted(str(path) for pattern in FACES for path in folder.glob(pattern))
 
