@@ -40,7 +40,7 @@ class Recipe:
         clean: probability of bicubic down-sampling alone.
         sharpen: probability that the final filter is an unsharp mask, as cameras apply it, instead.
         sharpness: range of its strength. radius: range of its σ, LR pixels.
-        skip: each sample leaves out each of its operations but sharpening with a probability that it draws from 0 to this.
+        skip: each sample leaves out each operation but sharpening with a probability that it draws from 0 to this.
         name: stored as `Degradation.level` if it is one of `LEVELS`.
     """
 
