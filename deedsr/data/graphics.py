@@ -97,7 +97,7 @@ def _letters(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int
     alphabet = rng.choice((string.ascii_lowercase, string.ascii_letters, string.ascii_uppercase + string.digits))
     for top in range(height // 3, size[1] - height, round(height * rng.uniform(1.1, 1.6))):
         words = ["".join(rng.choices(alphabet, k=rng.randint(1, 10))) for _ in range(1 + 2 * size[0] // height // 5)]
-        draw.text((height // 3, top), " ".join(words), (*ink, 255), font)
+        draw.text((height // 3, top), " ".join(words), ink, font)
 
 
 def _bars(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour) -> None:
@@ -105,10 +105,10 @@ def _bars(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], 
     width, slant = max(2, round(step * rng.uniform(0.2, 0.7))), rng.choice((0, 0, rng.uniform(-1, 1)))
     for number in range(round(2 * size[0] / step) + 1):
         x = number * step - size[0] / 2
-        draw.line((x, 0, x + slant * size[1], size[1]), (*ink, 255), width)
+        draw.line((x, 0, x + slant * size[1], size[1]), ink, width)
     for _ in range(rng.choice((0, 0, 1, 3))):
         y = rng.randrange(size[1])
-        draw.line((0, y, size[0], y), (*ink, 255), 2 * width)
+        draw.line((0, y, size[0], y), ink, 2 * width)
 
 
 def _rings(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour) -> None:
@@ -116,10 +116,10 @@ def _rings(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int],
     width = max(2, round(step * rng.uniform(0.2, 0.6)))
     for number in range(1, round(max(size) / step)):
         radius = number * step
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(*ink, 255), width=width)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=width)
     for turn in range(rng.choice((0, 12, 36))):
         end = x + max(size) * math.cos(turn * 0.524), y + max(size) * math.sin(turn * 0.524)
-        draw.line((x, y, *end), (*ink, 255), width)
+        draw.line((x, y, *end), ink, width)
 
 
 def _bricks(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour) -> None:
@@ -128,14 +128,14 @@ def _bricks(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int]
         for column in range(-1, size[0] // width + 1):
             left, top = column * width + (row % 2) * width // 2, row * height
             shade = tuple(min(255, max(0, part + rng.randint(-20, 20))) for part in ink)
-            draw.rectangle((left, top, left + width - gap, top + height - gap), (*shade, 255))
+            draw.rectangle((left, top, left + width - gap, top + height - gap), shade)
 
 
 def _shapes(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour) -> None:
     for _ in range(rng.randint(3, 20)):
         left, top = rng.randrange(size[0]), rng.randrange(size[1])
         box = left, top, left + rng.randint(10, 200), top + rng.randint(10, 200)
-        colour = (*rng.choice((ink, _colours(rng)[0])), 255)
+        colour = rng.choice((ink, _colours(rng)[0]))
         line = {"outline": colour, "width": rng.randint(2, 14)}
         how = rng.choice(({"fill": colour}, line))
         if rng.random() < 0.3:
