@@ -67,6 +67,9 @@ def restore(
     tile: Annotated[
         int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
     ] = None,
+    ensemble: Annotated[
+        int | None, typer.Option(help="Mean of so many flips and turns, up to 8, in so many times the time.")
+    ] = None,
     colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
@@ -82,7 +85,7 @@ def restore(
     and EXIF data are kept where the format can hold them. Subfolders are restored too.
     """
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
-    changes = {"preset": preset, "text_guidance": text_guidance}
+    changes = {"preset": preset, "text_guidance": text_guidance, "ensemble": ensemble}
     options = Options(outscale, steps, sampler, guidance, tile, colour, seed, **changes)
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)

@@ -23,7 +23,8 @@ class Options:
     in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never tiles,
     None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
     image's content. batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that
-    take text.
+    take text. ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so
+    many times the time (the geometric self-ensemble of arXiv 1707.02921).
     """
 
     outscale: float = 4.0
@@ -36,6 +37,7 @@ class Options:
     batch: int | None = None
     preset: str | None = None
     text_guidance: float | None = None
+    ensemble: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -57,6 +59,8 @@ class Options:
             raise ValueError(f"batch is {self.batch}; it must be at least 1")
         if self.text_guidance is not None and not 1 <= self.text_guidance < math.inf:
             raise ValueError(f"text guidance is {self.text_guidance:g}; choose a scale from 1 on; 1 is off")
+        if self.ensemble is not None and not 1 <= self.ensemble <= 8:
+            raise ValueError(f"ensemble is {self.ensemble}; choose a number of views from 1 to 8")
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input: each side times outscale, rounded to the nearest pixel, half up."""

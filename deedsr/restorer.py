@@ -83,25 +83,29 @@ class Restorer:
     def restore(self, lr: Tensor, progress: Progress | None = None, on_step: OnStep | None = None) -> Tensor:
         """Restore one image (1, 3, H, W) in [0, 1] to (1, 3, round(H·outscale), round(W·outscale)), on the CPU.
 
-        on_step: called at every step with t and x̂0, the clean latent (1, C, h, w) as it is estimated there.
+        on_step: called at every step with t and x̂0, the clean latent (1, C, h, w) as it is estimated there; of an
+        ensemble, for the picture as it is.
         """
         height, width = lr.shape[-2:]
         if min(height, width) < LEAST_SIDE:
             raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
         lr = lr.to(self.device, torch.float32)
-        padded = pad_to(upsample(lr, SCALE), self.model.size)
-        decoded = self._network(lr, padded, generator, _Counter(progress), on_step)
-        part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
-        matched = colour.match(decoded[part], padded[part], self.options.colour)
-        del decoded, padded
+        counter = _Counter(progress, self.settings.ensemble)
+        restored = self._network(lr, generator, counter, on_step)
+        for view in range(1, self.settings.ensemble):
+            restored += _turned_back(self._network(_turned(lr, view), generator, counter), view)
+        restored /= self.settings.ensemble
+        matched = colour.match(restored, upsample(lr, SCALE), self.options.colour)
+        del restored
         return resize(matched, self.options.output_size(height, width)).cpu()
 
     def _network(
-        self, lr: Tensor, padded: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None
+        self, lr: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None = None
     ) -> Tensor:
-        """The up-sampled and padded image through encoder, sampler and decoder, tile by tile where it is large."""
+        """LR (1, 3, H, W) → (1, 3, 4H, 4W) through encoder, sampler and decoder, tile by tile where it is large."""
         factor, settings, process = self.model.factor, self.settings, self.model.process
+        padded = pad_to(upsample(lr, SCALE), self.model.size)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         tiles = self.tiles(height, width)
         skipped = settings.guidance.steps if settings.guidance.weight == 1 else 0
@@ -118,7 +122,8 @@ class Restorer:
 
         noise = torch.randn(z_lr.shape, generator=generator).to(self.device)
         latent = sample(denoise, process, z_lr, settings, noise, generator, on_step)
-        return blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
+        decoded = blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
+        return decoded[..., : SCALE * lr.shape[-2], : SCALE * lr.shape[-1]]
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
         part = join([condition.crop(window) for window in group])
@@ -162,13 +167,23 @@ class Restorer:
 class _Counter:
     """Tells a progress function the fraction of the tiles done."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress, self.done, self.total = progress, 0, 1
+    def __init__(self, progress: Progress | None, views: int) -> None:
+        self.progress, self.views, self.done, self.total = progress, views, 0, 1
 
     def add(self, tiles: int) -> None:
         self.done += tiles
         if self.progress is not None:
-            self.progress(min(self.done / self.total, 1.0))
+            self.progress(min(self.done / (self.views * self.total), 1.0))
+
+
+def _turned(image: Tensor, view: int) -> Tensor:
+    """One of the eight views of (1, C, H, W): turned by 0, 90, 180 or 270 degrees, each as it is and mirrored."""
+    image = image.rot90(view // 2, (-2, -1))
+    return image.flip(-1) if view % 2 else image
+
+
+def _turned_back(image: Tensor, view: int) -> Tensor:
+    return (image.flip(-1) if view % 2 else image).rot90(-(view // 2), (-2, -1))
 
 
 def content_seed(lr: Tensor, seed: int) -> int:
@@ -205,5 +220,6 @@ def _settings(model: RestorationModel, options: Options) -> Settings:
         sampler=options.sampler,
         guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
         spacing="trailing" if changed else None,
+        ensemble=options.ensemble,
         text=None if options.text_guidance is None else replace(defaults.text, scale=options.text_guidance),
     )

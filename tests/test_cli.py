@@ -72,6 +72,7 @@ def environment() -> dict[str, str]:
         (["restore", "a.png", "--noise-guidance", "1"], "not W:K"),
         (["restore", "a.png", "--ext", "gif"], "can't write 'gif'"),
         (["restore", "a.png", "-t", "-5"], "tile is -5"),
+        (["restore", "a.png", "--ensemble", "9"], "ensemble is 9; choose a number of views from 1 to 8"),
         (["info", "--model", "no-such-model"], "no-such-model"),
     ],
 )

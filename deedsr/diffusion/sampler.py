@@ -34,7 +34,7 @@ class Settings:
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
     `NoiseGuidance`. text: see `TextGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
-    it to the restorer.
+    it to the restorer. ensemble: flipped and turned views that the restorer takes the mean of, 1 to 8.
     """
 
     sampler: str = "ddim"
@@ -46,6 +46,7 @@ class Settings:
     guidance: NoiseGuidance = OFF
     text: TextGuidance = NO_TEXT_GUIDANCE
     tile: int | None = None
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -60,6 +61,8 @@ class Settings:
             raise ValueError(f"noise 0 leaves {self.steps} steps nothing to begin with: start below {self.start}")
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile must be a number of pixels, not {self.tile}")
+        if not 1 <= self.ensemble <= 8:
+            raise ValueError(f"ensemble must be 1 to 8 views, not {self.ensemble}")
         if self.spacing not in ("leading", "trailing", "linspace"):
             raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
 
