@@ -1,6 +1,6 @@
 """Pictures of what few photographs show: letters, bars, rings, bricks and shapes, on parts of photographs.
 
-    python -m deedsr.data.graphics PHOTOS OUT --count 140
+    python -m deedsr.data.graphics PHOTOS OUT --count 140 --fonts FONTS
 
 A model that never saw letters and railings leaves their edges soft. Give OUT beside the photographs:
 ``data.roots=[PHOTOS,OUT]``.
@@ -13,7 +13,8 @@ import random
 import string
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,26 +31,59 @@ SIDE = 800
 FACES = ("DejaVu*.ttf", "STIXGeneral*.ttf", "cmr10.ttf", "cmss10.ttf", "cmtt10.ttf")
 """Of the fonts that come with matplotlib."""
 
+LATIN = string.ascii_lowercase, string.ascii_letters, string.ascii_uppercase + string.digits
+
 Colour = tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class Face:
+    """A font's file, and the alphabets to write in it."""
+
+    path: str
+    alphabets: tuple[str, ...] = LATIN
+
+
 @cache
-def faces() -> list[str]:
+def faces(folder: str | None = None) -> tuple[Face, ...]:
+    """Of matplotlib, and those in `folder` (TrueType and OpenType, folders in it too), which write their own letters.
+
+    Raises ValueError if the folder has none, or one of them can't be read.
+    """
     try:
         import matplotlib
     except ImportError:
         raise ValueError("letters are drawn with matplotlib's fonts: run `pip install -e '.[train]'`") from None
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return sorted(str(path) for pattern in FACES for path in folder.glob(pattern))
+    shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    known = tuple(Face(path) for path in sorted(str(path) for pattern in FACES for path in shipped.glob(pattern)))
+    if folder is None:
+        return known
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".ttf", ".ttc", ".otf"))
+    if not paths:
+        raise ValueError(f"{folder}: no .ttf, .ttc or .otf in it")
+    return known + tuple(_face(path) for path in paths)
 
 
-def picture(photos: Sequence[Photo], seed: int, number: int) -> Image.Image:
-    """RGB, `SIDE` pixels wide and high; a pure function of the arguments and of the photographs' pixels."""
+def _face(path: Path) -> Face:
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        own = "".join(filter(str.isalpha, map(chr, sorted(FT2Font(str(path)).get_charmap()))))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a font that can be read ({error}); remove it") from error
+    if not own:
+        raise ValueError(f"{path}: a font without letters; remove it")
+    latin = LATIN if set(string.ascii_letters) <= set(own) else ()
+    return Face(str(path), (*latin, *(own,) * 3))
+
+
+def picture(photos: Sequence[Photo], seed: int, number: int, fonts: Sequence[Face]) -> Image.Image:
+    """RGB, `SIDE` pixels wide and high; a pure function of the arguments and of the files' contents."""
     rng, side = random.Random(f"{seed} {number}"), 2 * SIDE
     ground = _ground(rng, photos, side)
     for _ in range(rng.randint(8, 14)):
         size = rng.randint(side // 5, side // 2), rng.randint(side // 6, side // 2)
-        panel = _panel(rng, size).rotate(rng.gauss(0, 12), Image.Resampling.BICUBIC, expand=True)
+        panel = _panel(rng, size, fonts).rotate(rng.gauss(0, 12), Image.Resampling.BICUBIC, expand=True)
         ground.paste(panel, tuple(rng.randrange(-length // 2, side - length // 2) for length in panel.size), panel)
     return ground.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
@@ -66,11 +100,11 @@ def _ground(rng: random.Random, photos: Sequence[Photo], side: int) -> Image.Ima
     return ground.crop((left, top, left + side, top + side))
 
 
-def _panel(rng: random.Random, size: tuple[int, int]) -> Image.Image:
+def _panel(rng: random.Random, size: tuple[int, int], fonts: Sequence[Face]) -> Image.Image:
     """One kind of thing, RGBA: on a plain ground that may be darker at one side, or on none; some with a grain."""
     ink, paper = _colours(rng)
     panel = Image.new("RGBA", size, (*paper, rng.choice((255, 255, 0))))
-    rng.choice(KINDS)(rng, ImageDraw.Draw(panel), size, ink)
+    rng.choice((*(partial(_letters, fonts),) * 3, *KINDS))(rng, ImageDraw.Draw(panel), size, ink)
     shade = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
     shaded = Image.composite(panel, Image.blend(panel, Image.new("RGBA", size), rng.uniform(0, 0.4)), shade)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(128, rng.uniform(1, 24), size[::-1])
@@ -91,10 +125,12 @@ def _colours(rng: random.Random) -> tuple[Colour, Colour]:
             return ink, paper
 
 
-def _letters(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour) -> None:
+def _letters(
+    fonts: Sequence[Face], rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: Colour
+) -> None:
     height = round(math.exp(rng.uniform(math.log(14), math.log(140))))
-    font = ImageFont.truetype(rng.choice(faces()), height)
-    alphabet = rng.choice((string.ascii_lowercase, string.ascii_letters, string.ascii_uppercase + string.digits))
+    face = rng.choice(fonts)
+    font, alphabet = ImageFont.truetype(face.path, height), rng.choice(face.alphabets)
     for top in range(height // 3, size[1] - height, round(height * rng.uniform(1.1, 1.6))):
         words = ["".join(rng.choices(alphabet, k=rng.randint(1, 10))) for _ in range(1 + 2 * size[0] // height // 5)]
         draw.text((height // 3, top), " ".join(words), ink, font)
@@ -146,9 +182,6 @@ def _shapes(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int]
 
 
 KINDS: tuple[Callable[[random.Random, ImageDraw.ImageDraw, tuple[int, int], Colour], None], ...] = (
-    _letters,
-    _letters,
-    _letters,
     _bars,
     _rings,
     _bricks,
@@ -156,16 +189,21 @@ KINDS: tuple[Callable[[random.Random, ImageDraw.ImageDraw, tuple[int, int], Colo
 )
 
 
-def make(photos: Sequence[Photo], folder: str | Path, count: int, seed: int = 0) -> None:
+def make(
+    photos: Sequence[Photo], folder: str | Path, count: int, seed: int = 0, fonts: str | Path | None = None
+) -> None:
     """Write `count` pictures to ``folder/0000.jpg`` and so on; the folder appears when all of them are written.
 
+    fonts: a folder of more fonts than matplotlib's.
+
     Raises:
-        ValueError: if `folder` isn't empty, or a photograph can't be decoded.
+        ValueError: if `folder` isn't empty, a photograph can't be decoded or a font can't be read.
         OSError: if a file can't be read or written.
     """
+    known = faces(None if fonts is None else str(fonts))
     with new_folder(folder) as part:
         for number in range(count):
-            picture(photos, seed, number).save(part / f"{number:04d}.jpg", quality=95, subsampling=0)
+            picture(photos, seed, number, known).save(part / f"{number:04d}.jpg", quality=95, subsampling=0)
 
 
 def command(
@@ -176,10 +214,11 @@ def command(
     ] = "train",
     count: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 140,
     seed: Annotated[int, typer.Option(help="Another one draws others.")] = 0,
+    fonts: Annotated[Path | None, typer.Option(help="Folder of more fonts; their own letters are drawn too.")] = None,
 ) -> None:
     """Draw letters, bars, rings, bricks and shapes on parts of photographs."""
     try:
-        make(list_photos(photos, split or None), out, count, seed)
+        make(list_photos(photos, split or None), out, count, seed, fonts)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     typer.echo(f"{out}: {count} pictures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deedsr.data.graphics import SIDE, make, picture
+from deedsr.data.graphics import LATIN, SIDE, faces, make, picture
 from deedsr.data.photos import list_photos
 
 pytest.importorskip("matplotlib", reason="its fonts: matplotlib is in the extra `train`")
@@ -26,7 +27,7 @@ def plain(tmp_path: Path) -> Path:
 
 def test_a_picture_is_drawn_on_a_photograph_by_its_numbers_alone(plain: Path) -> None:
     photos = list_photos(plain)
-    one, again, other, reseeded = (np.asarray(picture(photos, *n)) for n in ((0, 3), (0, 3), (0, 4), (1, 3)))
+    one, again, other, reseeded = (np.asarray(picture(photos, *n, faces())) for n in ((0, 3), (0, 3), (0, 4), (1, 3)))
     assert one.shape == (SIDE, SIDE, 3)
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other) and not np.array_equal(one, reseeded)
@@ -36,7 +37,7 @@ def test_a_picture_is_drawn_on_a_photograph_by_its_numbers_alone(plain: Path) ->
 
 def test_edges_are_sharp_but_not_jagged(plain: Path) -> None:
     """Steps of more than half the range exist; most edges have pixels between, as the pictures are made smaller."""
-    grey = np.stack([np.asarray(picture(list_photos(plain), 0, n).convert("L"), float) for n in range(3)])
+    grey = np.stack([np.asarray(picture(list_photos(plain), 0, n, faces()).convert("L"), float) for n in range(3)])
     step = np.abs(np.diff(grey, axis=-1))
     assert step.max() > 128
     assert ((step > 10) & (step < 100)).sum() > (step >= 100).sum()
@@ -57,3 +58,26 @@ def test_a_corrupt_photograph_is_named_and_nothing_is_left(plain: Path, tmp_path
     with pytest.raises(ValueError, match=r"grey\.png: corrupt \(not a picture\)"):
         make(list_photos(plain), tmp_path / "drawn", 2)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_more_fonts_write_their_own_letters(plain: Path, tmp_path: Path) -> None:
+    """DejaVu Sans holds Greek: as a font of one's own it is written, as one of those at hand it isn't."""
+    folder = tmp_path / "fonts" / "sans"
+    folder.mkdir(parents=True)
+    shutil.copy(next(face.path for face in faces() if face.path.endswith("DejaVuSans.ttf")), folder)
+    *known, own = faces(str(tmp_path / "fonts"))
+    assert tuple(known) == faces() and all(face.alphabets == LATIN for face in known)
+    assert own.path == str(folder / "DejaVuSans.ttf") and own.alphabets[:3] == LATIN
+    assert {"a", "Z", "λ", "Ж"} <= set(own.alphabets[-1]) and not {"1", "-", " "} & set(own.alphabets[-1])
+    one, other = (np.asarray(picture(list_photos(plain), 0, 0, fonts)) for fonts in (faces(), [own]))
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "says"), [(None, "no .ttf, .ttc or .otf in it"), ("bad.ttf", "not a font that can")])
+def test_a_folder_without_fonts_is_refused(plain: Path, tmp_path: Path, name: str | None, says: str) -> None:
+    (tmp_path / "fonts").mkdir()
+    if name is not None:
+        (tmp_path / "fonts" / name).write_bytes(b"no font")
+    with pytest.raises(ValueError, match=says):
+        make(list_photos(plain), tmp_path / "drawn", 1, fonts=tmp_path / "fonts")
+    assert not (tmp_path / "drawn").exists()
