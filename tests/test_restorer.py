@@ -177,7 +177,7 @@ def test_files_and_pillow_images_are_taken(tiny_model_folder, tmp_path):
         assert again.size == (48, 40)
 
 
-@pytest.mark.parametrize("options", [Options(), Options(tile=48, ensemble=3), Options(tile=48, noise_guidance=(1.0, 1))])
+@pytest.mark.parametrize("options", [Options(), Options(ensemble=3, tile=48), Options(tile=48, noise_guidance=(1, 1))])
 def test_progress_rises_to_one(tiny_model, options):
     seen = []
     Restorer(tiny_model, options).restore(smooth(20, 20), seen.append)

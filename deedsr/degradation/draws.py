@@ -1,5 +1,7 @@
 """Uniform numbers for a batch, one row per sample, and the few distributions made of them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,9 +36,9 @@ class Draws:
         """Hand out the same numbers again."""
         self._column = 1
 
-    def which(self, count: int) -> Tensor:
-        """(B,) int64, uniform in 0…count-1, from a column of its own, which `unit` never gives."""
-        return (self._numbers[:, 0] * count).long()
+    def which(self, probabilities: Sequence[float]) -> Tensor:
+        """(B,) int64: as `choice`, from a column of its own, which `unit` never gives."""
+        return _index(self._numbers[:, 0].contiguous(), probabilities)
 
     def unit(self) -> Tensor:
         """(B,) float64, uniform in [0,1)."""
@@ -52,7 +54,11 @@ class Draws:
         """(B,) bool."""
         return self.unit() < probability
 
-    def choice(self, probabilities: tuple[float, ...]) -> Tensor:
+    def choice(self, probabilities: Sequence[float]) -> Tensor:
         """(B,) int64: an index, drawn with these probabilities (which sum to 1)."""
-        bounds = torch.tensor(probabilities, dtype=torch.float64).cumsum(0)
-        return torch.bucketize(self.unit(), bounds[:-1], right=True)
+        return _index(self.unit(), probabilities)
+
+
+def _index(unit: Tensor, probabilities: Sequence[float]) -> Tensor:
+    bounds = torch.tensor(probabilities, dtype=torch.float64).cumsum(0)
+    return torch.bucketize(unit, bounds[:-1], right=True)

@@ -69,9 +69,9 @@ class Recipe:
 
     @classmethod
     def level(cls, name: str) -> "Recipe | Mixture":
-        """One of `LEVELS`, or ``camera``, as a `Recipe`.
+        """One of `LEVELS`, or ``camera``, or a `Mixture`.
 
-        Or a `Mixture`: ``mixed``, of all levels, ``varied``, that with a `skip`, ``real``, half ``camera``.
+        ``mixed``: of all levels; ``varied``: that with a `skip`; ``real``: two thirds ``camera``.
         """
         if name not in RECIPES:
             raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join(RECIPES)}")
@@ -158,24 +158,29 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Recipes of which each sample draws one, all equally probable.
+    """Recipes of which each sample draws one.
 
-    Attributes:
-        recipes: a sequence, or a mapping whose keys are only for the reader.
+    recipes: a sequence, or a mapping whose keys are only for the reader.
+    weights: how often each is drawn beside the others; all equally often where there are none.
     """
 
     recipes: Sequence[Recipe] | Mapping[str, Recipe]
+    weights: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         recipes = self.recipes.values() if isinstance(self.recipes, Mapping) else self.recipes
         object.__setattr__(self, "recipes", tuple(recipes))
         if not self.recipes:
             raise ValueError("a mixture needs at least one recipe")
+        weights = tuple(self.weights) or (1,) * len(self.recipes)
+        if len(weights) != len(self.recipes) or not min(weights) >= 0 < sum(weights):
+            raise ValueError(f"weights={self.weights} of a mixture must be {len(self.recipes)} numbers from 0 on")
+        object.__setattr__(self, "weights", tuple(weight / sum(weights) for weight in weights))
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """As `Recipe.sample`; `Degradation.level` tells which level a row comes from, −1 for none of them."""
         draws = Draws(generator, batch)
-        chosen = draws.which(len(self.recipes))
+        chosen = draws.which(self.weights)
         states = [recipe.draw(draws).state() for recipe in self.recipes]
         rows = torch.arange(batch)
         return Degradation(**{name: torch.stack([s[name] for s in states])[chosen, rows] for name in states[0]})
@@ -290,6 +295,6 @@ RECIPES = {
     **{recipe.name: recipe for recipe in (LIGHT, MEDIUM, HEAVY, CAMERA)},
     "mixed": Mixture((LIGHT, MEDIUM, HEAVY)),
     "varied": _VARIED,
-    "real": Mixture((_VARIED.recipes[0], CAMERA, CAMERA, _VARIED.recipes[2])),
+    "real": Mixture((_VARIED.recipes[0], CAMERA, _VARIED.recipes[2]), weights=(1, 4, 1)),
 }
 """What `Recipe.level` knows, by name."""

@@ -203,6 +203,10 @@ def test_unknown_level() -> None:
         Recipe.level("strong")
     with pytest.raises(ValueError, match="at least one"):
         Mixture(())
+    light = Recipe.level("light")
+    for weights in ((1,), (1, -1), (0, 0), (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"weights=\(.*must be 2 numbers from 0 on"):
+            Mixture((light, light), weights)
 
 
 def test_each_operation_is_left_out_by_itself() -> None:
@@ -228,7 +232,7 @@ def test_what_a_camera_stores_is_milder_than_the_light_level() -> None:
     assert (camera.resize_scale == 1).all()
     assert camera.sigma_x[:, 0].max() > light.sigma_x[:, 0].max()
     real = Recipe.level("real").sample(torch.Generator().manual_seed(7), 6000)
-    shares(real.level + 1, [1 / 2, 1 / 4, 0, 1 / 4])  # camera, which is no level, light, medium, heavy
+    shares(real.level + 1, [2 / 3, 1 / 6, 0, 1 / 6])  # camera, which is no level, light, medium, heavy
 
 
 def test_a_camera_sharpens_half_of_its_pictures() -> None:
