@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from deedsr import weights
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.images import Picture, read
-from deedsr.models.folder import ENCODER, load_encoder
+from deedsr.models.folder import DIAGNOSIS, ENCODER, load_encoder
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 from deedsr.restorer import LEAST_SIDE, pick_device
 from deedsr.tiling import windows
 
-DIAGNOSIS = "diagnosis.safetensors"
 LEVELS = ("light", "medium", "heavy")
 QUANTITIES = ("blur", "noise", "jpeg")
 BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))

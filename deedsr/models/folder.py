@@ -30,6 +30,8 @@ from deedsr.models.resolver import DIFFUSERS_LAYOUT, reference, resolve
 from deedsr.models.trained import ADAPTER, Fresh, beside, cast, file_of, header_of, new_folder, pointer, tensors_of
 
 SYSTEM, ENCODER = "deedsr", "encoder.safetensors"
+DIAGNOSIS = "diagnosis.safetensors"
+"""The head that reads the encoder beside it for ``deedsr diagnose``; a model may lack it."""
 SIZES = {name: partial(build, config) for name, config in PRESETS.items()}
 
 
@@ -161,6 +163,7 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     trained = Trained.find(source)
     base = trained.base()
     header = replace(trained.header, base="base" if with_base else pointer(trained.header.base, base))
+    _copy_head(trained.encoder, target)
     save_adapter(target / ADAPTER, cast(tensors_of(source), dtype), header)
     encoder = weights.load(trained.encoder)
     weights.save(target / ENCODER, cast(encoder.tensors, dtype), encoder.config)
@@ -168,6 +171,12 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
         for part in ("unet", "vae"):
             write_part(target / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
         write_scheduler(target / "base", read_part(base / "scheduler"))
+
+
+def _copy_head(encoder: Path, folder: Path) -> None:
+    if (head := encoder.with_name(DIAGNOSIS)).is_file():
+        stored = weights.load(head)
+        weights.save(folder / DIAGNOSIS, stored.tensors, stored.config)
 
 
 def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
@@ -185,6 +194,7 @@ def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
 
     def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         weights.save(folder / ENCODER, encoder.state_dict(), encoder.config())
+        _copy_head(encoder_file, folder)
         save_adapter(folder / ADAPTER, tensors, header)
 
     return Fresh(model, {**header.config(), "encoder": str(encoder_file.resolve())}, save)

@@ -17,9 +17,9 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.models import describe, load_model
 from deedsr.models.deedsr import DeeDSR, counts
-from deedsr.models.folder import ADAPTER, ENCODER, export, load
+from deedsr.models.folder import ADAPTER, DIAGNOSIS, ENCODER, export, fresh, load
 from deedsr.models.parts import PART, SCHEDULER
-from deedsr.models.resolver import resolve
+from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 
 UNET, VAE = f"base/unet/{PART}", f"base/vae/{PART}"
 Change = Callable[[dict[str, Tensor]], object]
@@ -178,6 +178,16 @@ def test_without_its_base_an_export_points_to_it(tiny_model_folder: Path, tmp_pa
     assert all(torch.equal(tensor, thin[name]) for name, tensor in whole.items())
     export(tmp_path / "thin", tmp_path / "thinner", with_base=False)
     assert weights.header(tmp_path / "thinner" / ADAPTER)["base"] == str((tiny_model_folder / "base").resolve())
+
+
+def test_the_head_of_a_diagnosis_goes_with_its_encoder(folder: Path, tmp_path: Path) -> None:
+    weights.save(folder / DIAGNOSIS, {"bias": torch.rand(3)}, {"vector": 16})
+    export(folder, tmp_path / "new", with_base=False, dtype=torch.float16)
+    assert (tmp_path / "new" / DIAGNOSIS).read_bytes() == (folder / DIAGNOSIS).read_bytes()
+    own = ASSETS / BUILT_IN
+    made = fresh({"size": "small", "overrides": {}, "base": str(own / "base"), "encoder": str(own / ENCODER)}, seed=0)
+    made.save(tmp_path / "trained", dict(made.model.trainable()))
+    assert (tmp_path / "trained" / DIAGNOSIS).read_bytes() == (own / DIAGNOSIS).read_bytes()
 
 
 def test_export_keeps_what_is_there_and_refuses_what_is_broken(folder: Path, tmp_path: Path) -> None:
