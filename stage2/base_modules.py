@@ -12,7 +12,7 @@ from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
 from deedsr.models import latents
 from deedsr.models.pretraining import unconditional
-from stage2.optimizer import adamw
+from stage2.optimizer import scheduled
 from stage2.run import Run, pixels
 
 
@@ -36,7 +36,7 @@ class BaseRun(Run):
 
     def configure_optimizers(self) -> dict:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return adamw(trained, self.cfg.lr, self.cfg.warmup, self.cfg.steps)
+        return scheduled(trained, self.cfg.lr, self.cfg.warmup, self.cfg.steps)
 
 
 class AutoencoderRun(BaseRun):

@@ -16,7 +16,7 @@ from deedsr.ema import Average
 from deedsr.images import upsample
 from deedsr.models.base import Condition, RestorationModel, Text
 from stage2.objective import Objective, draw_times
-from stage2.optimizer import adamw
+from stage2.optimizer import scheduled
 from stage2.run import Batch, Run, pixels
 from stage2.scaling import shard
 
@@ -110,4 +110,4 @@ class RestorationRun(Run):
 
     def configure_optimizers(self) -> dict:
         trained = [parameter for _, parameter in self.model.trainable()]
-        return adamw(trained, steps=self.steps, **self.optimizer_config)
+        return scheduled(trained, steps=self.steps, **self.optimizer_config)

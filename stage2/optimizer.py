@@ -1,4 +1,4 @@
-"""AdamW in its variants, and the course of its learning rate."""
+"""The optimizer and the course of its learning rate."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from timm.optim import Muon
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-KINDS = ("adamw", "fused", "8bit")
+KINDS = ("adamw", "fused", "8bit", "muon")
 SCHEDULES = ("cosine", "constant")
 
 
@@ -18,7 +19,7 @@ Parameters = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
 """Of an optimizer: parameters, or groups of them with options of their own."""
 
 
-def adamw(
+def scheduled(
     parameters: Parameters,
     lr: float,
     warmup: int,
@@ -27,9 +28,11 @@ def adamw(
     schedule: str = "cosine",
     kind: str = "adamw",
 ) -> dict:
-    """AdamW with linear warm-up over `warmup` steps, then ``constant`` or a ``cosine`` down to zero at `steps`.
+    """An optimizer with linear warm-up over `warmup` steps, then ``constant`` or a ``cosine`` down to zero at `steps`.
 
-    kind: ``adamw``; ``fused``, one kernel for all parameters; ``8bit`` with a quarter of the memory, by bitsandbytes.
+    kind: ``adamw``; ``fused``, one kernel for all parameters; ``8bit`` with a quarter of the memory, by bitsandbytes;
+    ``muon``, orthogonal steps of AdamW's size for matrices and convolutions (arXiv 2502.16982), AdamW's with Nesterov
+    momentum for the rest.
     Returns what a LightningModule's `configure_optimizers` does. Raises ValueError for an unknown word, and without
     bitsandbytes for ``8bit``.
     """
@@ -46,6 +49,8 @@ def adamw(
 
 
 def _optimizer(kind: str, parameters: Parameters, lr: float, weight_decay: float) -> Optimizer:
+    if kind == "muon":
+        return Muon(parameters, lr=lr, weight_decay=weight_decay, nesterov=True)
     if kind != "8bit":
         optimizer = AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=kind == "fused" or None)
         optimizer._step_supports_amp_scaling = False  # Lightning clips nothing for optimizers that scale gradients

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from deedsr.diffusion.sampler import sample
 from deedsr.models.base import Condition
 from stage2.module import RestorationRun
-from stage2.optimizer import adamw
+from stage2.optimizer import scheduled
 from stage2.run import Batch
 
 
@@ -91,4 +91,4 @@ class StudentRun(RestorationRun):
         groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in self.model.trainable()]}]
         if self.adversary is not None:
             groups.append({"params": list(self.adversary.parameters()), "lr": self.critic_lr, "weight_decay": 0.0})
-        return adamw(groups, steps=self.steps, **self.optimizer_config)
+        return scheduled(groups, steps=self.steps, **self.optimizer_config)

@@ -178,7 +178,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(
         ("model.base=none/such/base", "^none/such/base: no such folder, and not a hub id"),
         ("recipe=strong", "unknown degradation level 'strong'"),
         ("optimizer.schedule=linear", "unknown optimizer.schedule 'linear'"),
-        ("optimizer.kind=lion", "unknown optimizer.kind 'lion'; there are: adamw, fused, 8bit"),
+        ("optimizer.kind=lion", "unknown optimizer.kind 'lion'; there are: adamw, fused, 8bit, muon"),
         ("frozen_dtype=float16", "unknown frozen_dtype 'float16'; there are: float32, bfloat16"),
         ("frozen_dtype=bfloat16", "frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not 32-true"),
         ("data.roots=[/none]", "^/none: no such folder of photographs"),
