@@ -46,10 +46,11 @@ def test_it_is_the_small_size(name: str, size: str) -> None:
     assert describe(name) == describe(size)
 
 
-def test_the_record_names_every_photograph_with_its_licence() -> None:
-    with open(FOLDER / "photographs.tsv", newline="", encoding="utf-8") as stream:
+@pytest.mark.parametrize(("name", "count"), [("photographs", 283), ("textures", 131)])
+def test_the_record_names_every_picture_with_its_licence(name: str, count: int) -> None:
+    with open(FOLDER / f"{name}.tsv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
-    assert len(rows) == 283
+    assert len(rows) == count
     assert all(row["file"] and row["source"] and row["licence"] for row in rows)
     assert {path.name for path in (FOLDER / "record").iterdir()} >= {"base.yaml", "stage1.yaml"}
 
