@@ -68,7 +68,7 @@ def restore(
         int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
     ] = None,
     ensemble: Annotated[
-        int | None, typer.Option(help="Mean of so many flips and turns, up to 8, in so many times the time.")
+        int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")
     ] = None,
     colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
