@@ -91,7 +91,7 @@ class Restorer:
             raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
         lr = lr.to(self.device, torch.float32)
-        counter = _Counter(progress, self.settings.ensemble)
+        counter = _Counter(progress)
         restored = self._network(lr, generator, counter, on_step)
         for view in range(1, self.settings.ensemble):
             restored += _turned_back(self._network(_turned(lr, view), generator, counter), view)
@@ -109,7 +109,7 @@ class Restorer:
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         tiles = self.tiles(height, width)
         skipped = settings.guidance.steps if settings.guidance.weight == 1 else 0
-        counter.total = len(tiles) * (max(settings.steps - skipped, 0) + 2)
+        counter.total = settings.ensemble * len(tiles) * (max(settings.steps - skipped, 0) + 2)
 
         def blended(function: Callable[[list[Window]], Tensor], scale: int = 1) -> Tensor:
             return merge(self._pieces(function, tiles, counter), height, width, scale)
@@ -167,13 +167,13 @@ class Restorer:
 class _Counter:
     """Tells a progress function the fraction of the tiles done."""
 
-    def __init__(self, progress: Progress | None, views: int) -> None:
-        self.progress, self.views, self.done, self.total = progress, views, 0, 1
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress, self.done, self.total = progress, 0, 1
 
     def add(self, tiles: int) -> None:
         self.done += tiles
         if self.progress is not None:
-            self.progress(min(self.done / (self.views * self.total), 1.0))
+            self.progress(min(self.done / self.total, 1.0))
 
 
 def _turned(image: Tensor, view: int) -> Tensor:
