@@ -14,7 +14,7 @@ import string
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +44,7 @@ class Face:
     alphabets: tuple[str, ...] = LATIN
 
 
-@cache
-def faces(folder: str | None = None) -> tuple[Face, ...]:
+def faces(folder: str | Path | None = None) -> tuple[Face, ...]:
     """Of matplotlib, and those in `folder` (TrueType and OpenType, folders in it too), which write their own letters.
 
     Raises ValueError if the folder has none, or one of them can't be read.
@@ -200,7 +199,7 @@ def make(
         ValueError: if `folder` isn't empty, a photograph can't be decoded or a font can't be read.
         OSError: if a file can't be read or written.
     """
-    known = faces(None if fonts is None else str(fonts))
+    known = faces(fonts)
     with new_folder(folder) as part:
         for number in range(count):
             picture(photos, seed, number, known).save(part / f"{number:04d}.jpg", quality=95, subsampling=0)
