@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from deedsr import weights
+from deedsr.data.flaws import Flaws
 from deedsr.data.photos import PhotoCrops
 from stage2.module import RestorationRun
 from stage2.run import Batch, Crops, command, generator
@@ -41,7 +42,8 @@ def make(cfg: DictConfig) -> Path:
         accelerator=words.accelerator, devices=words.devices, num_nodes=words.num_nodes, precision=words.precision
     )
     fabric.launch()
-    files = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed).files
+    photos = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
+    flaws = Flaws(photos.files)
     run = build(cfg).to(fabric.device)
     header = {**origin(cfg), "batch": cfg.batch, "samples": cfg.shard * cfg.batch}
     for index in range(fabric.global_rank, cfg.batches // cfg.shard, fabric.world_size):
@@ -51,12 +53,15 @@ def make(cfg: DictConfig) -> Path:
             continue
         first, beside = index * cfg.shard, texts(cfg)
         options = {"start_step": first, "cache": cfg.data.cache, "beside": beside, "enlarge": cfg.enlarge}
-        crops = PhotoCrops(files, cfg.crop, cfg.seed, cfg.batch, **options)
+        crops = PhotoCrops(photos.files, cfg.crop, cfg.seed, cfg.batch, **options)
         batches = islice(DataLoader(crops, cfg.batch, num_workers=cfg.data.workers), cfg.shard)
         with fabric.autocast():
             made = [samples(run, fabric.to_device(batch), first + at) for at, batch in enumerate(batches)]
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
         log.info("%s: %d samples", file, header["samples"])
+        flaws.marks = flaws.marks.maximum(crops.flaws.marks)
+    if found := flaws.report(photos.duplicates, cfg.crop):
+        log.warning(found)
     return folder
 
 

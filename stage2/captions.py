@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from deedsr.data.members import Member, Photo
-from deedsr.data.photos import decode, list_photos
+from deedsr.data.photos import Corrupt, decode, list_photos
 from deedsr.metrics import table
 from stage2.run import command
 from stage2.texts import stem_of
@@ -88,9 +88,14 @@ def write(cfg: DictConfig) -> Path:
     missing = {stem: photo for stem, photo in stems.items() if not (folder / f"{stem}.txt").is_file()}
     caption = captioner(cfg)
     folder.mkdir(parents=True, exist_ok=True)
+    corrupt = 0
     for stem, photo in missing.items():
-        table.write(folder / f"{stem}.txt", caption(photo) + "\n")
-    log.info("%s: %d texts, %d of them new", folder, len(stems), len(missing))
+        try:
+            table.write(folder / f"{stem}.txt", caption(photo) + "\n")
+        except Corrupt as error:  # training passes over it as well
+            log.warning("%s: %s, left out", photo, error)
+            corrupt += 1
+    log.info("%s: %d texts, %d of them new", folder, len(stems) - corrupt, len(missing) - corrupt)
     return folder
 
 

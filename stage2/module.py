@@ -86,7 +86,7 @@ class RestorationRun(Run):
         for_diffusion = self.generator(2)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
         noise = torch.randn(z.shape, generator=for_diffusion).to(z)
-        if torch.rand((), generator=for_diffusion) < self.objective.rollout:
+        if torch.rand((), generator=self.generator(3, alike=True)) < self.objective.rollout:
             x_t, known = self.own(noise, t, condition), None
         else:
             x_t, known = self.model.process.noised(z, noise, t), noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -89,9 +89,14 @@ class Run(pl.LightningModule):
         self.seed = seed
         self.strict_loading = False  # checkpoints hold the trained part alone; `check` is strict about that
 
-    def generator(self, stream: int) -> torch.Generator:
-        """For the present batch on this rank; each `stream` is independent of the others."""
-        return generator(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank, stream)
+    def generator(self, stream: int, alike: bool = False) -> torch.Generator:
+        """For the present batch on this rank; each `stream` is independent of the others.
+
+        alike: the same on all ranks, for what decides how often the network is asked: with sharded parameters all ranks
+        ask it together.
+        """
+        rank = 0 if alike else self.global_rank
+        return generator(self.seed, self.trainer.fit_loop.total_batch_idx, rank, stream)
 
     def saved(self) -> set[str]:
         """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
@@ -219,12 +224,21 @@ def command(train: Callable[[DictConfig], object], cfg: DictConfig) -> None:
     """
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         cfg.output = HydraConfig.get().runtime.output_dir
-    for name in sorted(OmegaConf.missing_keys(cfg)):
+    for name in sorted(missing(OmegaConf.to_container(cfg))):
         sys.exit(f"error: {name} is missing: add {name}=… to the command")
     try:
         train(cfg)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")  # a data worker's error ends with the error proper
+
+
+def missing(values: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of what must be given and is not; `OmegaConf.missing_keys` fails where other values point there."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from missing(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and value == MISSING:
+            yield f"{prefix}{name}"
 
 
 def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:

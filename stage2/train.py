@@ -51,7 +51,8 @@ class ModelFolder(pl.Callback):
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
     recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
-    numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", "texts")}
+    names = ("crop", "enlarge", "seed", "texts", *(["null_text"] if cfg.texts else []))
+    numbers = {name: cfg[name] for name in names}
     return {"base": reference(cfg.model.base), "recipe": recipe, **numbers}
 
 

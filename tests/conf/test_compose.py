@@ -9,6 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stage2.run import missing
+
 CONF = Path(__file__).parents[2] / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 STANDALONE = sorted(path.stem for path in (CONF / "evaluate").glob("*.yaml"))
@@ -27,7 +29,7 @@ def choices(primary: str) -> list[tuple[str, str]]:
 )
 def test_a_primary_composes_with_each_option(primary: str, group: str, option: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]"])
+        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]", "++texts=texts"])
     OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -50,6 +52,26 @@ def test_an_experiment_composes_with_one_primary(path: Path) -> None:
         for key, value in leaves(own):
             assert OmegaConf.select(cfg, key) == value, f"{primary}: the experiment's {key} is not used"
     assert fitting
+
+
+@pytest.mark.parametrize(
+    ("primary", "words", "names"),
+    [
+        ("stage2", [], ["data.roots"]),
+        ("stage2", ["experiment=dit4sr_sd35"], ["data.roots", "texts"]),
+        ("stage2", ["experiment=[dit4sr_sd35,dit4sr_ablation_linear]", "texts=null"], ["data.roots"]),
+        ("stage2", ["model=sd3_controlnet"], ["data.roots", "texts"]),
+        ("distill", [], ["data.roots", "init"]),
+        ("distill", ["experiment=built_in_distill"], ["data.roots", "init"]),
+        ("cache", [], ["cache", "data.roots"]),
+        ("base", [], ["data.roots"]),
+        ("embed", [], ["captions", "texts"]),
+    ],
+)
+def test_what_must_be_given_is_missing_until_it_is(primary: str, words: list[str], names: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(primary, words)
+    assert sorted(missing(OmegaConf.to_container(cfg))) == names
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:

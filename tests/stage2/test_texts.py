@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 
 from deedsr import weights
-from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.data.photos import PhotoCrops, decode, list_photos
 from deedsr.models import load_model
 from deedsr.models.build import stock
 from deedsr.models.dit4sr import SMALL
@@ -108,8 +109,9 @@ def test_training_and_its_cache_see_the_texts(photos: Path, base: Path, composed
     train(composed("stage2", words(photos, base, tmp_path / "untold", texts, "null_text=1")))
     untold = weights.load(tmp_path / "untold/model/adapter.safetensors").tensors
     assert any(not torch.equal(tensor, untold[name]) for name, tensor in told.items())
-    with pytest.raises(ValueError, match="made with texts="):
-        train(composed("stage2", words(photos, base, tmp_path / "other", f"cache={tmp_path / 'cache'}")))
+    for wrong, message in (("texts=null", "made with texts="), ("null_text=1", r"made with null_text=0\.2, not 1")):
+        with pytest.raises(ValueError, match=message):
+            train(composed("stage2", [*cached, f"output={tmp_path / 'other'}", wrong]))
 
 
 def test_captions_are_written_once(photos: Path, composed: Composed, tmp_path: Path) -> None:
@@ -127,6 +129,19 @@ def test_captions_are_written_once(photos: Path, composed: Composed, tmp_path: P
         caption("files")
     with pytest.raises(ValueError, match="unknown captioner 'poet'; there are: none, words, files, transformers:ID"):
         caption("poet")
+
+
+def test_a_corrupt_photograph_gets_no_caption(
+    composed: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    roots = tmp_path / "photos"
+    roots.mkdir()
+    (roots / "a.png").write_bytes(b"no picture")
+    Image.new("RGB", (5, 4)).save(roots / "b.png")
+    monkeypatch.setattr(captions, "captioner", lambda _: lambda photo: str(decode(photo.read_bytes()).size))
+    folder = captions.write(composed("captions", [f"data.roots=[{roots}]", f"captions={tmp_path / 'captions'}"]))
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {"b.txt": "(5, 4)\n"}
+    assert "a.png: not a picture, left out" in caplog.text
 
 
 def test_what_is_said_of_damage_is_left_out() -> None:

@@ -47,7 +47,7 @@ def options(photos: Path, tiny_dit_base: Path) -> Options:
     def typed(output: Path, model: str, *more: str) -> list[str]:
         quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0", "checkpoint_every=1000"]
         files = [f"data.roots=[{photos}]", f"model.base={tiny_dit_base}", f"output={output}", f"model={model}"]
-        return [*quiet, *files, "crop=64", "batch=2", "objective.fidelity=null", *MODELS[model], *more]
+        return [*quiet, *files, "texts=null", "crop=64", "batch=2", "objective.fidelity=null", *MODELS[model], *more]
 
     return typed
 
