@@ -1,7 +1,7 @@
 """Pre-train the small base: the autoencoder, then the unconditional denoiser on its latents.
 
     python -m stage2.base data.roots=[PHOTOS]
-    python -m stage2.base data.roots=[PHOTOS] size=dit4sr_small autoencoder.given=FOLDER    # on an autoencoder there is
+    python -m stage2.base data.roots=[PHOTOS] experiment=dit4sr_small_base    # on the built-in autoencoder
 
 The base is written to ``output/base`` in diffusers' layout (vae/, unet/ or transformer/, scheduler/). Stable Diffusion
 comes pre-trained: it does not need this run. Run the same command again to go on where a broken-off run stopped.
@@ -28,21 +28,44 @@ log = logging.getLogger(__name__)
 def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
     """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration.
 
-    An autoencoder that is given is copied.
+    An autoencoder that is given is copied. Raises ValueError where it would replace one that a denoiser has learned on.
     """
+    vae = output / "base" / "vae"
     if cfg.autoencoder.given:
         given = Path(cfg.autoencoder.given)
-        write_part(output / "base" / "vae", part_tensors(given), read_part(given))
+        if not same_part(given, vae):
+            keep(output)
+            write_part(vae, part_tensors(given), read_part(given))
         return
-    if finished(output / "autoencoder", cfg.autoencoder.steps, output / "base" / "vae" / PART):
+    if finished(output / "autoencoder", cfg.autoencoder.steps, vae / PART):
         return
+    keep(output)
     crops = Crops(cfg.data, cfg.autoencoder.crop, cfg.autoencoder.batch, cfg.seed)
     vae_config = size.vae
     torch.manual_seed(cfg.seed)
     run = AutoencoderRun(stock(vae_config), cfg.autoencoder, cfg.seed)
     fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps)
     vae_config["scaling_factor"] = run.scaling_factor()
-    write_part(output / "base" / "vae", run.vae.state_dict(), vae_config)
+    write_part(vae, run.vae.state_dict(), vae_config)
+
+
+def same_part(one: Path, other: Path) -> bool:
+    """Whether the folder `other` is there and holds the weights and the scaling factor of `one`."""
+    if not (other / PART).is_file():
+        return False
+    scales = [read_part(folder).get("scaling_factor") for folder in (one, other)]
+    tensors, there = part_tensors(one), part_tensors(other)
+    equal = tensors.keys() == there.keys() and all(torch.equal(tensors[name], there[name]) for name in tensors)
+    return equal and scales[0] == scales[1]
+
+
+def keep(output: Path) -> None:
+    """Raises ValueError where a denoiser has learned on the autoencoder in `output`."""
+    if (denoiser := output / "denoiser").is_dir():
+        raise ValueError(
+            f"{denoiser} was trained on the autoencoder in {output / 'base'}, which this would replace: take another "
+            "output=…, or delete that folder to train it anew"
+        )
 
 
 def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:

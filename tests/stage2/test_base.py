@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_more_steps_go_on(composed: Composed, base_options: Options, tmp_path: P
     assert (tmp_path / "base" / "unet" / PART).read_bytes() != first
 
 
+def test_an_autoencoder_that_a_denoiser_learned_on_is_kept(
+    whole: Path, composed: Composed, base_options: Options, tiny_base: Path
+) -> None:
+    before = {path: path.read_bytes() for path in (whole / "base").rglob("*.*")}
+    for word in ("autoencoder.steps=21", f"autoencoder.given={tiny_base / 'vae'}"):
+        with pytest.raises(ValueError, match=r"denoiser was trained on the autoencoder in .*base, which this would"):
+            train(composed("base", base_options(whole, *steps(20, 20), word)))
+    assert {path: path.read_bytes() for path in (whole / "base").rglob("*.*")} == before
+    train(composed("base", base_options(whole, *steps(20, 20), f"autoencoder.given={whole / 'base' / 'vae'}")))
+
+
 @pytest.mark.parametrize("phase", ["autoencoder", "denoiser"])
 def test_a_loss_that_is_not_a_number_stops_the_run(
     composed: Composed, base_options: Options, tmp_path: Path, phase: str
@@ -134,6 +146,7 @@ def test_the_perceptual_network_stays_out_of_checkpoints(
         pytest.skip(str(reason))
     names = weights.load_checkpoint(tmp_path / "autoencoder" / "last.ckpt")["state_dict"]
     assert not any(name.startswith("perceptual") for name in names)
+    shutil.rmtree(tmp_path / "denoiser")
     train(composed("base", [*options, "autoencoder.steps=2"]))
 
 
