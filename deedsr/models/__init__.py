@@ -17,7 +17,8 @@ from deedsr.models.trained import Fresh, header_of
 __all__ = ["Condition", "Fresh", "RestorationModel", "Text", "assemble", "build", "describe", "export", "load_model"]
 
 SYSTEMS = {folder.SYSTEM: folder, **dict.fromkeys(sd3_folder.KINDS, sd3_folder)}
-"""Each has `load`, `skeleton`, `counts`, `export`, `fresh`, and `SIZES`: by name, what makes a model without files."""
+"""Each has `load`, `skeleton`, `counts`, `export`, `fresh` (which takes `WORDS`), and `SIZES`: by name, what makes
+a model without files."""
 
 
 def load_model(
@@ -54,11 +55,20 @@ def build(name: str) -> RestorationModel:
 
 
 def assemble(config: Mapping[str, Any], seed: int) -> Fresh:
-    """A model to train, from plain words: its `system`, and what `fresh` of that system takes."""
+    """A model to train, from plain words: its `system`, and what `fresh` of that system takes.
+
+    Raises ValueError for an unknown system and for words that it doesn't take.
+    """
     name = config["system"]
     if name not in SYSTEMS:
         raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(SYSTEMS)}")
-    return SYSTEMS[name].fresh(config, seed)
+    system = SYSTEMS[name]
+    if strange := sorted(config.keys() - {"system", *system.WORDS}):
+        raise ValueError(
+            f"model.{strange[0]} means nothing to the system {name}, which takes {', '.join(system.WORDS)}: choose "
+            "model=… and experiment=… of one system"
+        )
+    return system.fresh(config, seed)
 
 
 def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:

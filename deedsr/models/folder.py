@@ -33,6 +33,7 @@ SYSTEM, ENCODER = "deedsr", "encoder.safetensors"
 DIAGNOSIS = "diagnosis.safetensors"
 """The head that reads the encoder beside it for ``deedsr diagnose``; a model may lack it."""
 SIZES = {name: partial(build, config) for name, config in PRESETS.items()}
+WORDS = ("base", "encoder", "overrides", "size")
 
 
 def load_encoder(file: Path) -> DegradationEncoder:

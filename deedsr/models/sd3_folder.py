@@ -49,6 +49,7 @@ SIZES = {
     SMALL.name: partial(build, SMALL),
     "sd3_controlnet": lambda: _with(SD35, SD3ControlNet, Branch()),
 }
+WORDS = ("base", "beside", "defaults", "texts")
 LAYOUT = [
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.safetensors",

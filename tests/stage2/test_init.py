@@ -80,3 +80,23 @@ def test_every_name_of_a_trained_part_must_fit(
 def test_a_folder_without_a_trained_part_is_named(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none/adapter\.safetensors: no such weight file"):
         build(composed("stage2", stage2_options(tmp_path, "init=none")))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["experiment=dit4sr_ablation_linear"],
+            "model.beside means nothing to the system deedsr",
+        ),
+        (
+            ["model=dit4sr_small", "experiment=ablation_zero_vector"],
+            "model.overrides means nothing to the system",
+        ),
+    ],
+)
+def test_an_experiment_of_another_system_is_refused(
+    composed: Composed, photos: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(composed("stage2", [f"data.roots=[{photos}]", f"output={tmp_path}", *words]))
