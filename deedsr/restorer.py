@@ -46,8 +46,8 @@ class Restorer:
         self.options = options or Options()
         first = next(model.parameters())
         self.device, self.dtype = first.device, first.dtype
-        if self.dtype != torch.float32:
-            model.to(memory_format=torch.channels_last)  # faster, but not in float32
+        if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
+            model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
         self.predict = torch.compile(model.denoise) if compile else model.denoise
         self.settings = _settings(model, self.options)
         make_scheduler(model.process, self.settings)  # refuses what doesn't fit

@@ -13,13 +13,14 @@ from deedsr.metrics import sheet, table
 from deedsr.metrics.evaluation import RESTORED, Evaluator
 from deedsr.metrics.samples import Sample, load
 from deedsr.options import Options
-from deedsr.restorer import Restorer
+from deedsr.restorer import SCALE, Restorer
 
 
 class Validation(pl.Callback):
     """Every `every` steps: restores the first `images` pairs of `data` (lr/, hr/) with the averaged weights.
 
-    Logs the mean of each metric as ``val/NAME``, the table as text, and a grid: up-sampled input, output, ground truth.
+    Logs the mean of each metric as ``val/NAME``, the table as text, and a line of pictures for each
+    pair: up-sampled input, output, ground truth. Raises ValueError for pairs that are not four times apart.
     """
 
     def __init__(
@@ -30,11 +31,20 @@ class Validation(pl.Callback):
         self.samples = {
             stem: load(stem, {**roles, "restored": roles["hr"]}) for stem, roles in [*files.items()][:images]
         }
+        for sample in self.samples.values():
+            sample.check(SCALE)
         self.every, self.metrics = every, list(metrics)
         self.evaluator: Evaluator | None = None
+        self.step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, run: pl.LightningModule) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, run: pl.LightningModule, *_: object) -> None:
         step = trainer.global_step
+        if step == self.step:  # gradients are being accumulated
+            return
+        self.step = step
         if step % self.every:
             return
         with run.averaged(), trainer.precision_plugin.forward_context():
@@ -50,4 +60,5 @@ class Validation(pl.Callback):
             logger.log_metrics({f"val/{name}": value for name, value in values.items() if value is not None}, step)
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_text("val/table", table.to_markdown(report), step)
-                logger.experiment.add_image("val/pictures", sheet.grid(scored), step)
+                for sample in scored:
+                    logger.experiment.add_image(f"val/{sample.stem}", sheet.line(sample), step)

@@ -39,6 +39,17 @@ class Sample:
             if height * low_width != width * low_height or low_height > height:
                 raise ValueError(f"{self.stem}: lr is {_size(self.lr)}, which doesn't scale to {width}×{height}")
 
+    def check(self, scale: float) -> None:
+        """Raises ValueError where the ground truth is not `scale` times the input in height and width, rounded."""
+        if self.lr is None or self.hr is None:
+            return
+        expected = tuple(round(scale * side) for side in self.lr.shape[-2:])
+        if self.hr.shape[-2:] != expected:
+            raise ValueError(
+                f"{self.stem}: hr is {_size(self.hr)}; {scale:g} times lr, which is {_size(self.lr)}, would be "
+                f"{expected[1]}×{expected[0]}"
+            )
+
 
 def load(stem: str, files: Mapping[str, Path]) -> Sample:
     """The sample of a stem from its files by role: ``restored``, ``hr``, ``lr``; all other roles are `others`."""

@@ -45,10 +45,9 @@ def draw(strips: Sequence[Strip]) -> Image.Image:
     return sheet
 
 
-def grid(samples: Sequence[Sample]) -> Tensor:
-    """Samples of one size below each other, each as LR up-sampled · restored · ground truth: (3, H, W) in [0, 1]."""
-    lines = [torch.cat([image for _, image in _panels(sample)], dim=-1) for sample in samples]
-    return torch.cat(lines, dim=-2)[0].cpu()
+def line(sample: Sample) -> Tensor:
+    """LR up-sampled · restored · ground truth, beside each other: (3, H, W) in [0, 1]."""
+    return torch.cat([image for _, image in _panels(sample)], dim=-1)[0].cpu()
 
 
 def extremes(scores: dict[str, float], better: str) -> dict[str, str]:

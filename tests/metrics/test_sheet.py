@@ -54,9 +54,9 @@ def test_nothing_to_rank(draw):
         sheet.of_report(report, lambda _: sample)
 
 
-def test_grid(draw):
-    samples = [Sample(str(i), draw(16, 20, i), draw(16, 20, i + 1), draw(4, 5, i)) for i in range(2)]
-    grid = sheet.grid(samples)
-    assert grid.shape == (3, 32, 60)
-    assert torch.equal(grid[:, 16:, 20:40], samples[1].restored[0])
-    assert torch.equal(grid[:, :16, :20], bicubic(samples[0].lr, (16, 20))[0])
+def test_a_line_of_pictures(draw):
+    sample = Sample("s", draw(16, 20, 0), draw(16, 20, 1), draw(4, 5, 2))
+    line = sheet.line(sample)
+    assert line.shape == (3, 16, 60)
+    assert torch.equal(line[:, :, :20], bicubic(sample.lr, (16, 20))[0])
+    assert torch.equal(line[:, :, 20:40], sample.restored[0])
