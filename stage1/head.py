@@ -14,12 +14,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.data.photos import PhotoCrops, list_photos, seeded
+from deedsr.data.members import Photo
+from deedsr.data.photos import PhotoCrops, seeded
 from deedsr.degradation import FACTOR
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.encoder.network import DegradationEncoder
 from deedsr.encoder.probes import read
 from deedsr.encoder.statistics import laplacian
+from stage1.probe import splits
 from stage1.truth import Truth, direct, drawn, graded
 
 BATCH = 256
@@ -30,14 +32,14 @@ CALIBRATION = 5
 """One photograph of so many is kept from the fit: it chooses the epoch and scales the uncertainty."""
 
 
-def sharp_crops(cfg: DictConfig, split: str | None) -> tuple[Tensor, Tensor]:
+def sharp_crops(cfg: DictConfig, photos: list[Photo]) -> tuple[Tensor, Tensor]:
     """Crops, uint8 (N, 3, S, S), and the photograph that each is of: `cfg.crops` of each photograph.
 
     They are the half with the more detail of twice as many: what is out of focus in the photograph itself would be
     told to be sharp.
     """
     images, photo = [], []
-    for number, file in enumerate(list_photos(cfg.data.roots, split)):
+    for number, file in enumerate(photos):
         stream = PhotoCrops([file], cfg.crop, cfg.seed + number, 2 * cfg.crops, cache=True)
         drawn_crops = torch.stack([stream.crop(0, sample) for sample in range(2 * cfg.crops)])
         small = F.avg_pool2d(drawn_crops.float().mean(1, keepdim=True), FACTOR)
@@ -46,9 +48,9 @@ def sharp_crops(cfg: DictConfig, split: str | None) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.tensor(photo)
 
 
-def make_truth(cfg: DictConfig, split: str | None) -> dict[str, tuple[Truth, Tensor]]:
+def make_truth(cfg: DictConfig, photos: list[Photo]) -> dict[str, tuple[Truth, Tensor]]:
     """Pictures by kind, and the photograph that each is of."""
-    images, photo = sharp_crops(cfg, split)
+    images, photo = sharp_crops(cfg, photos)
     kinds = {"drawn": drawn(images, graded(cfg.recipe), cfg.seed), "direct": direct(images, cfg.seed)}
     return {kind: (truth, photo) for kind, truth in kinds.items()}
 
@@ -125,14 +127,18 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     stored = weights.load(cfg.weights)
     encoder = DegradationEncoder(**stored.config).to(cfg.device).eval()
     weights.load_strict(encoder, stored.tensors, cfg.weights)
-    kinds = make_truth(cfg, cfg.data.split).values()
+    photos, others = splits(cfg.data.roots, cfg.data.split, cfg.test)
+    if len(photos) < 2:
+        raise ValueError(f"{photos[0]} is the only photograph to fit to; at least two are needed, one to calibrate on")
+    kinds = make_truth(cfg, photos).values()
     truth, photo = Truth.join([kind for kind, _ in kinds]), torch.cat([photo for _, photo in kinds])
     vectors = read(encoder, truth.pictures, cfg.device)
-    held = photo % CALIBRATION == CALIBRATION - 1
+    every = min(CALIBRATION, len(photos))
+    held = photo % every == every - 1
     head = fit(vectors, truth, held, cfg.epochs, cfg.lr, cfg.hidden, cfg.seed)
     half = {name: tensor.half() for name, tensor in head.state_dict().items()}
     weights.save(cfg.output, half, head.config())
-    test = make_truth(cfg, cfg.test)
+    test = make_truth(cfg, others)
     return {
         "weights": str(cfg.weights),
         "output": str(cfg.output),

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from deedsr.encoder.probes import Exam, probe
-from stage1.probe import make_exam
+from stage1.probe import make_exam, splits
 
 
 class Probing(pl.Callback):
@@ -30,6 +30,7 @@ class Probing(pl.Callback):
     def __init__(self, roots: Any, settings: DictConfig, seed: int = 0) -> None:
         if settings.every < 1:
             raise ValueError(f"probe.every must be at least 1 step, or null, got {settings.every}")
+        splits(roots, settings.fit.split, settings.test.split)
         self.roots, self.settings, self.seed = roots, settings, seed
         self.exam: Exam | None = None
 

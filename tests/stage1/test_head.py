@@ -117,6 +117,8 @@ def test_the_command_writes_a_small_head_that_loads(tiny: Compose, tmp_path: Pat
     report = run(tiny(tmp_path, *overrides, config="head"))
     assert report.keys() >= {"drawn", "direct"}
     assert output.stat().st_size < 200_000
-    assert load_head(output, load_encoder(file)).vector == 8
+    head = load_head(output, load_encoder(file))
+    assert head.vector == 8
+    assert torch.isfinite(head.widen).all()
     with pytest.raises(ValueError, match=r"none\.safetensors"):
         run(tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", f"output={output}", config="head"))

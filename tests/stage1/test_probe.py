@@ -46,6 +46,15 @@ def test_missing_weights_are_named(tiny: Compose, tmp_path: Path) -> None:
         run(cfg)
 
 
+def test_photographs_in_both_splits_are_named(tiny: Compose, tmp_path: Path) -> None:
+    file = train(tiny(tmp_path, "steps=1"))
+    for words in (["test.split=train"], ["fit.split=null"]):
+        with pytest.raises(ValueError, match=r"\d\.png is in both splits, (train|None) and (train|val), so nothing"):
+            run(tiny(tmp_path, f"weights={file}", *words, config="probe"))
+    with pytest.raises(ValueError, match="is in both splits"):
+        train(tiny(tmp_path / "run", "steps=1", "probe.every=1", "probe.fit.split=val"))
+
+
 @pytest.mark.parametrize("name", ["camera", "real"])
 def test_pictures_of_no_level_are_refused(tiny: Compose, tmp_path: Path, name: str) -> None:
     file = train(tiny(tmp_path, "steps=1"))
