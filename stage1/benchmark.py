@@ -24,6 +24,7 @@ from deedsr.data.photos import PhotoCrops, seeded
 from deedsr.degradation import Mixture, Recipe, apply
 from stage1.data import Photographs
 from stage1.per_image import PerImage
+from stage1.pool import Pool
 from stage1.train import build
 
 
@@ -130,18 +131,19 @@ def measure(cfg: DictConfig) -> Speeds:
     )
     device = trainer.strategy.root_device
     module = build(cfg)
-    data = Photographs(crop=cfg.crop, batch=batch, seed=cfg.seed, **cfg.data)
-    stream = PhotoCrops(data.files, cfg.crop, cfg.seed, batch)
+    photos = Photographs(crop=cfg.crop, batch=batch, seed=cfg.seed, **cfg.data)
+    data = Pool(cfg) if cfg.pool else photos
+    stream = PhotoCrops(photos.files, cfg.crop, cfg.seed, batch)
     crops = torch.stack([stream.crop(0, sample) for sample in range(batch)])
 
     ours, theirs = _degradations(crops, module.recipe, device, cfg)
-    loading = _loading(DataLoader(stream, batch, num_workers=data.workers), times.warmup, times.steps)
+    loading = _loading(DataLoader(stream, batch, num_workers=photos.workers), times.warmup, times.steps)
     trainer.fit(module, datamodule=data)
     steps, waits = watch.steps[times.warmup :], watch.waits[times.warmup :]
     return Speeds(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
-        workers=data.workers,
+        workers=photos.workers,
         crop=cfg.crop,
         batch=batch,
         degradation=batch / median(ours),

@@ -27,13 +27,14 @@ class PerImage(IterableDataset):
     def __init__(self, crops: Tensor, recipe: Recipe | Mixture) -> None:
         self.crops = crops.permute(0, 2, 3, 1).numpy()
         self.recipes = recipe.recipes if isinstance(recipe, Mixture) else (recipe,)
+        self.weights = recipe.weights if isinstance(recipe, Mixture) else None
 
     def __iter__(self) -> Iterator[Tensor]:
         cv2.setNumThreads(0)
         while True:
             for crop in self.crops:
                 image = crop[..., ::-1].astype(np.float32) / 255
-                lr = degrade(image, random.choice(self.recipes))
+                lr = degrade(image, random.choices(self.recipes, self.weights)[0])
                 yield torch.from_numpy(np.ascontiguousarray(lr[..., ::-1].transpose(2, 0, 1)))
 
 

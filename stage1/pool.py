@@ -45,12 +45,14 @@ def make(cfg: DictConfig) -> Path:
     """Writes the shards that are missing; returns their folder. Raises ValueError for what can't be used."""
     if cfg.shard % BATCH or cfg.pairs % cfg.shard:
         raise ValueError(f"pairs={cfg.pairs} must be a multiple of shard={cfg.shard}, and that of {BATCH}")
-    files, _ = distinct(list_photos(cfg.data.roots, cfg.data.split))
+    files, duplicates = distinct(list_photos(cfg.data.roots, cfg.data.split))
     recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else instantiate(cfg.recipe)
     crops = PhotoCrops(files, cfg.crop, cfg.seed, BATCH, cache=cfg.data.cache)
+    header = {**origin(cfg), "seed": cfg.seed, "shard": cfg.shard}
     for number in range(cfg.pairs // cfg.shard):
         path = Path(cfg.pool) / f"pairs-{number:06d}.safetensors"
         if path.is_file():
+            check(path, header)
             continue
         rows = []
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
@@ -59,9 +61,19 @@ def make(cfg: DictConfig) -> Path:
             pictures = {"first": made.first, "second": made.second}
             rows.append({name: (value * 255).round().byte() for name, value in pictures.items()})
             rows[-1].update({f"degradation.{name}": value for name, value in made.degradation.state().items()})
-        weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, origin(cfg))
+        weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
         log.info("%s: %d pairs", path, cfg.shard)
+    if found := crops.flaws.report(duplicates, cfg.crop):
+        log.warning(found)
     return Path(cfg.pool)
+
+
+def check(file: Path, words: dict[str, Any]) -> None:
+    """Raises ValueError where a shard was made with other words."""
+    stored = weights.header(file)
+    for name, value in words.items():
+        if stored.get(name) != value:
+            raise ValueError(f"{file}: was made with {name}={stored.get(name)}, not {value}")
 
 
 class PoolRows(IterableDataset):
@@ -123,10 +135,7 @@ class Pool(pl.LightningDataModule):
         if not self.files:
             raise ValueError(f"pool={cfg.pool}: holds no pairs; make them with `python -m stage1.pool pool={cfg.pool}`")
         for file in self.files:
-            stored = weights.header(file)
-            for name, value in origin(cfg).items():
-                if stored.get(name) != value:
-                    raise ValueError(f"{file}: was made with {name}={stored.get(name)}, not {value}")
+            check(file, origin(cfg))
         self.pairs = sum(map(length, self.files))
 
     @property

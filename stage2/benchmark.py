@@ -161,7 +161,9 @@ def rival(
     if cfg.against is None:
         return {}
     if reference is not None:
-        return {cfg.against: naive(reference, ours.settings, options.seed)}
+        if options.tile == 0:
+            raise ValueError("against=naive works tile by tile: give options.tile a number of pixels, or null")
+        return {cfg.against: naive(reference, ours.settings.with_(tile=options.tile), options.seed)}
     if cfg.against == "pipeline":
         if not cfg.model.endswith(RANDOM):
             raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")

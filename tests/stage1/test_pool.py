@@ -49,6 +49,12 @@ def test_a_missing_shard_is_made_again_as_it_was(tiny: Compose, tmp_path: Path, 
     assert (pool / "pairs-000000.safetensors").stat().st_mtime_ns == untouched
 
 
+@pytest.mark.parametrize("word", ["seed=5", "shard=64", "recipe=heavy"])
+def test_shards_made_with_other_words_are_refused(tiny: Compose, tmp_path: Path, pool: Path, word: str) -> None:
+    with pytest.raises(ValueError, match=rf"pairs-000000\.safetensors: was made with {word.split('=')[0]}="):
+        make(tiny(tmp_path, *_words(tmp_path), word, config="pool"))
+
+
 @pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
 def test_rows_are_quadrants_of_what_was_made(pool: Path, positives: str) -> None:
     files = sorted(pool.glob("*.safetensors"))
