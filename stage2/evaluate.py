@@ -65,6 +65,8 @@ def _restore(cfg: DictConfig, output: Path) -> Files:
         raise ValueError("model=… restores inputs: give data=DIR with lr/ and hr/ in it, or lr=DIR and hr=DIR")
     files = match(given)
     options = Options(**OmegaConf.to_container(cfg.options))
+    for stem, roles in files.items():  # fails now if at all, not after hours of restoring
+        load(stem, {**roles, "restored": roles["hr"]}).check(options.outscale)
     restorer = Restorer.from_pretrained(cfg.model, options, cfg.device, cfg.dtype)
     folder = output.with_name(f"{output.stem}_restored")
     folder.mkdir(parents=True, exist_ok=True)

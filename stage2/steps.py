@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> str:
     metrics = next(iter(reports.values())).metrics
     output = Path(cfg.output)
     figure(curves, metrics).savefig(output.with_suffix(".png"), dpi=150)
-    best = fewest(curves, cfg.deciding)
+    best = fewest(curves, cfg.deciding, metrics[cfg.deciding].better) if cfg.deciding in metrics else None
     text = to_markdown(reports)
     if best is not None:
         text += f"\nFewest steps within 1 % of the best {metrics[cfg.deciding].label}: {best[1]} with {best[0]}.\n"
@@ -43,20 +43,23 @@ def run(cfg: DictConfig) -> str:
     return text
 
 
-def fewest(curves: Curves, metric: str, margin: float = 0.01) -> tuple[str, int] | None:
-    """(sampler, steps) of the fewest steps whose `metric`, lower is better, is within `margin` of the best.
+def fewest(curves: Curves, metric: str, better: str, margin: float = 0.01) -> tuple[str, int] | None:
+    """(sampler, steps) of the fewest steps whose `metric` is within `margin` of the best.
 
-    Of several samplers with as many steps the best one. None where the metric could not be had.
+    better: ``lower`` or ``higher``. Of several samplers with as many steps the best one. None where the metric could
+    not be had.
     """
+    sign = 1 if better == "lower" else -1
     values = [
-        (value, steps, sampler)
+        (sign * value, steps, sampler)
         for sampler, curve in curves.items()
         for steps, found in curve.items()
         if (value := found.get(metric)) is not None
     ]
     if not values:
         return None
-    limit = (1 + margin) * min(values)[0]
+    best = min(values)[0]
+    limit = best + margin * abs(best)
     _, steps, sampler = min(
         (entry for entry in values if entry[0] <= limit), key=lambda entry: (entry[1], round(entry[0], 4))
     )

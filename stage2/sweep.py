@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -45,10 +46,18 @@ def autoencoded(model: RestorationModel) -> Make:
     return make
 
 
-def restored(model: RestorationModel, options: dict) -> Make:
-    """The input, restored with `options`: those of `Options`, and of `Settings` what a user can't choose."""
+def split(row: str, options: dict) -> tuple[Options, dict]:
+    """`options` of a row: those of `Options`, and of `Settings` what a user can't choose; ValueError for others."""
     further = {name: options.get(name) for name in FURTHER}
-    restorer = Restorer(model, Options(**{name: value for name, value in options.items() if name not in FURTHER}))
+    try:
+        return Options(**{name: value for name, value in options.items() if name not in FURTHER}), further
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"rows.{row}: {error}") from None
+
+
+def restored(model: RestorationModel, options: Options, further: dict) -> Make:
+    """The input, restored as `split` says."""
+    restorer = Restorer(model, options)
     restorer.settings = restorer.settings.with_(**further)
     return lambda sample: restorer(Picture(sample.lr)).rgb
 
@@ -66,12 +75,15 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     load = lru_cache(1)(lambda name: load_model(name, device, getattr(torch, cfg.dtype)))
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
     shared = {"model": cfg.model, **OmegaConf.to_container(cfg.options)}
+    rows: dict[str, Any] = {str(name): row for name, row in OmegaConf.to_container(cfg.rows).items()}
+    words = {name: {**shared, **({} if row == AUTOENCODER else row)} for name, row in rows.items()}
+    names = {name: options.pop("model") for name, options in words.items()}
+    chosen = {name: split(name, options) for name, options in words.items()}  # all, before hours of restoring
     reports = {}
-    for name, row in OmegaConf.to_container(cfg.rows).items():
-        options = {**shared, **({} if row == AUTOENCODER else row)}
-        model = load(options.pop("model"))
-        make = autoencoded(model) if row == AUTOENCODER else restored(model, options)
-        reports[str(name)] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
+    for name, row in rows.items():
+        model = load(names[name])
+        make = autoencoded(model) if row == AUTOENCODER else restored(model, *chosen[name])
+        reports[name] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
         table.write(output, to_markdown(reports))
         table.write(output.with_suffix(".json"), json.dumps(means(reports), indent=2) + "\n")
     return reports

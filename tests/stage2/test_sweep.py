@@ -104,8 +104,9 @@ def test_steps_against_quality(pairs: Path, tiny_model_folder: Path) -> None:
 
 def test_the_fewest_steps_within_one_percent_of_the_best() -> None:
     curves = {
-        "ddim": {1: {"lpips": 0.31}, 4: {"lpips": 0.302}, 8: {"lpips": 0.3}},
+        "ddim": {1: {"lpips": 0.31, "psnr": 26.0}, 4: {"lpips": 0.302, "psnr": 25.9}, 8: {"lpips": 0.3, "psnr": 25.0}},
         "unipc": {1: {"lpips": 0.4}, 4: {"lpips": 0.3015}, 8: {"lpips": None}},
     }
-    assert fewest(curves, "lpips") == ("unipc", 4)
-    assert fewest(curves, "dists") is None
+    assert fewest(curves, "lpips", "lower") == ("unipc", 4)
+    assert fewest(curves, "psnr", "higher") == ("ddim", 1)
+    assert fewest(curves, "dists", "lower") is None
