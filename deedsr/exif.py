@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from PIL import Image
 
@@ -11,6 +14,8 @@ PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 _SHORT = 3
+BROKEN = (ArithmeticError, AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError, struct.error)
+"""What Pillow raises for entries that it can't read or write."""
 # Tags that describe how a TIFF file lays out its pixels, or that are stored apart (ICC, XMP, IPTC, Photoshop).
 LAYOUT = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291),
@@ -33,16 +38,41 @@ def read(image: Image.Image) -> bytes | None:
 
 
 def _from_tiff(image: Image.Image) -> bytes | None:
-    found = image.getexif()
+    plain, directories = writable(image.getexif())
+    plain.pop(ORIENTATION, None)
     kept = Image.Exif()
-    for tag, value in found.items():
-        if tag not in LAYOUT and tag not in (EXIF_IFD, GPS_IFD, INTEROP_IFD, ORIENTATION):
-            kept[tag] = value
+    for tag, value in plain.items():
+        kept[tag] = value
+    for tag, entries in directories.items():
+        kept.get_ifd(tag).update(entries)
+    return kept.tobytes().removeprefix(PREFIX) if plain or directories else None
+
+
+def writable(found: Image.Exif) -> tuple[dict[int, Any], dict[int, dict[int, Any]]]:
+    """What of `found` can be written and says nothing of pixels' layout: entries, and directories of entries.
+
+    Cameras and editors store what no TIFF directory may hold, as a negative number where there is no sign; such
+    entries are left out.
+    """
+    plain = _writable(found, LAYOUT | {EXIF_IFD, GPS_IFD, INTEROP_IFD})
+    directories = {}
     for tag in (EXIF_IFD, GPS_IFD):
-        if tag in found:
-            kept.get_ifd(tag).update(found.get_ifd(tag))
-    some = len(kept) or EXIF_IFD in found or GPS_IFD in found
-    return kept.tobytes().removeprefix(PREFIX) if some else None
+        with suppress(*BROKEN):
+            if tag in found:
+                directories[tag] = _writable(found.get_ifd(tag), {INTEROP_IFD}, tag)
+    return plain, directories
+
+
+def _writable(entries: Mapping[int, Any], left_out: set[int], directory: int | None = None) -> dict[int, Any]:
+    kept = {}
+    for tag in entries:
+        with suppress(*BROKEN):
+            alone = Image.Exif()
+            (alone if directory is None else alone.get_ifd(directory))[tag] = entries[tag]
+            alone.tobytes()
+            if tag not in left_out:
+                kept[tag] = entries[tag]
+    return kept
 
 
 def orientation(data: bytes | None) -> int:
@@ -91,6 +121,6 @@ def parse(data: bytes | None) -> Image.Exif:
         warnings.filterwarnings("ignore", category=UserWarning)  # of corrupt data
         try:
             found.load(data)
-        except (SyntaxError, ValueError, KeyError, struct.error, OSError):
+        except BROKEN:
             return Image.Exif()
     return found

@@ -120,21 +120,23 @@ def read(path: str | Path) -> Picture:
         return _decode(data)
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not a picture that can be read; convert it to PNG or JPEG") from None
-    except (OSError, SyntaxError, EOFError, IndexError) as error:
-        raise ValueError(f"{path}: the picture is broken ({error}); copy it again from where it came") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    except MemoryError:  # not the file's fault
+        raise
+    except Exception as error:  # Pillow's, in many types, by format and damage
+        raise ValueError(f"{path}: the picture is broken ({error}); copy it again from where it came") from None
 
 
 def from_pil(image: Image.Image) -> Picture:
-    """A Pillow image of any 8-bit mode as a Picture, turned upright."""
+    """A Pillow image of any 8-bit mode, or of 16-bit grey, as a Picture, turned upright."""
     file = image.format or "PNG"
     metadata = exif.read(image)
     turn = exif.orientation(metadata)
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK":
         image, profile = _from_cmyk(image, profile), None
-    pixels = np.asarray(_simple(image))
+    pixels = np.asarray(image if image.mode.startswith("I;16") else _simple(image))
     return _picture(pixels.reshape(*pixels.shape[:2], -1), turn, profile, exif.upright(metadata), file)
 
 
@@ -151,13 +153,17 @@ def _decode(data: bytes) -> Picture:
         if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise ValueError(f"holds {image.n_frames} pictures; save the one that you want as a file of its own")
         image.load()  # finds a truncated file
-        if rasters.bit_depth(data, image) != 16:
-            return from_pil(image)
-        return _from_deep(data, image)
+        depth = rasters.bit_depth(data, image)
+        if depth not in (1, 2, 4, 8, 16):
+            raise ValueError(f"pictures of {depth} bits a channel can't be read; convert it to 8 or 16 bits")
+        return _from_deep(data, image) if depth == 16 else from_pil(image)
 
 
 def _from_deep(data: bytes, image: Image.Image) -> Picture:
+    rasters.check_deep(image)
     pixels = rasters.decode_deep(data)
+    if image.format == "TIFF" and image.tag_v2.get(338) == (0,):  # no transparency, but a selection or the like
+        pixels = pixels[..., :-1]
     metadata = exif.read(image)
     grey = image.mode.startswith("I") or (image.format == "PNG" and data[25] in (0, 4))
     if grey and pixels.shape[2] == 4:  # OpenCV spreads grey with alpha

@@ -21,6 +21,7 @@ _PNG_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}  # channels → colour type
 _LEVEL = 4  # of zlib: a little larger than the default and twice as fast
 _STRIP_ROWS = 256
 _CHUNK = 2**24
+UNREADABLE = "this kind of 16-bit picture can't be read; convert it to an RGB PNG"
 _DEFLATE, _HORIZONTAL, _STRAIGHT_ALPHA = 8, 2, 2
 
 
@@ -33,6 +34,18 @@ def bit_depth(data: bytes, image: Image.Image) -> int:
     return 16 if image.mode in ("I", "I;16", "I;16B", "I;16L") else 8
 
 
+def check_deep(image: Image.Image) -> None:
+    """Raises ValueError for kinds of 16-bit TIFF files that OpenCV takes for others.
+
+    Those are planes one after another, other colours than grey and RGB, white as zero, and premultiplied colours.
+    """
+    if image.format != "TIFF":
+        return
+    planes, colours, extra, samples = (image.tag_v2.get(tag) for tag in (284, 262, 338, 277))
+    if (planes == 2 and samples != 1) or colours not in (1, 2) or extra == (1,):
+        raise ValueError(UNREADABLE)
+
+
 def decode_deep(data: bytes) -> np.ndarray:
     """Pixels of a 16-bit PNG or TIFF file in uint16; TIFF's orientation is applied, EXIF's is not.
 
@@ -43,7 +56,7 @@ def decode_deep(data: bytes) -> np.ndarray:
     except cv2.error:
         pixels = None
     if pixels is None or pixels.dtype != np.uint16:
-        raise ValueError("this kind of 16-bit picture can't be read; convert it to an RGB PNG")
+        raise ValueError(UNREADABLE)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     channels = pixels.shape[2]
     return pixels[..., [2, 1, 0, 3][:channels]] if channels >= 3 else pixels
@@ -106,10 +119,6 @@ def _strip(pixels: np.ndarray) -> bytes:
 
 
 def _copy_exif(tags: ImageFileDirectory_v2, data: bytes | None) -> None:
-    found = exif.parse(data)
-    for tag, value in found.items():
-        if tag not in exif.LAYOUT and tag not in (exif.EXIF_IFD, exif.GPS_IFD, exif.INTEROP_IFD):
-            tags[tag] = value
-    for tag in (exif.EXIF_IFD, exif.GPS_IFD):
-        if tag in found:
-            tags[tag] = {key: value for key, value in found.get_ifd(tag).items() if key != exif.INTEROP_IFD}
+    plain, directories = exif.writable(exif.parse(data))
+    for tag, value in (plain | directories).items():
+        tags[tag] = value

@@ -204,6 +204,39 @@ def test_broken_exif_is_no_reason_to_stop(data):
     assert len(exif.parse(data)) == 0
 
 
+def odd_exif() -> bytes:
+    """A maker, and positions as no TIFF directory may hold them: text for a direction, altitude below the sea."""
+    data = Image.Exif()
+    data[271] = "Maker"
+    data.get_ifd(exif.GPS_IFD)[1] = "N"
+    encoded = bytearray(data.tobytes())
+    for place in (encoded.find(struct.pack("<HHI", 1, 2, 2)), encoded.find(struct.pack(">HHI", 1, 2, 2))):
+        if place >= 0:
+            struct.pack_into("<H" if encoded[6:8] == b"II" else ">H", encoded, place, 17)  # GPSImgDirection, a rational
+    return bytes(encoded)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+def test_what_no_file_may_hold_is_left_out(tmp_path, suffix):
+    Image.fromarray(pixels(3)).save(tmp_path / "a.jpg", exif=odd_exif())
+    picture = read(tmp_path / "a.jpg")
+    assert exif.parse(picture.exif).get_ifd(exif.GPS_IFD)[17] == "N"
+    picture.save(tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as image:
+        assert image.getexif()[271] == "Maker"
+    assert read(tmp_path / f"out{suffix}").size == picture.size
+
+
+def test_every_cut_of_a_file_is_a_broken_picture_or_a_picture(tmp_path):
+    first, second = (Image.fromarray(pixels(count)) for count in (3, 4))
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second.convert("RGB")])
+    whole, cut = (tmp_path / "two.tif").read_bytes(), tmp_path / "cut.tif"
+    for length in range(10, len(whole), 97):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut\.tif: "):
+            read(cut)
+
+
 def test_exif_too_long_for_jpeg_is_left_out(tmp_path):
     data = Image.Exif()
     data[270] = "x" * 70000
