@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deedsr.data.folders import visible
 from deedsr.formats import FORMATS
 from deedsr.options import DEVICES, one_of
 
@@ -53,7 +54,7 @@ def _files(inputs: list[Path]) -> list[Path]:
     for path in inputs:
         below = [path]
         if path.is_dir():
-            below = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in FORMATS and file.is_file())
+            below = [file for file in visible(path) if file.suffix.lower() in FORMATS]
             if not below:
                 raise ValueError(f"{path}: no pictures in this folder ({', '.join(FORMATS)})")
         files += below

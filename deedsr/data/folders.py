@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders: what is in them, and such as appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def visible(folder: Path) -> list[Path]:
+    """All files in `folder` and in folders in it, in order, but for hidden ones and those in hidden folders."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which takes its place where the context ends without an error.
 
-    Raises ValueError if `folder` holds anything already.
+    Raises ValueError if `folder` holds anything already, or is where a disk is mounted: nothing can take its place.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # what a link leads to, as the link itself can't be replaced by a folder
+    if folder.is_mount():
+        raise ValueError(f"{folder}: is where a disk is mounted; name a folder inside it")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder}: exists already; remove it or name another folder")
-    part = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.tmp")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     part.mkdir(parents=True)
     try:
         yield part

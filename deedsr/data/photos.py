@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from deedsr.data.flaws import CORRUPT, SMALL, Flaws
+from deedsr.data.folders import visible
 from deedsr.data.members import SUFFIXES, Photo, members
 
 Root = str | Path | Mapping[str, str | Path]
@@ -25,7 +26,7 @@ Root = str | Path | Mapping[str, str | Path]
 def list_photos(roots: Root | Iterable[Root], split: str | None = None) -> list[Photo]:
     """All photographs of `roots`, one or several, each root's sorted by path; those of a shard or list in its order.
 
-    - A folder gives the photographs in it and in folders in it, and those of the shards (.tar) there; hidden files are
+    - A folder gives the photographs in it and in folders in it, and those of the shards (.tar) there; what is hidden is
       passed over. A table ``FOLDER.tsv`` beside it (columns ``file`` and ``split``) chooses those of `split`, if one is
       given; shards are taken whole.
     - A list has a path in each line, relative to `root` or, without one, to the list's folder; a size in brackets
@@ -51,7 +52,7 @@ def list_photos(roots: Root | Iterable[Root], split: str | None = None) -> list[
 def _folder(root: Path, split: str | None) -> list[Photo]:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder of photographs, shard (.tar) or list (.txt)")
-    paths = sorted(path for path in root.rglob("*") if not path.name.startswith(".") and path.is_file())
+    paths = visible(root)
     files: list[Photo] = [path for path in paths if path.suffix.lower() in SUFFIXES]
     table = Path(f"{os.path.abspath(root)}.tsv")
     if split is not None and table.is_file():
@@ -107,7 +108,10 @@ def decode(data: bytes) -> Image.Image:
     """A picture's bytes -> the picture, upright, RGB, 8 bits. Raises Corrupt with the reason."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # Pillow would clip it
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            return upright.convert("RGB")
     except UnidentifiedImageError:
         raise Corrupt("not a picture") from None
     except MemoryError:  # not the file's fault

@@ -121,5 +121,11 @@ def test_nothing_is_left_of_a_pack_that_failed(folder: Path, tmp_path: Path) -> 
     with pytest.raises(OSError, match="gone"):
         pack([*list_photos(folder), tmp_path / "gone.png"], tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "photos"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    pack(list_photos(folder), tmp_path / "link")
+    assert list((tmp_path / "empty").glob("*.tar"))
+    with pytest.raises(ValueError, match="/: is where a disk is mounted; name a folder inside it"):
+        pack(list_photos(folder), Path("/"))
     with pytest.raises(ValueError, match="photos: exists already"):
         pack(list_photos(folder), folder)
