@@ -51,6 +51,8 @@ class Restorer:
         self.predict = torch.compile(model.denoise) if compile else model.denoise
         self.settings = _settings(model, self.options)
         make_scheduler(model.process, self.settings)  # refuses what doesn't fit
+        if self.settings.text.scale != 1 and not model.takes_text:
+            raise ValueError("this model takes no text, so it can't be guided by one either: leave text guidance at 1")
 
     @classmethod
     def from_pretrained(
@@ -207,7 +209,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def _settings(model: RestorationModel, options: Options) -> Settings:
-    """The model's settings with the user's changes; other steps than the preset's are spread over all noise levels."""
+    """The model's settings with the user's changes; other steps than the preset's are spread evenly."""
     defaults = model.defaults
     if options.preset is not None:
         defaults = model.presets[one_of("preset", options.preset, list(model.presets))]

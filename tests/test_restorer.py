@@ -278,7 +278,7 @@ def test_what_is_not_of_the_model_is_refused(tiny_model):
     with pytest.raises(ValueError, match="'euler' is not of this model"):
         Restorer(tiny_model, Options(sampler="euler"))
     with pytest.raises(ValueError, match="takes no text"):
-        Restorer(tiny_model, Options(text_guidance=3.0)).restore(smooth(16, 16))
+        Restorer(tiny_model, Options(text_guidance=3.0))
     Restorer(tiny_model, Options(text_guidance=1.0)).restore(smooth(16, 16))
     with pytest.raises(ValueError, match=r"text guidance is 0\.5"):
         Options(text_guidance=0.5)

@@ -84,17 +84,26 @@ class Settings:
 def make_scheduler(process: Process, settings: Settings) -> Any:
     """The diffusers scheduler of `settings`, its times set; only the last `settings.steps` of them are to be used.
 
-    Raises ValueError for a sampler that is not of the process, and for more steps than it has.
+    Raises ValueError for a sampler that is not of the process, for more steps than it has in the fraction of the noise
+    levels that is gone through, and for a number of steps that the sampler can't spread.
     """
     if process.flows != (settings.sampler == "euler"):
         fitting = [name for name in SAMPLERS if process.flows == (name == "euler")]
         raise ValueError(f"the sampler {settings.sampler!r} is not of this model; choose {' or '.join(fitting)}")
-    if process.steps < settings.steps:
-        raise ValueError(f"{settings.steps} steps were asked for, but the process has only {process.steps}")
+    count = round(settings.steps / settings.start)
+    if count > process.steps:
+        least = f" from {settings.start:g} of the noise levels on" if settings.start < 1 else ""
+        most = int(process.steps * settings.start)
+        raise ValueError(f"{settings.steps} steps were asked for, but the process has only {most}{least}")
     kind = SAMPLERS[settings.sampler]
     config = {name: value for name, value in process.config.items() if not name.startswith("_")}
-    scheduler = kind.from_config(config if process.flows else {**config, "timestep_spacing": settings.spacing})
-    scheduler.set_timesteps(min(round(settings.steps / settings.start), process.steps))
+    own = {} if process.flows else {"timestep_spacing": settings.spacing, "clip_sample": False}  # latents exceed ±1
+    scheduler = kind.from_config({**config, **own})
+    scheduler.set_timesteps(count)
+    if settings.sampler == "ddim":
+        scheduler.timesteps = scheduler.timesteps[:count]  # of some counts, rounding makes one more, at −1
+    elif len(scheduler.timesteps) > count:
+        raise ValueError(f"{settings.sampler} can't spread {count} times evenly; choose another number of steps")
     return scheduler
 
 

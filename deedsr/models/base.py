@@ -47,7 +47,7 @@ class RestorationModel(nn.Module, ABC):
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
     factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
     presets: other ways, by name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None
-    for any.
+    for any. takes_text: whether it can be guided by text.
     """
 
     process: Process
@@ -57,6 +57,7 @@ class RestorationModel(nn.Module, ABC):
     defaults: Settings
     presets: Mapping[str, Settings]
     limit: int | None = None
+    takes_text: bool = False
 
     @abstractmethod
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -66,6 +66,8 @@ class SD3Restoration(RestorationModel):
         self.set_texts(nothing, nothing)
         self.told = False
 
+    takes_text = True
+
     @classmethod
     @abstractmethod
     def on(

@@ -259,3 +259,26 @@ def test_a_sampler_of_another_process_is_refused(process: Process, name: str, ot
 def test_settings_come_from_plain_values() -> None:
     settings = Settings.from_dict({"sampler": "euler", "text": [8.0, 0.5, 0.9], "guidance": [0.5, 2]})
     assert settings == Settings("euler", guidance=NoiseGuidance(0.5, 2), text=TextGuidance(8.0, 0.5, 0.9))
+
+
+@pytest.mark.parametrize("steps", [61, 103, 244])
+def test_no_step_goes_below_the_cleanest_time(steps: int) -> None:
+    """diffusers makes one time too many of these numbers, at −1."""
+    times = make_scheduler(EPSILON, Settings("ddim", steps=steps)).timesteps
+    assert len(times) == steps and int(times.min()) >= 0
+    for sampler in ("dpm++", "unipc"):
+        with pytest.raises(ValueError, match=f"can't spread {steps} times evenly; choose another number of steps"):
+            make_scheduler(EPSILON, Settings(sampler, steps=steps))
+
+
+def test_steps_that_do_not_fit_into_a_part_of_the_noise_levels_are_refused() -> None:
+    assert len(make_scheduler(EPSILON, Settings("ddim", steps=250, start=0.25)).timesteps) == 1000
+    with pytest.raises(ValueError, match=r"251 steps were asked for, but the process has only 250 from 0\.25"):
+        make_scheduler(EPSILON, Settings("ddim", steps=251, start=0.25))
+
+
+def test_latents_are_never_clipped() -> None:
+    """DDIM would, unless it is told not to, and schedulers of other kinds don't say."""
+    config = {name: value for name, value in CONFIG.items() if name != "clip_sample"}
+    process = Process.from_config({**config, "_class_name": "EulerDiscreteScheduler"})
+    assert not make_scheduler(process, Settings("ddim", steps=5)).config.clip_sample
