@@ -197,11 +197,12 @@ def _call(arguments: Sequence[str] | None) -> int:
     except ClickException as error:
         message, code = error.format_message(), error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        message, code = "interrupted; the same command goes on where it stopped", INTERRUPTED
+        further = "; the same command goes on where it stopped" if arguments[0] == "restore" else ""
+        message, code = f"interrupted{further}", INTERRUPTED
     except ValueError as error:
         message, code = str(error), 2
     except OSError as error:
-        message, code = jobs.explain(error, Path(error.filename or "")), 2
+        message, code = jobs.explain(error, Path(error.filename)) if error.filename else str(error), 2
     typer.echo(f"deedsr: {' '.join(message.split())}", err=True)
     return code
 

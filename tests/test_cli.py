@@ -228,4 +228,4 @@ def test_an_exported_model_restores_alike_in_half_the_size(capsys, tmp_path, tin
     assert sizes[1] < 0.6 * sizes[0]
     code, _, err = call(capsys, "export", tiny_model_folder, slim)
     assert code == 2
-    assert "is not an empty folder; choose a new one" in err
+    assert "exists already; remove it or name another folder" in err

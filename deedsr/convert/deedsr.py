@@ -13,12 +13,13 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.convert import ldm
 from deedsr.convert.ldm import Pairs, joined
+from deedsr.data.folders import new_folder
 from deedsr.diffusion.process import Process
 from deedsr.models.deedsr import DeeDSR, build, unet_changes
 from deedsr.models.folder import ENCODER, Header, save_adapter
 from deedsr.models.parts import write_part, write_scheduler
 from deedsr.models.presets import SD21, DeeDSRConfig
-from deedsr.models.trained import ADAPTER, new_folder
+from deedsr.models.trained import ADAPTER
 
 SAMPLING = {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]}
 LISTED = 20  # names of each fault in a message
@@ -148,17 +149,17 @@ def convert(source: Path, target: Path, config: DeeDSRConfig = SD21) -> None:
 
     Raises ValueError where `source` is no such checkpoint (see `fitted`) or `target` exists.
     """
-    new_folder(target)
-    state = fitted(read(source), config, source)
-    with torch.device("meta"):
-        model = build(config)
+    with new_folder(target) as folder:
+        state = fitted(read(source), config, source)
+        with torch.device("meta"):
+            model = build(config)
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
-    write_part(target / "base" / "unet", part("unet."), {**config.unet, **unet_changes(config.adapter)})
-    write_part(target / "base" / "vae", part("vae."), config.vae)
-    write_scheduler(target / "base", config.scheduler)
-    weights.save(target / ENCODER, part("encoder."), config.encoder)
-    trained = {name: state[name] for name, _ in model.trainable()}
-    save_adapter(target / ADAPTER, trained, Header("base", config.adapter, config.sft_hidden, SAMPLING))
+        write_part(folder / "base" / "unet", part("unet."), {**config.unet, **unet_changes(config.adapter)})
+        write_part(folder / "base" / "vae", part("vae."), config.vae)
+        write_scheduler(folder / "base", config.scheduler)
+        weights.save(folder / ENCODER, part("encoder."), config.encoder)
+        trained = {name: state[name] for name, _ in model.trainable()}
+        save_adapter(folder / ADAPTER, trained, Header("base", config.adapter, config.sft_hidden, SAMPLING))

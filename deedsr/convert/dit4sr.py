@@ -11,11 +11,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deedsr import weights
+from deedsr.data.folders import new_folder
 from deedsr.models.dit4sr import SD35, DiT4SRConfig
 from deedsr.models.dit4sr_stream import LRStream
 from deedsr.models.dit4sr_transformer import DiT4SRTransformer
 from deedsr.models.sd3_folder import Header, save_adapter
-from deedsr.models.trained import ADAPTER, new_folder
+from deedsr.models.trained import ADAPTER
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 CONV_SCALE = 1.2  # the authors' at inference
@@ -130,7 +131,6 @@ def convert(
     version = version or version_of(source)
     if version not in STREAMS:
         raise ValueError(f"unknown version {version!r}; there are: {', '.join(STREAMS)}")
-    new_folder(target)
     if not source.exists():
         raise ValueError(f"{source}: does not exist")
     checkpoint, stream = Checkpoint(source), STREAMS[version]
@@ -138,6 +138,7 @@ def convert(
     with torch.device("meta"):
         transformer = DiT4SRTransformer(**numbers, **vars(stream))
     check(checkpoint.shapes, transformer, source)
-    tensors = {f"transformer.{name}": ours(checkpoint, name) for name, _ in transformer.lr_stream()}
-    save_adapter(target / ADAPTER, tensors, Header(base, stream, config.defaults))
+    with new_folder(target) as folder:
+        tensors = {f"transformer.{name}": ours(checkpoint, name) for name, _ in transformer.lr_stream()}
+        save_adapter(folder / ADAPTER, tensors, Header(base, stream, config.defaults))
     return target

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deedsr import weights
+from deedsr.data.folders import new_folder
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.encoder.network import DegradationEncoder
@@ -27,7 +28,7 @@ from deedsr.models.deedsr import counts as counts
 from deedsr.models.parts import load_part, part_tensors, read_part, write_part, write_scheduler
 from deedsr.models.presets import PRESETS, DeeDSRConfig, preset
 from deedsr.models.resolver import DIFFUSERS_LAYOUT, reference, resolve
-from deedsr.models.trained import ADAPTER, Fresh, beside, cast, file_of, header_of, new_folder, pointer, tensors_of
+from deedsr.models.trained import ADAPTER, Fresh, beside, cast, file_of, header_of, pointer, tensors_of
 
 SYSTEM, ENCODER = "deedsr", "encoder.safetensors"
 DIAGNOSIS = "diagnosis.safetensors"
@@ -159,19 +160,20 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     source: a model folder or a checkpoint. With the base, `target` needs nothing else; without it, it points to the
     base that `source` uses. Raises ValueError where `source` is damaged or `target` exists.
     """
-    new_folder(target)
-    load(source)
-    trained = Trained.find(source)
-    base = trained.base()
-    header = replace(trained.header, base="base" if with_base else pointer(trained.header.base, base))
-    _copy_head(trained.encoder, target)
-    save_adapter(target / ADAPTER, cast(tensors_of(source), dtype), header)
-    encoder = weights.load(trained.encoder)
-    weights.save(target / ENCODER, cast(encoder.tensors, dtype), encoder.config)
-    if with_base:
-        for part in ("unet", "vae"):
-            write_part(target / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
-        write_scheduler(target / "base", read_part(base / "scheduler"))
+    with new_folder(target) as folder:
+        load(source)
+        trained = Trained.find(source)
+        base = trained.base()
+        place = file_of(source).parent
+        header = replace(trained.header, base="base" if with_base else pointer(trained.header.base, base, place))
+        _copy_head(trained.encoder, folder)
+        save_adapter(folder / ADAPTER, cast(tensors_of(source), dtype), header)
+        encoder = weights.load(trained.encoder)
+        weights.save(folder / ENCODER, cast(encoder.tensors, dtype), encoder.config)
+        if with_base:
+            for part in ("unet", "vae"):
+                write_part(folder / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
+            write_scheduler(folder / "base", read_part(base / "scheduler"))
 
 
 def _copy_head(encoder: Path, folder: Path) -> None:

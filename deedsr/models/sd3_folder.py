@@ -18,6 +18,7 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from deedsr import weights
+from deedsr.data.folders import new_folder
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.base import Text
@@ -36,7 +37,6 @@ from deedsr.models.trained import (
     cast,
     file_of,
     header_of,
-    new_folder,
     pointer,
     tensors_of,
 )
@@ -151,19 +151,19 @@ def save_adapter(file: Path, tensors: Mapping[str, Tensor], header: Header) -> N
 
 def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
     """See `deedsr.models.export`."""
-    new_folder(target)
-    load(source)
-    header = Header.of(file_of(source), header_of(source))
-    base = header.base_folder(file_of(source).parent)
-    header = replace(header, base="base" if with_base else pointer(header.base, base))
-    save_adapter(target / ADAPTER, cast(tensors_of(source), dtype), header)
-    texts = next((file for file in beside(source, TEXTS) if file.is_file()), None)
-    if texts is not None:
-        weights.save(target / TEXTS, cast(weights.load(texts).tensors, dtype))
-    if with_base:
-        for part in ("transformer", "vae"):
-            write_part(target / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
-        write_scheduler(target / "base", read_part(base / "scheduler"))
+    with new_folder(target) as folder:
+        load(source)
+        header, place = Header.of(file_of(source), header_of(source)), file_of(source).parent
+        base = header.base_folder(place)
+        header = replace(header, base="base" if with_base else pointer(header.base, base, place))
+        save_adapter(folder / ADAPTER, cast(tensors_of(source), dtype), header)
+        texts = next((file for file in beside(source, TEXTS) if file.is_file()), None)
+        if texts is not None:
+            weights.save(folder / TEXTS, cast(weights.load(texts).tensors, dtype))
+        if with_base:
+            for part in ("transformer", "vae"):
+                write_part(folder / "base" / part, cast(part_tensors(base / part), dtype), read_part(base / part))
+            write_scheduler(folder / "base", read_part(base / "scheduler"))
 
 
 def fresh(config: Mapping[str, Any], seed: int) -> Fresh:

@@ -53,15 +53,10 @@ def beside(place: Path, name: str) -> list[Path]:
     return [place.parent / "model" / name, place.parent / name] if place.is_file() else [place / name]
 
 
-def new_folder(target: Path) -> None:
-    """Raises ValueError where `target` is a file or a folder that is not empty."""
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(f"{target}: is not an empty folder; choose a new one")
-
-
-def pointer(reference: str, base: Path) -> str:
-    """What a model that is handed on calls its base: a hub id, or the whole path."""
-    return reference if "snapshots" in base.parts else str(base.resolve())
+def pointer(reference: str, base: Path, place: Path) -> str:
+    """What the model in the folder `place` calls its base when it is handed on: a hub id, or the whole path."""
+    found = (place / reference).exists() or Path(reference).exists()
+    return str(base.resolve()) if found or "snapshots" not in base.parts else reference
 
 
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -201,7 +201,7 @@ def test_what_is_no_state_dict_is_refused(config: DeeDSRConfig, tmp_path: Path) 
     with pytest.raises(ValueError, match=r"b\.pth: not a DeeDSR .* missing \(.*1 of another schedule"):
         convert(tmp_path / "b.pth", tmp_path / "model", config)
     assert not (tmp_path / "model").exists()
-    with pytest.raises(ValueError, match="is not an empty folder; choose a new one"):
+    with pytest.raises(ValueError, match="exists already; remove it or name another folder"):
         convert(tmp_path / "b.pth", tmp_path, config)
 
 

@@ -117,7 +117,7 @@ def test_a_single_file_needs_its_version_said(theirs: dict[str, Tensor], config:
     with pytest.raises(ValueError, match="unknown version 'v1'"):
         convert(file, tmp_path / "model", "v1", config=config)
     assert (convert(file, tmp_path / "model", "dit4sr_f", config=config) / "adapter.safetensors").is_file()
-    with pytest.raises(ValueError, match="not an empty folder"):
+    with pytest.raises(ValueError, match="exists already"):
         convert(file, tmp_path / "model", "dit4sr_f", config=config)
     assert version_of(Path("some/DiT4SR-R1/model.safetensors")) == "dit4sr_r1"
 

@@ -190,12 +190,20 @@ def test_the_head_of_a_diagnosis_goes_with_its_encoder(folder: Path, tmp_path: P
     assert (tmp_path / "trained" / DIAGNOSIS).read_bytes() == (own / DIAGNOSIS).read_bytes()
 
 
+def test_a_base_below_a_folder_called_snapshots_is_found_again(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "snapshots" / "mine"
+    moved.parent.mkdir()
+    export(folder, moved, with_base=True)
+    export(moved, tmp_path / "new", with_base=False)
+    assert load(tmp_path / "new")
+
+
 def test_export_keeps_what_is_there_and_refuses_what_is_broken(folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (target / "mine.txt").write_text("mine")
     for occupied in (target, target / "mine.txt"):
-        with pytest.raises(ValueError, match="is not an empty folder; choose a new one"):
+        with pytest.raises(ValueError, match="exists already; remove it or name another folder"):
             export(folder, occupied, with_base=True)
     rewrite(folder / ENCODER, lambda tensors: tensors.popitem())
     with pytest.raises(ValueError, match=rf"{ENCODER}: does not fit"):
