@@ -119,7 +119,9 @@ def compare(
     if not found:
         raise ValueError(f"no metric can be computed: {'; '.join(unavailable.values())}")
     names = (str(a), str(b))
-    strips = _strips(first, second, files, names) if first.deciding and second.deciding else []
+    ranked = [column for column in found if not evaluator.metrics[column].of_a_set]
+    ranking = next((column for column in (first.deciding, second.deciding, *ranked) if column in ranked), None)
+    strips = _strips(ranking, first, second, files, names) if ranking else []
     picture = sheet.draw(strips) if strips else None
     return Comparison(protocol, names, list(files), evaluator.metrics, found, unavailable, first.versions, picture)
 
@@ -147,10 +149,9 @@ def _difference(first: Report, second: Report, column: str) -> Difference:
 
 
 def _strips(
-    first: Report, second: Report, files: dict[str, dict[str, Path]], names: tuple[str, str]
+    column: str, first: Report, second: Report, files: dict[str, dict[str, Path]], names: tuple[str, str]
 ) -> list[sheet.Strip]:
-    """A, B and the ground truth where A wins most, in the middle, and where B wins most."""
-    column = first.deciding
+    """A, B and the ground truth where A wins most in a metric, in the middle, and where B wins most."""
     metric = first.metrics[column]
     scores = [report.rows[RESTORED].images for report in (first, second)]
     gain = {stem: scores[1][stem][column] - scores[0][stem][column] for stem in files}
