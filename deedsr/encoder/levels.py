@@ -43,7 +43,7 @@ def log_likelihood(recipe: Recipe, drawn: Degradation) -> Tensor:
 def _blur(recipe: Recipe, order: Order, drawn: Degradation, step: int) -> Tensor:
     used, family = drawn.kernel_size[:, step] > 0, drawn.kernel_kind[:, step] // 2
     sigma_x, sigma_y, beta = drawn.sigma_x[:, step], drawn.sigma_y[:, step], drawn.beta[:, step]
-    chance = order.blur * (1 - recipe.skip)
+    chance = order.blur * (1 - recipe.skip / 2)  # skipped with a probability between 0 and `skip`
     total = _case(used, chance) + _case(~used, 1 - chance)
     total += _case(sigma_x > 0, 1, _uniform(sigma_x, *order.sigma))
     total += _case(sigma_x != sigma_y, 1, _uniform(sigma_y, *order.sigma))
