@@ -22,7 +22,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises ValueError if `folder` holds anything already, or is where a disk is mounted: nothing can take its place.
     """
     folder = Path(folder).resolve()  # what a link leads to, as the link itself can't be replaced by a folder
-    if folder.is_mount():
+    if os.path.ismount(folder):
         raise ValueError(f"{folder}: is where a disk is mounted; name a folder inside it")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder}: exists already; remove it or name another folder")

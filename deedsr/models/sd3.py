@@ -47,6 +47,7 @@ class SD3Restoration(RestorationModel):
     """
 
     presets = {"paper": PAPER, "fast": FAST}
+    takes_text = True
 
     def __init__(self, transformer: nn.Module, vae: nn.Module, process: Process, defaults: Settings) -> None:
         super().__init__()
@@ -65,8 +66,6 @@ class SD3Restoration(RestorationModel):
         )
         self.set_texts(nothing, nothing)
         self.told = False
-
-    takes_text = True
 
     @classmethod
     @abstractmethod
