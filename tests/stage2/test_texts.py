@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_a_corrupt_photograph_gets_no_caption(
     (roots / "a.png").write_bytes(b"no picture")
     Image.new("RGB", (5, 4)).save(roots / "b.png")
     monkeypatch.setattr(captions, "captioner", lambda _: lambda photo: str(decode(photo.read_bytes()).size))
-    folder = captions.write(composed("captions", [f"data.roots=[{roots}]", f"captions={tmp_path / 'captions'}"]))
+    with caplog.at_level(logging.WARNING):  # the command line's tests switch it off
+        folder = captions.write(composed("captions", [f"data.roots=[{roots}]", f"captions={tmp_path / 'captions'}"]))
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"b.txt": "(5, 4)\n"}
     assert "a.png: not a picture, left out" in caplog.text
 
