@@ -66,7 +66,7 @@ def _restore(cfg: DictConfig, output: Path) -> Files:
     files = match(given)
     options = Options(**OmegaConf.to_container(cfg.options))
     for stem, roles in files.items():  # fails now if at all, not after hours of restoring
-        load(stem, {**roles, "restored": roles["hr"]}).check(options.outscale)
+        load(stem, {**roles, "restored": roles["hr"]}).check(options)
     restorer = Restorer.from_pretrained(cfg.model, options, cfg.device, cfg.dtype)
     folder = output.with_name(f"{output.stem}_restored")
     folder.mkdir(parents=True, exist_ok=True)

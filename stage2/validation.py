@@ -13,14 +13,14 @@ from deedsr.metrics import sheet, table
 from deedsr.metrics.evaluation import RESTORED, Evaluator
 from deedsr.metrics.samples import Sample, load
 from deedsr.options import Options
-from deedsr.restorer import SCALE, Restorer
+from deedsr.restorer import Restorer
 
 
 class Validation(pl.Callback):
     """Every `every` steps: restores the first `images` pairs of `data` (lr/, hr/) with the averaged weights.
 
-    Logs the mean of each metric as ``val/NAME``, the table as text, and a line of pictures for each
-    pair: up-sampled input, output, ground truth. Raises ValueError for pairs that are not four times apart.
+    Logs the mean of each metric as ``val/NAME``, the table as text, and a line of pictures for each pair: up-sampled
+    input, output, ground truth. Raises ValueError for pairs that are not four times apart.
     """
 
     def __init__(
@@ -32,20 +32,15 @@ class Validation(pl.Callback):
             stem: load(stem, {**roles, "restored": roles["hr"]}) for stem, roles in [*files.items()][:images]
         }
         for sample in self.samples.values():
-            sample.check(SCALE)
+            sample.check(Options())
         self.every, self.metrics = every, list(metrics)
         self.evaluator: Evaluator | None = None
-        self.step = 0
 
-    def on_train_start(self, trainer: pl.Trainer, run: pl.LightningModule) -> None:
-        self.step = trainer.global_step
-
-    def on_train_batch_end(self, trainer: pl.Trainer, run: pl.LightningModule, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, run: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         step = trainer.global_step
-        if step == self.step:  # gradients are being accumulated
-            return
-        self.step = step
-        if step % self.every:
+        if step % self.every or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         with run.averaged(), trainer.precision_plugin.forward_context():
             restorer = Restorer(run.model, Options())  # on every rank: sharded parameters are gathered by all together

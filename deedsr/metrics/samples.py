@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deedsr.data.pairs import read_rgb
 from deedsr.images import Picture, from_pil
+from deedsr.options import Options
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Sample:
             if height * low_width != width * low_height or low_height > height:
                 raise ValueError(f"{self.stem}: lr is {_size(self.lr)}, which doesn't scale to {width}×{height}")
 
-    def check(self, scale: float) -> None:
-        """Raises ValueError where the ground truth is not `scale` times the input in height and width, rounded."""
+    def check(self, options: Options) -> None:
+        """Raises ValueError where what is restored with `options` would not be as large as the ground truth."""
         if self.lr is None or self.hr is None:
             return
-        expected = tuple(round(scale * side) for side in self.lr.shape[-2:])
-        if self.hr.shape[-2:] != expected:
+        height, width = options.output_size(*self.lr.shape[-2:])
+        if self.hr.shape[-2:] != (height, width):
             raise ValueError(
-                f"{self.stem}: hr is {_size(self.hr)}; {scale:g} times lr, which is {_size(self.lr)}, would be "
-                f"{expected[1]}×{expected[0]}"
+                f"{self.stem}: hr is {_size(self.hr)}; {options.outscale:g} times lr, which is {_size(self.lr)}, would "
+                f"be {width}×{height}"
             )
 
 

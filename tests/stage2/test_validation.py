@@ -12,8 +12,6 @@ from PIL import Image
 from deedsr.metrics.evaluation import Evaluator
 from stage2.train import train
 
-run = Evaluator.run
-
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
@@ -48,7 +46,7 @@ def test_it_logs_scores_table_and_pictures_and_changes_nothing(
 def test_it_counts_steps_not_batches(
     pairs: Path, composed: Callable, stage2_options: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs: list[int] = []
+    run, runs = Evaluator.run, []
     monkeypatch.setattr(Evaluator, "run", lambda self, *_: runs.append(1) or run(self, *_))
     words = [f"validation={{data: {pairs}, every: 2, images: 1, metrics: [psnr]}}", "trainer.accumulate_grad_batches=3"]
     train(composed("stage2", stage2_options(tmp_path / "run", "steps=4", *words)))
