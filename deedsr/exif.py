@@ -65,13 +65,12 @@ def writable(found: Image.Exif) -> tuple[dict[int, Any], dict[int, dict[int, Any
 
 def _writable(entries: Mapping[int, Any], left_out: set[int], directory: int | None = None) -> dict[int, Any]:
     kept = {}
-    for tag in entries:
+    for tag in entries.keys() - left_out:
         with suppress(*BROKEN):
             alone = Image.Exif()
             (alone if directory is None else alone.get_ifd(directory))[tag] = entries[tag]
             alone.tobytes()
-            if tag not in left_out:
-                kept[tag] = entries[tag]
+            kept[tag] = entries[tag]
     return kept
 
 

@@ -160,10 +160,7 @@ def _decode(data: bytes) -> Picture:
 
 
 def _from_deep(data: bytes, image: Image.Image) -> Picture:
-    rasters.check_deep(image)
-    pixels = rasters.decode_deep(data)
-    if image.format == "TIFF" and image.tag_v2.get(338) == (0,):  # no transparency, but a selection or the like
-        pixels = pixels[..., :-1]
+    pixels = rasters.decode_deep(data, image)
     metadata = exif.read(image)
     grey = image.mode.startswith("I") or (image.format == "PNG" and data[25] in (0, 4))
     if grey and pixels.shape[2] == 4:  # OpenCV spreads grey with alpha

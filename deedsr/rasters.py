@@ -34,23 +34,16 @@ def bit_depth(data: bytes, image: Image.Image) -> int:
     return 16 if image.mode in ("I", "I;16", "I;16B", "I;16L") else 8
 
 
-def check_deep(image: Image.Image) -> None:
-    """Raises ValueError for kinds of 16-bit TIFF files that OpenCV takes for others.
+def decode_deep(data: bytes, image: Image.Image) -> np.ndarray:
+    """Pixels of a 16-bit PNG or TIFF file, opened as `image`, in uint16; TIFF's orientation is applied, EXIF's is not.
 
-    Those are planes one after another, other colours than grey and RGB, white as zero, and premultiplied colours.
+    Raises ValueError if the file can't be decoded to 16 bits, and for kinds of TIFF that OpenCV takes for others:
+    planes one after another, other colours than grey and RGB, white as zero, premultiplied colours.
     """
-    if image.format != "TIFF":
-        return
-    planes, colours, extra, samples = (image.tag_v2.get(tag) for tag in (284, 262, 338, 277))
-    if (planes == 2 and samples != 1) or colours not in (1, 2) or extra == (1,):
+    tiff = image.format == "TIFF"
+    planes, colours, extra, samples = (image.tag_v2.get(tag) if tiff else None for tag in (284, 262, 338, 277))
+    if tiff and ((planes == 2 and samples != 1) or colours not in (1, 2) or extra == (1,)):
         raise ValueError(UNREADABLE)
-
-
-def decode_deep(data: bytes) -> np.ndarray:
-    """Pixels of a 16-bit PNG or TIFF file in uint16; TIFF's orientation is applied, EXIF's is not.
-
-    Raises ValueError if the file can't be decoded to 16 bits.
-    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -59,7 +52,8 @@ def decode_deep(data: bytes) -> np.ndarray:
         raise ValueError(UNREADABLE)
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     channels = pixels.shape[2]
-    return pixels[..., [2, 1, 0, 3][:channels]] if channels >= 3 else pixels
+    pixels = pixels[..., [2, 1, 0, 3][:channels]] if channels >= 3 else pixels
+    return pixels[..., :-1] if extra == (0,) else pixels  # no transparency, but a selection or the like
 
 
 def encode_png(pixels: np.ndarray, icc: bytes | None, exif_data: bytes | None) -> bytes:

@@ -205,14 +205,12 @@ def test_broken_exif_is_no_reason_to_stop(data):
 
 
 def odd_exif() -> bytes:
-    """A maker, and positions as no TIFF directory may hold them: text for a direction, altitude below the sea."""
+    """A maker, and a direction as no TIFF directory may hold it: text."""
     data = Image.Exif()
     data[271] = "Maker"
     data.get_ifd(exif.GPS_IFD)[1] = "N"
     encoded = bytearray(data.tobytes())
-    for place in (encoded.find(struct.pack("<HHI", 1, 2, 2)), encoded.find(struct.pack(">HHI", 1, 2, 2))):
-        if place >= 0:
-            struct.pack_into("<H" if encoded[6:8] == b"II" else ">H", encoded, place, 17)  # GPSImgDirection, a rational
+    struct.pack_into(">H", encoded, encoded.index(struct.pack(">HHI", 1, 2, 2)), 17)  # GPSImgDirection, a rational
     return bytes(encoded)
 
 
