@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
@@ -75,14 +74,14 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     load = lru_cache(1)(lambda name: load_model(name, device, getattr(torch, cfg.dtype)))
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
     shared = {"model": cfg.model, **OmegaConf.to_container(cfg.options)}
-    rows: dict[str, Any] = {str(name): row for name, row in OmegaConf.to_container(cfg.rows).items()}
-    words = {name: {**shared, **({} if row == AUTOENCODER else row)} for name, row in rows.items()}
-    names = {name: options.pop("model") for name, options in words.items()}
-    chosen = {name: split(name, options) for name, options in words.items()}  # all, before hours of restoring
+    rows = {}
+    for name, row in OmegaConf.to_container(cfg.rows).items():  # all, before hours of restoring
+        options = {**shared, **({} if row == AUTOENCODER else row)}
+        rows[str(name)] = options.pop("model"), None if row == AUTOENCODER else split(name, options)
     reports = {}
-    for name, row in rows.items():
-        model = load(names[name])
-        make = autoencoded(model) if row == AUTOENCODER else restored(model, *chosen[name])
+    for name, (model_name, chosen) in rows.items():
+        model = load(model_name)
+        make = autoencoded(model) if chosen is None else restored(model, *chosen)
         reports[name] = evaluator.run(_samples(files, make), len(files), not reports, cfg.progress)
         table.write(output, to_markdown(reports))
         table.write(output.with_suffix(".json"), json.dumps(means(reports), indent=2) + "\n")
