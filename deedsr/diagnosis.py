@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from deedsr import weights
-from deedsr.encoder.network import DegradationEncoder
-from deedsr.images import Picture, read
-from deedsr.models.folder import DIAGNOSIS, ENCODER, load_encoder
+from deedsr.devices import pick_device
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import DIAGNOSIS, ENCODER, load_encoder
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
-from deedsr.restorer import LEAST_SIDE, pick_device
+from deedsr.pictures.picture import Picture, read
+from deedsr.restorer import LEAST_SIDE
 from deedsr.tiling import windows
 
 LEVELS = ("light", "medium", "heavy")

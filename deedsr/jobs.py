@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deedsr.formats import FOREIGN, FORMATS, check_fits, format_of
+from deedsr.pictures.formats import FOREIGN, FORMATS, check_fits, format_of
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -214,9 +214,9 @@ def attempt(job: Job, restorer: Restorer, progress: Callable[[float], None] | No
 
 
 def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None] | None) -> None:
-    from deedsr import images
+    from deedsr.pictures.picture import read
 
-    picture = images.read(job.source)
+    picture = read(job.source)
     check_fits(job.target, *restorer.options.output_size(*picture.size), picture.transparent)
     prepare(job.target.parent)
     restorer(picture, progress).save(job.target)

@@ -13,12 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr import colour
+from deedsr.devices import pick_device
 from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.sampler import OnStep, Settings, make_scheduler, sample
-from deedsr.images import Picture, from_pil, pad_to, read, resize, upsample
+from deedsr.geometry import pad_to, resize, upsample
 from deedsr.models import load_model
-from deedsr.models.base import Condition, RestorationModel
+from deedsr.models.contract import Condition, RestorationModel
 from deedsr.options import DTYPES, Options, one_of
+from deedsr.pictures.picture import Picture, from_pil, read
 from deedsr.tiling import Window, join, merge, windows
 
 SCALE = 4  # of the networks
@@ -194,18 +196,6 @@ def content_seed(lr: Tensor, seed: int) -> int:
     digest = hashlib.sha256(f"{seed} {tuple(lr.shape)} ".encode())
     digest.update(pixels)
     return int.from_bytes(digest.digest()[:8], "little") >> 1
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that a name means; ``auto`` is CUDA, else Apple's, else the CPU. ValueError if it is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    kind, _, index = name.partition(":")
-    there = available.get(kind, False) and (not index or (index.isdigit() and kind == "cuda"))
-    if not there or (index and int(index) >= torch.cuda.device_count()):
-        raise ValueError(f"device {name!r} is not available here; choose one of auto, cpu, cuda, mps")
-    return torch.device(name)
 
 
 def _settings(model: RestorationModel, options: Options) -> Settings:

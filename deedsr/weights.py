@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from deedsr.files import replacing
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,16 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, A
     where `path` can't be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     metadata = {"config": json.dumps(dict(config))} if config else {"format": "pt"}  # one key: several have no order
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask grants; safetensors grants the owner alone
-        save_file(plain, temporary, metadata=metadata)
-        temporary.chmod(mode)
-        os.replace(temporary, path)
+        with replacing(path) as part:
+            part.touch()
+            mode = part.stat().st_mode  # what the umask grants; safetensors grants the owner alone
+            save_file(plain, part, metadata=metadata)
+            part.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"{path}: can't be written ({error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
-from deedsr.data.photos import seeded
-from deedsr.degradation import Degradation, Mixture, Recipe
-from deedsr.encoder.momentum import MomentumContrast
+from deedsr.data.batch import Crops
+from deedsr.degradation import Mixture, Recipe
+from deedsr.training.optimizer import scheduled
+from deedsr.training.run import Run, pixels
+from stage1.momentum import MomentumContrast
 from stage1.parameters import Reading
-from stage1.views import Positives, cut, degrade, quadrants
-
-OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+from stage1.views import Patches, Positives, cut, degrade, quadrants
 
 
-class Milestones:
-    """The factor of the learning rate: a linear warm-up, then times `gamma` at each milestone.
-
-    Args:
-        milestones: when the rate falls, in `unit`s.
-        unit: ``steps``, or ``epochs`` (one: as many crops as there are photographs).
-        gamma: what it is multiplied by.
-        warmup: steps over which it rises from 0.
-    """
-
-    def __init__(
-        self, milestones: Sequence[float], unit: Literal["steps", "epochs"], gamma: float = 0.1, warmup: int = 0
-    ) -> None:
-        if unit not in ("steps", "epochs"):
-            raise ValueError(f"schedule.unit must be steps or epochs, got {unit!r}")
-        self.milestones, self.unit, self.gamma, self.warmup = sorted(milestones), unit, gamma, warmup
-
-    def factor(self, step: int, epoch: int) -> float:
-        """The factor at `step`, with `epoch` steps an epoch."""
-        length = epoch if self.unit == "epochs" else 1
-        passed = sum(step >= milestone * length for milestone in self.milestones)
-        return min(1.0, (step + 1) / (self.warmup + 1)) * self.gamma**passed
-
-
-class DegradationLearner(pl.LightningModule):
+class DegradationLearner(Run):
     """Degrades crops on the device and trains a `MomentumContrast` on pairs of patches that share a degradation.
 
-    A batch is HR crops, uint8 (B, 3, S, S), or made already, see `stage1.pool`. Everything random is a pure function of
-    (seed, step, rank, sample).
+    A batch is HR `Crops`, or `Patches` that were made already, see `stage1.pool`.
 
     Args:
         contrast: encoder, key encoder and queue.
-        optimizer: makes the optimizer of the trained parameters.
-        schedule: of the learning rate.
+        optimizer: of the trained parameters, and its schedule, see `deedsr.training.optimizer.scheduled`.
+        steps: of the whole run.
         recipe: what the degradations are drawn from, or the name of its level.
         positives: which two patches count as the same, see `stage1.views.views`.
         parameters: weight of reading the drawn parameters from the vector; the contrast's is 1. 0: contrast alone.
@@ -63,51 +36,54 @@ class DegradationLearner(pl.LightningModule):
     def __init__(
         self,
         contrast: MomentumContrast,
-        optimizer: OptimizerFactory,
-        schedule: Milestones,
+        optimizer: Mapping[str, Any],
+        steps: int,
         recipe: Recipe | Mixture | str,
         positives: Positives,
         parameters: float = 0.0,
         shuffle: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.contrast = contrast.to(memory_format=torch.channels_last)
-        self.optimizer, self.schedule = optimizer, schedule
+        self.optimizer_config, self.steps = optimizer, steps
         self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
         self.reading = Reading(contrast.encoder.dimension, self.recipe) if parameters else None
         self.positives, self.parameters_weight = positives, parameters
-        self.shuffle, self.seed = shuffle, seed
+        self.shuffle = shuffle
+
+    def saved(self) -> set[str]:
+        return set(self.state_dict())
 
     @torch.no_grad()
-    def patches(self, batch: Tensor | dict[str, Any], step: int) -> tuple[Tensor, Tensor, Degradation]:
-        """Queries and keys, (B, 3, h, w) each, in [0, 1], and what was done to both."""
-        if isinstance(batch, dict):
-            query, key = (batch[name].float() / 255 for name in ("query", "key"))
-            return query, key, Degradation.from_state(batch["degradation"])
-        numbers = (self.seed, step, self.global_rank)
-        with torch.autocast(batch.device.type, enabled=False):
-            pairs = degrade(batch.float() / 255, self.recipe, self.positives, *numbers)
-        chosen = quadrants(len(batch), seeded(*numbers, 0, 3))
-        return cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1]), pairs.degradation
+    def patches(self, batch: Crops | Patches) -> Patches:
+        """Queries and keys, and what was done to both."""
+        if isinstance(batch, Patches):
+            return batch
+        numbers = (self.seed, self.global_step, self.global_rank)
+        with torch.autocast(batch.hr.device.type, enabled=False):
+            pairs = degrade(pixels(batch.hr), self.recipe, self.positives, *numbers)
+        chosen = quadrants(len(batch.hr), self.generator(3))
+        query, key = (
+            (255 * cut(pictures, chosen[:, side])).round().byte()
+            for side, pictures in enumerate((pairs.first, pairs.second))
+        )
+        return Patches(query, key, pairs.degradation)
 
-    def training_step(self, batch: Tensor | dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Crops | Patches) -> Tensor:
         """One batch -> the InfoNCE loss and, weighted, the error in reading the parameters."""
-        step = self.global_step
-        query, key, degradation = self.patches(batch, step)
-        exchange = seeded(self.seed, step, 0, 0, 5) if self.shuffle else None  # the same on all ranks
-        contrast, vectors = self.contrast(query, key, exchange)
+        patches = self.patches(batch)
+        exchange = self.generator(5, alike=True) if self.shuffle else None
+        contrast, vectors = self.contrast(pixels(patches.query), pixels(patches.key), exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)
         if self.reading is None:
             return contrast.loss
-        error = self.reading(vectors, degradation)
+        error = self.reading(vectors, patches.degradation)
         self.log("train/parameters", error.detach(), prog_bar=True)
         return contrast.loss + self.parameters_weight * error
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer of all that is trained and its schedule, stepped after every batch."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
-        epoch = self.trainer.datamodule.epoch
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, epoch))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return scheduled(trained, steps=self.steps, epoch=self.trainer.datamodule.epoch, **self.optimizer_config)

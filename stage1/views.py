@@ -8,10 +8,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deedsr.data.photos import seeded
+from deedsr.data.batch import Batch
 from deedsr.degradation import Degradation, Mixture, Recipe, apply
+from deedsr.randomness import seeded
 
 Positives = Literal["same_image", "same_degradation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Patches(Batch):
+    """What is compared: query and key, uint8 (B, 3, h, w); row i of both has row i of the degradation."""
+
+    query: Tensor
+    key: Tensor
+    degradation: Degradation
 
 
 @dataclass(frozen=True)

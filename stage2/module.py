@@ -10,14 +10,16 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from deedsr.data.batch import Crops
 from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 from deedsr.ema import Average
-from deedsr.images import upsample
-from deedsr.models.base import Condition, RestorationModel, Text
+from deedsr.geometry import upsample
+from deedsr.models.contract import Condition, RestorationModel, Text
+from deedsr.training.optimizer import scheduled
+from deedsr.training.run import Run, pixels
+from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
-from stage2.optimizer import scheduled
-from stage2.run import Batch, Run, pixels
 from stage2.scaling import shard
 
 
@@ -58,30 +60,27 @@ class RestorationRun(Run):
                 self.reshard()
 
     @torch.no_grad()
-    def degrade(self, hr: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """What is made of uint8 HR crops alone: `lr` uint8, and the latents `z` of HR and `z_lr` of up-sampled LR."""
-        image = pixels(hr)
-        with torch.autocast(hr.device.type, enabled=False):
-            lr = apply(image, self.recipe.sample(generator, len(hr)))
+    def samples(self, batch: Crops | Samples, generator: torch.Generator) -> Samples:
+        """What the network learns from, made of crops unless it is made already."""
+        if isinstance(batch, Samples):
+            return batch
+        image = pixels(batch.hr)
+        with torch.autocast(image.device.type, enabled=False):
+            lr = apply(image, self.recipe.sample(generator, len(image)))
         z, z_lr = self.model.encode(image), self.model.encode(upsample(lr))
-        return {"hr": hr, "lr": (255 * lr).round().to(torch.uint8), "z": z, "z_lr": z_lr}
-
-    def made(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The samples of a batch: what `degrade` gives, and what else belongs to the crops, as texts."""
-        given = batch if isinstance(batch, dict) else {"hr": batch}
-        return given if "z" in given else {**given, **self.degrade(given["hr"], generator)}
+        return Samples((255 * lr).round().to(torch.uint8), z, z_lr, batch.hr, batch.tokens, batch.pooled)
 
     def conditioned(
-        self, batch: Batch, guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self, batch: Crops | Samples, guidance: TextGuidance = NO_TEXT_GUIDANCE
     ) -> tuple[Tensor | None, Tensor, Condition]:
         """HR in [0, 1], where the batch has it, its latent, and what the network is told of the LR images."""
-        made = self.made(batch, self.generator(1))
-        hr = pixels(made["hr"]) if "hr" in made else None
-        text = Text(made["tokens"], made["pooled"]) if "tokens" in made else None
-        condition = self.model.condition(pixels(made["lr"]), made["z_lr"].float(), text, guidance)
-        return hr, made["z"].float(), condition
+        made = self.samples(batch, self.generator(1))
+        hr = None if made.hr is None else pixels(made.hr)
+        text = None if made.tokens is None or made.pooled is None else Text(made.tokens, made.pooled)
+        condition = self.model.condition(pixels(made.lr), made.z_lr.float(), text, guidance)
+        return hr, made.z.float(), condition
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)
         for_diffusion = self.generator(2)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
-from deedsr.models.base import RestorationModel
-from stage2.fidelity import Fidelity, FidelityLoss
+from deedsr.models.contract import RestorationModel
+from stage2.picture_loss import Fidelity, FidelityLoss
 
 WEIGHTS = ("plain", "sigma_squared")
 LOGIT_NORMAL = "logit_normal"

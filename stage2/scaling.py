@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from deedsr.models.base import RestorationModel
+from deedsr.models.contract import RestorationModel
 
 FROZEN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

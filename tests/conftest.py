@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # before torch: MKL's exp else differs by the maker of the CPU
+
 import torch
 
 from deedsr import weights
-from deedsr.encoder.network import DegradationEncoder
 from deedsr.metrics.catalogue import METRICS
 from deedsr.metrics.loading import missing_weights
-from deedsr.models.adapter_config import AdapterConfig
-from deedsr.models.build import stock
-from deedsr.models.deedsr import DeeDSR, build
-from deedsr.models.folder import ADAPTER, ENCODER, Header, save_adapter
-from deedsr.models.parts import write_part, write_scheduler
-from deedsr.models.presets import DeeDSRConfig, preset
+from deedsr.models.deedsr.adapter_config import AdapterConfig
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import ADAPTER, ENCODER, Header, save_adapter
+from deedsr.models.deedsr.model import DeeDSR, build
+from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
+from deedsr.models.frozen.parts import write_part, write_scheduler
+from deedsr.models.frozen.stock import stock
 
 SHARED = Path(__file__).parents[2] / "shared"
 

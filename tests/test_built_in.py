@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from deedsr import Restorer, weights
-from deedsr.images import read, upsample
+from deedsr.geometry import upsample
 from deedsr.models import describe
 from deedsr.models.resolver import ASSETS, BUILT_IN, BUILT_IN_DIT
 from deedsr.options import Options
+from deedsr.pictures.picture import read
 
 FOLDER = ASSETS / BUILT_IN
 SAMPLE = Path(__file__).parent / "data" / "rooftops.png"

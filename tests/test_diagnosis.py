@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deedsr import cli, degradation, weights
+from deedsr import degradation, weights
+from deedsr.cli import main as cli
 from deedsr.diagnosis import (
     DIAGNOSIS,
     LEVELS,
@@ -24,9 +25,9 @@ from deedsr.diagnosis import (
     median_level,
     to_scale,
 )
-from deedsr.encoder.network import DegradationEncoder
-from deedsr.images import Picture
-from deedsr.models.folder import ENCODER
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import ENCODER
+from deedsr.pictures.picture import Picture
 
 
 @pytest.fixture

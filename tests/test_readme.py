@@ -42,7 +42,7 @@ def test_links_lead_to_files(target: str) -> None:
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("deedsr ")])
 def test_verbs_and_options_exist(line: str) -> None:
     typer = pytest.importorskip("typer")
-    from deedsr.cli import app
+    from deedsr.cli.main import app
 
     verb, *words = line.split("#")[0].split()[1:]
     command = typer.main.get_command(app).commands[verb]

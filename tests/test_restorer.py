@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 from deedsr import colour
-from deedsr.images import Picture, pad_to, read, upsample, write
-from deedsr.models.folder import ADAPTER
+from deedsr.devices import pick_device
+from deedsr.geometry import pad_to, upsample
+from deedsr.models.deedsr.folder import ADAPTER
 from deedsr.models.resolver import ASSETS, BUILT_IN
 from deedsr.options import SAMPLERS, Options
-from deedsr.restorer import Restorer, content_seed, pick_device
+from deedsr.pictures.picture import Picture, read, write
+from deedsr.restorer import Restorer, content_seed
 
 
 def smooth(height: int, width: int) -> torch.Tensor:

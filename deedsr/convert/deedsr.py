@@ -11,20 +11,20 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.convert import ldm
-from deedsr.convert.ldm import Pairs, joined
-from deedsr.data.folders import new_folder
 from deedsr.diffusion.process import Process
-from deedsr.models.deedsr import DeeDSR, build, unet_changes
-from deedsr.models.folder import ENCODER, Header, save_adapter
-from deedsr.models.parts import write_part, write_scheduler
-from deedsr.models.presets import SD21, DeeDSRConfig
+from deedsr.files import new_folder
+from deedsr.models.deedsr.folder import ENCODER, Header, save_adapter
+from deedsr.models.deedsr.model import DeeDSR, build, unet_changes
+from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
+from deedsr.models.frozen import original_names
+from deedsr.models.frozen.original_names import Pairs, joined
+from deedsr.models.frozen.parts import write_part, write_scheduler
 from deedsr.models.trained import ADAPTER
 
 SAMPLING = {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]}
 LISTED = 20  # names of each fault in a message
 PREFIX = "Encoder_degrad."
-RES_BLOCK = {**ldm.RES_BLOCK, "emb_layers.1": "time", "skip_connection": "skip"}
+RES_BLOCK = {**original_names.RES_BLOCK, "emb_layers.1": "time", "skip_connection": "skip"}
 MODULATION = {"spade.mlp_shared.0": "shared", "spade.mlp_gamma": "gamma", "spade.mlp_beta": "beta"}
 ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "out"}
 DEGRADATION = {
@@ -61,11 +61,11 @@ def _adapter(levels: int) -> Pairs:
 def _unet(model: DeeDSR) -> Pairs:
     names = [name for name, module in model.unet.named_modules() if isinstance(module, ResnetBlock2D)]
     modulations = {name: f"modulations.{index}" for index, name in enumerate(names)}
-    for theirs, ours in ldm.unet_pairs(model.unet):
-        yield f"{ldm.UNET}{theirs}", f"unet.{ours}"
-    for theirs, ours in ldm.unet_blocks(model.unet):
+    for theirs, ours in original_names.unet_pairs(model.unet):
+        yield f"{original_names.UNET}{theirs}", f"unet.{ours}"
+    for theirs, ours in original_names.unet_blocks(model.unet):
         if ours in modulations:
-            yield from joined(f"{ldm.UNET}{theirs}", modulations[ours], MODULATION)
+            yield from joined(f"{original_names.UNET}{theirs}", modulations[ours], MODULATION)
 
 
 def key_table(model: DeeDSR) -> dict[str, str]:
@@ -74,7 +74,7 @@ def key_table(model: DeeDSR) -> dict[str, str]:
     Raises ValueError where a tensor of `model` has no name there: the model is of a shape that theirs can't take.
     """
     names = [name for name in model.state_dict() if not name.startswith("vae.")]
-    return ldm.table(names, chain(_adapter(len(model.adapter.config.widths)), _unet(model)))
+    return original_names.table(names, chain(_adapter(len(model.adapter.config.widths)), _unet(model)))
 
 
 def schedule(process: Process) -> dict[str, Tensor]:
@@ -121,17 +121,17 @@ def fitted(tensors: Mapping[str, Tensor], config: DeeDSRConfig, source: str | Pa
         model = build(config)
     names = key_table(model)
     vae = {f"vae.{name}" for name in model.vae.state_dict()}
-    pairs = ((f"{ldm.VAE}{theirs}", f"vae.{ours}") for theirs, ours in ldm.vae_pairs(model.vae))
-    names |= ldm.table(vae, pairs)
+    pairs = ((f"{original_names.VAE}{theirs}", f"vae.{ours}") for theirs, ours in original_names.vae_pairs(model.vae))
+    names |= original_names.table(vae, pairs)
     expected = schedule(Process.from_config(config.scheduler))
     given = {name: tensor for name, tensor in tensors.items() if name not in expected}
     other = [name for name in sorted(expected.keys() & tensors.keys()) if not _close(tensors[name], expected[name])]
-    faults = [fault for fault in [ldm.misfits(given, names, model, LISTED)] if fault]
+    faults = [fault for fault in [original_names.misfits(given, names, model, LISTED)] if fault]
     if other:
         faults.append(f"{len(other)} of another schedule ({', '.join(other)})")
     if faults:
         raise ValueError(f"{source}: not a DeeDSR of the authors' repository: {'; '.join(faults)}")
-    return ldm.renamed(given, names, model)
+    return original_names.renamed(given, names, model)
 
 
 def _close(buffer: Tensor, expected: Tensor) -> bool:

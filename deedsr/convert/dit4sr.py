@@ -11,11 +11,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.data.folders import new_folder
-from deedsr.models.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.dit4sr_stream import LRStream
-from deedsr.models.dit4sr_transformer import DiT4SRTransformer
-from deedsr.models.sd3_folder import Header, save_adapter
+from deedsr.files import new_folder
+from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
+from deedsr.models.sd3.folder import Header, save_adapter
+from deedsr.models.sd3.lr_stream import LRStream
+from deedsr.models.sd3.transformer import DiT4SRTransformer
 from deedsr.models.trained import ADAPTER
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"

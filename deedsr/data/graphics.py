@@ -22,9 +22,9 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from deedsr.data.folders import new_folder
 from deedsr.data.members import Photo
 from deedsr.data.photos import Corrupt, decode, list_photos
+from deedsr.files import new_folder
 
 SIDE = 800
 """Of the pictures, pixels. They are drawn at twice that and made smaller."""

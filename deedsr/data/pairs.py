@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deedsr import images
 from deedsr.data.members import SUFFIXES
+from deedsr.pictures.picture import read
 
 
 def pictures(folder: str | Path, suffix: str = "") -> dict[str, Path]:
@@ -57,7 +57,7 @@ def read_rgb(path: Path) -> Tensor:
     Raises ValueError that names a file which can't be read, is grey, or has an alpha channel: a metric on a silently
     converted picture is not the published one.
     """
-    picture = images.read(path)
+    picture = read(path)
     if picture.grey or picture.alpha is not None:
         kind = "is a grey picture" if picture.grey else "has an alpha channel"
         raise ValueError(f"{path}: {kind}, metrics need plain RGB; convert it first")

@@ -6,18 +6,20 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
 
+from deedsr.data.batch import Crops
 from deedsr.data.flaws import CORRUPT, SMALL, Flaws
-from deedsr.data.folders import visible
 from deedsr.data.members import SUFFIXES, Photo, members
+from deedsr.data.stream import Stream
+from deedsr.files import visible
+from deedsr.randomness import seeded
 
 Root = str | Path | Mapping[str, str | Path]
 """Where photographs are: a folder, a shard (.tar), a list (.txt), or {root: FOLDER, list: LIST.txt}."""
@@ -87,17 +89,8 @@ def _names(table: Path, split: str) -> set[str]:
         return {row["file"] for row in rows if row["split"] == split}
 
 
-def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator whose stream is a pure function of `numbers` (seed, step, rank, sample …).
-
-    Zeros that only fill up to four numbers don't count: (1, 2) is (1, 2, 0).
-    """
-    state = np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-Beside = Callable[[Photo, torch.Generator], dict[str, Tensor]]
-"""What else belongs to a photograph, as its text; what it draws comes from the generator of the sample."""
+TextOf = Callable[[Photo, torch.Generator], Mapping[str, Tensor]]
+"""The embedded text of a photograph, `tokens` and `pooled`; what it draws comes from the generator of the sample."""
 
 
 class Corrupt(ValueError):
@@ -120,13 +113,12 @@ def decode(data: bytes) -> Image.Image:
         raise Corrupt(str(error)) from None
 
 
-class PhotoCrops(IterableDataset):
-    """Random square crops, flipped left-right half of the time: uint8 (3, size, size), RGB, without end.
+class PhotoCrops(Stream):
+    """Random square crops, flipped left-right half of the time: `Crops` of uint8 (3, size, size), RGB, without end.
 
-    Sample `i` of step `s` on rank `r` is a pure function of (seed, s, r, i); a stream that starts at `start_step` goes
-    on as if it had never stopped. Photographs smaller than `size` are enlarged to it; another one, drawn from the
-    same numbers, takes the place of a corrupt one; `flaws` notes both. `cache` keeps the decoded photographs in memory
-    (3 bytes a pixel, in each worker). With `beside`, a sample is a dictionary of the crop, ``hr``, and what that gives.
+    Sample `i` of step `s` on rank `r` is a pure function of (seed, s, r, i). Photographs smaller than `size` are
+    enlarged to it; another one, drawn from the same numbers, takes the place of a corrupt one; `flaws` notes both.
+    cache: keep the decoded photographs in memory, 3 bytes a pixel in each worker. text: gives each photograph's.
     enlarge: half of the crops are cut that much smaller and enlarged: the pixels of cameras are softer than those of
     photographs that were made smaller.
     """
@@ -138,17 +130,18 @@ class PhotoCrops(IterableDataset):
         seed: int,
         batch: int,
         rank: int = 0,
-        start_step: int = 0,
+        start: int = 0,
         cache: bool = False,
-        beside: Beside | None = None,
+        text: TextOf | None = None,
         enlarge: float = 1.0,
     ) -> None:
         if not files:
             raise ValueError("no photographs to train on")
         if not 1 <= enlarge <= size / 2:
             raise ValueError(f"enlarge is {enlarge}; it must be at least 1, and leave 2 pixels of a crop of {size}")
-        self.files, self.size, self.seed, self.batch = list(files), size, seed, batch
-        self.rank, self.start_step, self.beside, self.enlarge = rank, start_step, beside, enlarge
+        super().__init__(batch, start)
+        self.files, self.size, self.seed = list(files), size, seed
+        self.rank, self.text, self.enlarge = rank, text, enlarge
         self.flaws = Flaws(self.files)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
@@ -193,9 +186,18 @@ class PhotoCrops(IterableDataset):
         others = f", and so are the other {len(self.files) - 1} photographs" if len(self.files) > 1 else ""
         raise ValueError(f"{self.files[index]}: corrupt ({error}){others}; there is nothing to train on") from error
 
-    def crop(self, step: int, sample: int) -> Tensor | dict[str, Tensor]:
-        """Crop number `sample` of the batch of `step` on this rank."""
-        generator = seeded(self.seed, step, self.rank, sample)
+    def crop(self, step: int, number: int) -> Tensor:
+        """The picture of `sample` alone, uint8 (3, size, size)."""
+        return self._drawn(seeded(self.seed, step, self.rank, number))[0]
+
+    def sample(self, step: int, number: int) -> Crops:
+        """Sample `number` of the batch of `step` on this rank."""
+        generator = seeded(self.seed, step, self.rank, number)
+        hr, photo = self._drawn(generator)
+        return Crops(hr) if self.text is None else Crops(hr, **self.text(photo, generator))
+
+    def _drawn(self, generator: torch.Generator) -> tuple[Tensor, Photo]:
+        """A crop and the photograph that it is of."""
         index, top, left, flip = torch.randint(0, 2**31, (4,), generator=generator).tolist()
         index, pixels = self.sound(index % len(self.files), generator)
         enlarged = self.enlarge > 1 and bool(torch.rand((), generator=generator) < 0.5)
@@ -206,14 +208,4 @@ class PhotoCrops(IterableDataset):
         if enlarged:
             crop = np.asarray(Image.fromarray(crop).resize((self.size, self.size), Image.Resampling.BICUBIC))
         crop = crop[:, ::-1] if flip % 2 else crop
-        hr = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1)))
-        return hr if self.beside is None else {"hr": hr, **self.beside(self.files[index], generator)}
-
-    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.start_step + first  # whole batches go to one worker, so that the loader's order is the steps' order
-        while True:
-            for sample in range(self.batch):
-                yield self.crop(step, sample)
-            step += stride
+        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))), self.files[index]

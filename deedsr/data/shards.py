@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from deedsr.data.flaws import distinct, report
-from deedsr.data.folders import new_folder
 from deedsr.data.members import Photo
 from deedsr.data.photos import Corrupt, decode, list_photos
+from deedsr.files import new_folder
 
 
 @dataclass(frozen=True)

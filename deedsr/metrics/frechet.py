@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deedsr.images import Picture
 from deedsr.metrics.catalogue import METRICS
 from deedsr.metrics.loading import load
+from deedsr.pictures.picture import Picture
 
 _SIDE = 299
 

@@ -41,16 +41,6 @@ def missing_weights(files: tuple[str, ...]) -> list[str]:
     return missing
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that a name means; ``auto`` is CUDA where there is one, else the CPU. ValueError if there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} can't be used here: {one_line(error)}") from error
-
-
 def load(label: str, package: str, files: tuple[str, ...], build: Callable[[], Built], download: bool) -> Built:
     """`build()`, a network that `package` makes from the weights `files`.
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr.data.pairs import read_rgb
-from deedsr.images import Picture, from_pil
 from deedsr.options import Options
+from deedsr.pictures.picture import Picture, from_pil
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deedsr.images import Picture
 from deedsr.metrics.loading import load, missing_weights, require
 from deedsr.metrics.perceptual import Scorer
+from deedsr.pictures.picture import Picture
 
 
 @dataclass(frozen=True)

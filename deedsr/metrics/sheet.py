@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from deedsr.images import Picture
 from deedsr.metrics.evaluation import BICUBIC, RESTORED, Report
 from deedsr.metrics.samples import Sample, bicubic
+from deedsr.pictures.picture import Picture
 
 _TILE = 384  # pixels of a panel's side
 _CROP = 128  # pixels of a picture's side in a zoomed crop

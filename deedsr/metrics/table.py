@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -47,14 +45,6 @@ def means(report: Report, row: Row) -> dict[str, float | None]:
 def column_values(row: Row, column: str) -> list[float]:
     """A column's value for every picture that has one."""
     return [scores[column] for scores in row.images.values() if column in scores]
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def to_json(report: Report) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from deedsr.models import folder, sd3_folder
-from deedsr.models.base import Condition, RestorationModel, Text
+from deedsr.models.contract import Condition, RestorationModel, Text
+from deedsr.models.deedsr import folder
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
+from deedsr.models.sd3 import folder as sd3_folder
 from deedsr.models.trained import Fresh, header_of
 
 __all__ = ["Condition", "Fresh", "RestorationModel", "Text", "assemble", "build", "describe", "export", "load_model"]

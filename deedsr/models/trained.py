@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.models.base import RestorationModel
+from deedsr.models.contract import RestorationModel
 
 ADAPTER, HEADER = "adapter.safetensors", "model"  # HEADER: key of a checkpoint
 

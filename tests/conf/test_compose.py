@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from stage2.run import missing
+from deedsr.training.command import missing
 
 CONF = Path(__file__).parents[2] / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))

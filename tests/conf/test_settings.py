@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from deedsr.models.dit4sr import SMALL
-from deedsr.models.dit4sr_stream import LRStream
+from deedsr.models.sd3.dit4sr import SMALL
+from deedsr.models.sd3.lr_stream import LRStream
 
 CONF = Path(__file__).parents[2] / "conf"
 

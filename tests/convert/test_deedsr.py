@@ -9,17 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deedsr import cli, weights
-from deedsr.convert import ldm
+from deedsr import weights
+from deedsr.cli import main as cli
 from deedsr.convert.deedsr import convert, fitted, key_table, schedule
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.encoder.network import DegradationEncoder
 from deedsr.models import load_model
-from deedsr.models.adapter_config import AdapterConfig
-from deedsr.models.build import stock
-from deedsr.models.deedsr import DeeDSR, build
-from deedsr.models.presets import DeeDSRConfig, preset
+from deedsr.models.deedsr.adapter_config import AdapterConfig
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.model import DeeDSR, build
+from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
+from deedsr.models.frozen import original_names
+from deedsr.models.frozen.stock import stock
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -69,7 +70,7 @@ def model() -> DeeDSR:
     own = model.state_dict()
     table = key_table(model)
     theirs = {theirs: regenerated(theirs, own[ours].shape) for theirs, ours in table.items()}
-    model.load_state_dict(ldm.renamed(theirs, table, model), strict=False)
+    model.load_state_dict(original_names.renamed(theirs, table, model), strict=False)
     return model
 
 

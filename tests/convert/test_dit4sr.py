@@ -13,12 +13,12 @@ from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deedsr import cli
+from deedsr.cli import main as cli
 from deedsr.convert.dit4sr import STREAMS, convert, fold, version_of
-from deedsr.models.build import stock
-from deedsr.models.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.parts import write_part, write_scheduler
-from deedsr.models.sd3_folder import load
+from deedsr.models.frozen.parts import write_part, write_scheduler
+from deedsr.models.frozen.stock import stock
+from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
+from deedsr.models.sd3.folder import load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 POSITIONS = "pos_embed.pos_embed"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
+from deedsr.data.batch import Crops
 from deedsr.data.flaws import CORRUPT, SMALL
-from deedsr.data.photos import PhotoCrops, list_photos, seeded
+from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.randomness import seeded
 
 WIDTH, HEIGHT, SIZE = 60, 44, 24
 
@@ -37,7 +38,7 @@ def stream(files: list[Path], seed: int = 1, batch: int = 4, **options: int) -> 
 
 
 def batches(crops: PhotoCrops, count: int, workers: int = 0) -> list[torch.Tensor]:
-    return list(islice(DataLoader(crops, crops.batch, num_workers=workers), count))
+    return [batch.hr for batch in islice(crops.loader(Crops, workers), count)]
 
 
 def test_crops_are_windows_mirrored_half_of_the_time(files: list[Path]) -> None:
@@ -65,7 +66,7 @@ def test_a_crop_depends_on_its_numbers_and_on_nothing_else(files: list[Path]) ->
     torch.manual_seed(0)
     first = {(step, sample): stream(files).crop(step, sample) for step in range(5) for sample in range(4)}
     torch.manual_seed(99)
-    crops = stream(files, batch=2, start_step=3)
+    crops = stream(files, batch=2, start=3)
     for (step, sample), crop in reversed(first.items()):
         assert torch.equal(crop, crops.crop(step, sample))
 
@@ -93,7 +94,7 @@ def test_workers_change_nothing(files: list[Path], workers: int) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_stream_goes_on_as_if_unbroken(files: list[Path], workers: int) -> None:
     whole = batches(stream(files), 7)
-    rest = batches(stream(files, start_step=4), 3, workers)
+    rest = batches(stream(files, start=4), 3, workers)
     assert all(torch.equal(got, wanted) for got, wanted in zip(rest, whole[4:], strict=True))
 
 
@@ -177,7 +178,7 @@ def test_flaws_met_in_workers_are_known_to_the_loader(files: list[Path], tmp_pat
     places(10, 40, 9).save(tmp_path / "small.png")
     mixed = [*files, *broken_files(tmp_path), tmp_path / "small.png"]
     crops = stream(mixed)
-    resumed = batches(stream(mixed, start_step=20), 20)
+    resumed = batches(stream(mixed, start=20), 20)
     whole = batches(crops, 40, workers)
     assert all(torch.equal(got, wanted) for got, wanted in zip(whole[20:], resumed, strict=True))
     assert crops.flaws.marked(CORRUPT) == mixed[3:-1]

@@ -11,7 +11,7 @@ from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, make_scheduler, sample
 from deedsr.diffusion.text_guidance import TextGuidance
-from deedsr.models.presets import preset
+from deedsr.models.deedsr.sizes import preset
 
 CONFIG = preset("sd21").scheduler
 EPSILON, VELOCITY = (Process.from_config({**CONFIG, "prediction_type": kind}) for kind in ("epsilon", "v_prediction"))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
-from deedsr.models.presets import preset
+from deedsr.models.deedsr.sizes import preset
 
 VELOCITY = Process.from_config({**preset("sd21").scheduler, "prediction_type": "v_prediction"})
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deedsr.cli import main
+from deedsr.cli.main import main
 from deedsr.metrics.compare import compare
 
 
@@ -112,7 +112,7 @@ def transparent(folders):
         (None, ["--metrics", "psnr,foo"], "unknown metric 'foo'"),
         (None, ["--metrics", ","], "selects nothing"),
         (None, ["--protocol", "foo"], "unknown protocol 'foo'"),
-        (None, ["--device", "foo"], "device 'foo' can't be used here"),
+        (None, ["--device", "foo"], "device 'foo' is not available here"),
         (None, ["-o", "c.txt"], "must be a file name that ends in .json"),
     ],
 )

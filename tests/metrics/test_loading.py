@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from deedsr.devices import pick_device
 from deedsr.metrics.evaluation import Evaluator
-from deedsr.metrics.loading import Unavailable, load, missing_weights, pick_device
+from deedsr.metrics.loading import Unavailable, load, missing_weights
 
 
 class Payload:
@@ -101,5 +102,5 @@ def test_clip_networks_import_with_any_setuptools():
 def test_device():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="device 'abacus' can't be used here"):
+    with pytest.raises(ValueError, match="device 'abacus' is not available here"):
         pick_device("abacus")

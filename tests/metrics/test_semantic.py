@@ -40,7 +40,7 @@ def test_similarity(draw, tiny_clip):
 def test_equals_open_clip_itself(draw, tiny_clip):
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_clip}")
     image, other = draw(40, 40, 1), draw(40, 40, 9)
-    from deedsr.images import Picture
+    from deedsr.pictures.picture import Picture
 
     with torch.no_grad():
         a, b = (model.eval().encode_image(preprocess(Picture(x).to_pil())[None]) for x in (image, other))

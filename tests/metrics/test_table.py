@@ -9,9 +9,10 @@ import json
 import numpy as np
 import pytest
 
+from deedsr.files import write_text
 from deedsr.metrics.evaluation import Evaluator
 from deedsr.metrics.samples import Sample
-from deedsr.metrics.table import interval, to_csv, to_json, to_markdown, write
+from deedsr.metrics.table import interval, to_csv, to_json, to_markdown
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_interval_is_that_of_theory():
 
 def test_write_leaves_no_half_file(tmp_path):
     path = tmp_path / "new" / "a.json"
-    write(path, "1\n")
-    write(path, "2\n")
+    write_text(path, "1\n")
+    write_text(path, "2\n")
     assert path.read_text() == "2\n"
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deedsr.models.dit4sr import SD35, DiT4SR, DiT4SRConfig, build
+from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig, build
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def command(photos: Path) -> list[str]:
     """The command of the README at a tiny size."""
     shrink = [f"data.roots=[{photos}]", "encoder.layers=[1,1,1,1]", "encoder.widths=[4,4,8,8]", "encoder.stem=4"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
-    shrink += ["schedule.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
+    shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
     return [sys.executable, "-m", "stage1.train", *shrink]
 
 

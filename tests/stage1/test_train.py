@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
-from deedsr.encoder.network import DegradationEncoder
-from stage1.module import Milestones
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.training.optimizer import Schedule
 from stage1.train import train
 
 Compose = Callable[..., DictConfig]
@@ -26,7 +26,7 @@ def state(output: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
 def test_ten_and_ten_steps_equal_twenty(tiny: Compose, tmp_path: Path, positives: str) -> None:
-    common = [f"positives={positives}", "schedule.milestones=[5,15]", "shuffle=true", "contrast.groups=2"]
+    common = [f"positives={positives}", "optimizer.milestones=[5,15]", "shuffle=true", "contrast.groups=2"]
     train(tiny(tmp_path / "whole", "steps=20", *common))
     train(tiny(tmp_path / "parts", "steps=10", *common))
     train(tiny(tmp_path / "parts", "steps=20", *common))
@@ -95,21 +95,21 @@ def test_the_parameters_are_learned_beside_the_contrast(tiny: Compose, tmp_path:
 
 @pytest.mark.parametrize(("unit", "falls"), [("steps", 2), ("epochs", 20)])
 def test_milestones(unit: str, falls: int) -> None:
-    schedule = Milestones([2, 4], unit, gamma=0.1, warmup=1)
-    assert schedule.factor(0, 10) == 0.5
-    assert schedule.factor(falls - 1, 10) == 1
-    assert schedule.factor(falls, 10) == pytest.approx(0.1)
-    assert schedule.factor(2 * falls, 10) == pytest.approx(0.01)
+    schedule = Schedule("milestones", 2, 100, [2, 4], unit, gamma=0.1, epoch=10)
+    assert schedule(0) == 0.5
+    assert schedule(falls - 1) == 1
+    assert schedule(falls) == pytest.approx(0.1)
+    assert schedule(2 * falls) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("pool=none", "pool=none: holds no pairs"),
+        ("pool=none", "none/pairs-000000.safetensors: missing; make it with `python -m stage1.pool pool=none`"),
         ("crop=40", "crop must be a multiple of"),
         ("trainer.accumulate_grad_batches=2", "must be 1 in stage 1"),
         ("positives=other", "same_image or same_degradation"),
-        ("schedule.unit=days", "steps or epochs"),
+        ("optimizer.unit=days", "unknown optimizer.unit 'days'; there are: steps, epochs"),
         ("data.split=none", "no photographs of the split"),
         ("recipe=strong", "unknown degradation level 'strong'"),
     ],
@@ -121,4 +121,4 @@ def test_wrong_settings_are_named(tiny: Compose, tmp_path: Path, override: str, 
 
 def test_the_full_size_composes(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path, "experiment=stage1_deedsr")
-    assert (cfg.contrast.queue, cfg.contrast.momentum, cfg.schedule.unit) == (16, 0.999, "epochs")
+    assert (cfg.contrast.queue, cfg.contrast.momentum, cfg.optimizer.unit) == (16, 0.999, "epochs")

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from deedsr.data.photos import seeded
 from deedsr.degradation import Recipe, apply
+from deedsr.randomness import seeded
 from stage1.parameters import Reading, drawn
 from stage1.views import cut, degrade, quadrants
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from deedsr import weights
+from deedsr.data.batch import Crops
 from deedsr.data.photos import PhotoCrops
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -75,17 +76,17 @@ class PowerCut(Exception):
 @pytest.fixture
 def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], AbstractContextManager]:
     """`with power_cut(n, size):` a run whose crops have that size ends when it reads those of step n."""
-    crop = PhotoCrops.crop
+    whole = PhotoCrops.sample
 
     @contextmanager
     def armed(step: int, size: int) -> Iterator[None]:
-        def broken(self: PhotoCrops, at: int, sample: int) -> torch.Tensor:
+        def broken(self: PhotoCrops, at: int, number: int) -> Crops:
             if (at, self.size) == (step, size):
                 raise PowerCut
-            return crop(self, at, sample)
+            return whole(self, at, number)
 
         with monkeypatch.context() as patch, pytest.raises(PowerCut):
-            patch.setattr(PhotoCrops, "crop", broken)
+            patch.setattr(PhotoCrops, "sample", broken)
             yield
 
     return armed

@@ -12,10 +12,12 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from deedsr import cli, images, weights
+from deedsr import weights
+from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.folder import ADAPTER, ENCODER
+from deedsr.models.deedsr.folder import ADAPTER, ENCODER
 from deedsr.models.trained import HEADER
+from deedsr.pictures import picture as images
 from stage2.train import train
 
 Options = Callable[..., list[str]]

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from stage2.run import Crops, fit
-from stage2.train import build
+from deedsr.training.fit import fit
+from deedsr.training.photographs import Photographs
+from stage2.from_config import build
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -41,7 +42,7 @@ def observed(composed: Composed, stage2_options: Options, tmp_path: Path) -> Cal
         still = ["optimizer.lr=0", "objective.rollout=0"]
         cfg = composed("stage2", stage2_options(tmp_path / str(len(list(tmp_path.iterdir()))), *still, *words))
         seen = Gradients()
-        crops = Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed)
+        crops = Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
         fit(cfg, build(cfg), crops, Path(cfg.output), cfg.steps, [seen])
         return seen
 

@@ -10,10 +10,11 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
-from deedsr.encoder.network import DegradationEncoder
-from deedsr.models.folder import ADAPTER, ENCODER
-from deedsr.models.presets import DeeDSRConfig
-from stage2.train import build, train
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import ADAPTER, ENCODER
+from deedsr.models.deedsr.sizes import DeeDSRConfig
+from stage2.from_config import build
+from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

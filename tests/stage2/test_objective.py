@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from deedsr.degradation import Recipe
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
-from deedsr.models.deedsr import DeeDSR
-from deedsr.models.presets import preset
+from deedsr.models.deedsr.model import DeeDSR
+from deedsr.models.deedsr.sizes import preset
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective, draw_times, snr_weight
 

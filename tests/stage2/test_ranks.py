@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.models import load_model
-from deedsr.models.folder import ADAPTER
-from stage2 import distill
-from stage2.train import build, train
+from deedsr.models.deedsr.folder import ADAPTER
+from stage2.distill import __main__ as distill
+from stage2.from_config import build
+from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from deedsr import weights
 from deedsr.degradation import Recipe
-from deedsr.models.deedsr import DeeDSR, build
-from deedsr.models.folder import ADAPTER
-from deedsr.models.presets import preset
+from deedsr.models.deedsr.folder import ADAPTER
+from deedsr.models.deedsr.model import DeeDSR, build
+from deedsr.models.deedsr.sizes import preset
 from stage2.module import RestorationRun
 from stage2.objective import Objective
 from stage2.scaling import prepare, shard, store_frozen

@@ -16,9 +16,13 @@ from PIL import Image
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.models import load_model
-from deedsr.models.folder import ADAPTER, ENCODER
-from stage2.run import BAD_BATCH, Crops, command, fit
-from stage2.train import build, train
+from deedsr.models.deedsr.folder import ADAPTER, ENCODER
+from deedsr.training.command import command
+from deedsr.training.fit import fit
+from deedsr.training.photographs import Photographs
+from deedsr.training.run import BAD_BATCH
+from stage2.from_config import build
+from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -67,7 +71,7 @@ def test_every_trained_tensor_changes_and_nothing_else(
     cfg = composed("stage2", stage2_options(tmp_path, "steps=4"))
     run = build(cfg)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-    fit(cfg, run, Crops(cfg.data, cfg.crop, cfg.batch, cfg.seed), tmp_path, cfg.steps)
+    fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     trained = {name for name, _ in run.model.trainable()}
     changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == trained

@@ -11,15 +11,18 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from deedsr import cli, images, weights
+from deedsr import weights
+from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.build import stock
-from deedsr.models.dit4sr import SMALL
-from deedsr.models.parts import write_part, write_scheduler
+from deedsr.models.frozen.parts import write_part, write_scheduler
+from deedsr.models.frozen.stock import stock
+from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.options import Options as RestorerOptions
+from deedsr.pictures import picture as images
 from deedsr.restorer import Restorer
-from stage2.rivals import tiles as naive_tiles
-from stage2.train import build, train
+from stage2.evaluate.rivals import tiles as naive_tiles
+from stage2.from_config import build
+from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

@@ -1,0 +1,1 @@
+"""The command line: ``deedsr restore``, ``compare``, ``diagnose``, ``info``, ``export``, ``convert``."""

@@ -1,0 +1,80 @@
+"""``deedsr diagnose``: what is wrong with a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deedsr.files import visible
+from deedsr.options import DEVICES, one_of
+from deedsr.pictures.formats import FORMATS
+
+if TYPE_CHECKING:
+    from deedsr.diagnosis import Diagnoser, Diagnosis
+
+
+def diagnose_command(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures, and folders of them.")],
+    model: Annotated[str, typer.Option(help="built-in, a model folder or an id.")] = "built-in",
+    device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: an object, or a list of them.")] = False,
+) -> int:
+    """Say how blurred, noisy and compressed pictures are, with an uncertainty (±, one standard deviation).
+
+    Blur is the sigma of a Gaussian in pixels of the picture, noise a standard deviation on the scale 0-255, jpeg the
+    quality of the last compression (100: none), level the strength of degradation that the picture looks like.
+    """
+    one_of("device", device.partition(":")[0], DEVICES)
+    files = _files(inputs)
+    single = len(inputs) == 1 and files == inputs
+    diagnoser = _load(model, device) if any(file.is_file() for file in files) else None
+    found: list[dict[str, Any]] = []
+    for file in files:
+        outcome = _attempt(diagnoser, file)
+        if isinstance(outcome, str):
+            if single:
+                raise ValueError(outcome)
+            typer.echo(f"deedsr: {outcome}", err=True)
+            found.append({"file": str(file), "error": outcome})
+            continue
+        found.append({"file": str(file), **outcome.to_json()})
+        if not as_json:
+            typer.echo("\n  ".join([f"{file}:", *outcome.lines()]))
+    if as_json:
+        typer.echo(json.dumps(found[0] if single else found, indent=2))
+    return int(any("error" in entry for entry in found))
+
+
+def _files(inputs: list[Path]) -> list[Path]:
+    """Folders replaced by the pictures below them, in order. ValueError for one that holds none."""
+    files = []
+    for path in inputs:
+        below = [path]
+        if path.is_dir():
+            below = [file for file in visible(path) if file.suffix.lower() in FORMATS]
+            if not below:
+                raise ValueError(f"{path}: no pictures in this folder ({', '.join(FORMATS)})")
+        files += below
+    return files
+
+
+def _load(model: str, device: str) -> Diagnoser:
+    from deedsr.diagnosis import Diagnoser
+
+    return Diagnoser.from_pretrained(model, device)
+
+
+def _attempt(diagnoser: Diagnoser | None, file: Path) -> Diagnosis | str:
+    """The diagnosis, or one line that names the file, what is wrong with it and the way out."""
+    if diagnoser is None or not file.is_file():
+        return f"{file}: no such file; check the name"
+    try:
+        return diagnoser(file)
+    except OSError as error:
+        return f"{file}: can't be opened ({error.strerror or error}); check its permissions"
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        return message if message.startswith(str(file)) else f"{file}: {message}"

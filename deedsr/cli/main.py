@@ -1,0 +1,211 @@
+"""The command line. Nothing heavy is imported before the arguments are known to be right."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deedsr import jobs
+from deedsr.cli.compare import compare_command
+from deedsr.cli.convert import convert_app
+from deedsr.cli.diagnose import diagnose_command
+from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, Options, one_of, parse_guidance
+
+if TYPE_CHECKING:
+    from deedsr.restorer import Restorer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+# typer raises click's errors, its own copy of them from version 0.26 on
+ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+INTERRUPTED = 130
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from deedsr import __version__
+
+        typer.echo(f"deedsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def deedsr(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Restore real-world photographs with degradation-aware diffusion."""
+
+
+@app.command()
+def restore(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures, and folders of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; for one input also a file name.")] = Path(
+        "restored"
+    ),
+    outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
+    model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
+    preset: Annotated[str | None, typer.Option(help="A way to sample that the model names: paper, fast.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
+    sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
+    noise_guidance: Annotated[
+        str | None,
+        typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
+    ] = None,
+    text_guidance: Annotated[
+        float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
+    ] = None,
+    ensemble: Annotated[
+        int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")
+    ] = None,
+    colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
+    seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
+    device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
+    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+    suffix: Annotated[str, typer.Option(help="Put between an output's stem and extension.")] = "",
+    ext: Annotated[str | None, typer.Option(help="Extension of outputs [default: the input's].")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore again what is there already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+) -> int:
+    """Restore pictures to OUTPUT/STEM+SUFFIX.EXT. Outputs that exist are kept: a broken-off run goes on.
+
+    Each side becomes the input's times OUTSCALE, rounded to the nearest pixel. Depth, transparency, colour profile
+    and EXIF data are kept where the format can hold them. Subfolders are restored too.
+    """
+    guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
+    changes = {"preset": preset, "text_guidance": text_guidance, "ensemble": ensemble}
+    options = Options(outscale, steps, sampler, guidance, tile, colour, seed, **changes)
+    one_of("device", device.partition(":")[0], DEVICES)
+    one_of("dtype", dtype, DTYPES)
+    plan = jobs.make_plan(inputs, output, suffix, ext)
+
+    def make_restorer() -> Restorer:
+        from deedsr.restorer import Restorer
+
+        return Restorer.from_pretrained(model, options, device, dtype)
+
+    outcomes = _run(plan, make_restorer, overwrite, quiet=as_json)
+    _print_summary(outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def _print_summary(outcomes: list[jobs.Outcome], options: dict[str, object], as_json: bool) -> None:
+    counts = Counter(outcome.status for outcome in outcomes)
+    summary = {status: counts[status] for status in ("restored", "kept", "failed")}
+    if as_json:
+        images = [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in outcomes]
+        typer.echo(json.dumps({**summary, "options": options, "images": images}, indent=2, default=str))
+    else:
+        typer.echo(", ".join(f"{count} {status}" for status, count in summary.items() if count or status == "restored"))
+
+
+def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool, quiet: bool) -> list[jobs.Outcome]:
+    """Run a plan with a progress bar on standard error; a line for every output on standard output unless quiet."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=True) as bar:
+        task = bar.add_task("restoring", total=None)
+
+        def report(outcome: jobs.Outcome) -> None:
+            if outcome.error is not None:
+                errors.print(f"deedsr: {outcome.error}")
+            elif not quiet and outcome.status == "restored":
+                typer.echo(f"{outcome.source} -> {outcome.target} ({outcome.seconds:.1f} s)")
+
+        def progress(done: float, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=f"restoring {min(int(done) + 1, total)}/{total}")
+
+        return jobs.run(plan, make_restorer, overwrite, report, progress)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Option(help="built-in, sd21, dit4sr, a model folder …")] = "built-in",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Print the parts of a model and how many parameters they have, without loading weights."""
+    from deedsr.models import describe
+
+    found = describe(model)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            typer.echo(f"{key:<20} {value:>15,}" if isinstance(value, int) else f"{key:<20} {value}")
+    return 0
+
+
+app.command("compare")(compare_command)
+app.command("diagnose")(diagnose_command)
+app.add_typer(convert_app, name="convert")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
+) -> int:
+    """Write a model folder that can be handed on."""
+    import torch
+
+    from deedsr.models import export as export_model
+
+    export_model(source, target, with_base, torch.float16 if half else None)
+    typer.echo(str(target))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
+    logging.disable(logging.WARNING)  # of the libraries beneath
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    sys.exit(_call(arguments))
+
+
+def _call(arguments: Sequence[str] | None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(args=arguments, prog_name="deedsr", standalone_mode=False) or 0
+        if code != INTERRUPTED:  # typer turns the interrupt into this code
+            return code
+        raise KeyboardInterrupt
+    except ClickException as error:
+        message, code = error.format_message(), error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        further = "; the same command goes on where it stopped" if arguments[0] == "restore" else ""
+        message, code = f"interrupted{further}", INTERRUPTED
+    except ValueError as error:
+        message, code = str(error), 2
+    except OSError as error:
+        message, code = jobs.explain(error, Path(error.filename)) if error.filename else str(error), 2
+    typer.echo(f"deedsr: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

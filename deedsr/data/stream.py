@@ -1,0 +1,44 @@
+"""Endless streams of training samples that any step can start from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from deedsr.data.batch import Batch
+
+
+class Stream(IterableDataset[Batch], ABC):
+    """Samples without end, `batch` of them to a step, from the step `start` on.
+
+    A sample is a pure function of its step and its number, so a stream that starts later goes on as if it had never
+    stopped. Whole batches go to one worker process: the loader's order is the order of the steps.
+    """
+
+    def __init__(self, batch: int, start: int = 0) -> None:
+        self.batch, self.start = batch, start
+
+    @abstractmethod
+    def sample(self, step: int, number: int) -> Batch:
+        """Sample `number`, from 0, of the batch of `step`."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.start + first
+        while True:
+            yield from (self.sample(step, number) for number in range(self.batch))
+            step += stride
+
+    def loader(self, kind: type[Batch], workers: int, pin_memory: bool = False) -> DataLoader:
+        """The stream's batches, of the dataclass `kind`, made by `workers` processes (0: by this one)."""
+        return DataLoader(
+            self,
+            self.batch,
+            collate_fn=kind.stack,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+        )

@@ -1,0 +1,104 @@
+"""The contract between the networks and all that uses them: sampler, tiling, restorer, training, evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deedsr import weights
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.geometry import SizeRequirement
+from deedsr.tiling import Window
+
+
+@dataclass(frozen=True)
+class Text:
+    """Embedded texts. tokens: (B, T, D), those of CLIP-L ++ CLIP-G padded to D, then T5's. pooled: (B, P)."""
+
+    tokens: Tensor
+    pooled: Tensor
+
+    def like(self, latent: Tensor) -> Text:
+        """For a batch of latents, in its dtype and on its device; a single text counts for all."""
+        return Text(*(part.to(latent).expand(len(latent), *part.shape[1:]) for part in (self.tokens, self.pooled)))
+
+
+class Condition(Protocol):
+    """All that a network knows of one batch of LR images and that does not depend on t."""
+
+    z_lr: Tensor
+
+    def crop(self, window: Window) -> Condition:
+        """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
+        ...
+
+
+class RestorationModel(nn.Module, ABC):
+    """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
+
+    process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
+    factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
+    presets: other ways, by name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None
+    for any. takes_text: whether it can be guided by text.
+    """
+
+    process: Process
+    size: SizeRequirement
+    factor: int
+    channels: int
+    defaults: Settings
+    presets: Mapping[str, Settings]
+    limit: int | None = None
+    takes_text: bool = False
+
+    @abstractmethod
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample."""
+
+    @abstractmethod
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
+
+    @abstractmethod
+    def condition(
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> Condition:
+        """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
+
+        text: of each image or one for all; None leaves it to the model. Raises ValueError for what it can't take.
+        """
+
+    @abstractmethod
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's prediction for x_t (B, C, h, w) at the process's times t (B,), in its parameterisation."""
+
+    @abstractmethod
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The named parameters that training may change, chosen by module."""
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The modules that do most of the work: tensors in, one result out, none inside another.
+
+        Training may recompute their activations, and shard them, one by one.
+        """
+        raise NotImplementedError
+
+    def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path, assign: bool = False) -> None:
+        """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
+
+        assign: make them the model's own instead. Raises ValueError that names `source` and the first names that are
+        missing, surplus or of another size.
+        """
+        trained = {name for name, _ in self.trainable()}
+        surplus = sorted(tensors.keys() & self.state_dict().keys() - trained)
+        if surplus:
+            raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
+        weights.load_strict(self, tensors, source, allow_missing=self.state_dict().keys() - trained, assign=assign)

@@ -1,0 +1,216 @@
+"""DeeDSR (arXiv 2404.00661): a frozen latent-diffusion U-Net, steered by an adapter that knows the degradation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.geometry import SizeRequirement
+from deedsr.models.contract import RestorationModel, Text
+from deedsr.models.deedsr.adapter import Adapter
+from deedsr.models.deedsr.adapter_config import AdapterConfig
+from deedsr.models.deedsr.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
+from deedsr.models.frozen.stock import stock
+from deedsr.tiling import Window
+
+
+@dataclass(frozen=True)
+class DeeDSRCondition:
+    """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level."""
+
+    z_lr: Tensor
+    filters: list[FilterPair]
+
+    def crop(self, window: Window) -> DeeDSRCondition:
+        return DeeDSRCondition(self.z_lr[window.slices], self.filters)
+
+
+class Maps:
+    """The local-detail maps of the call under way, by (height, width); kept until backward."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[tuple[int, ...], Tensor] = {}
+
+    def fill(self, maps: list[Tensor]) -> None:
+        self.by_size = {tuple(single.shape[-2:]): single for single in maps}
+
+
+def _modulate(maps: Maps, modulation: Modulation, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
+    return modulation(h, maps.by_size[tuple(h.shape[-2:])])
+
+
+class DeeDSR(RestorationModel):
+    """The whole system on *stock* diffusers modules.
+
+    unet: a UNet2DConditionModel whose cross-attention takes the adapter's tokens. vae: AutoencoderKL or AutoencoderDC.
+    Nothing of the U-Net is replaced: a forward hook on the last convolution of each ResBlock modulates its output,
+    out = skip(x) + [h·(1+γ) + β], just before the residual is added. `AdapterConfig` has ablations of all this.
+    """
+
+    presets = {"paper": Settings.from_dict(SD21.defaults)}
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        vae: nn.Module,
+        process: Process,
+        encoder: DegradationEncoder,
+        adapter: AdapterConfig,
+        sft_hidden: int,
+        defaults: Settings,
+    ) -> None:
+        super().__init__()
+        if encoder.dimension != adapter.vector:
+            raise ValueError(f"the encoder gives {encoder.dimension} numbers, the adapter takes {adapter.vector}")
+        if adapter.cross_attention == "fresh" and unet.config.cross_attention_dim != adapter.context:
+            raise ValueError(
+                f"the U-Net's context is {unet.config.cross_attention_dim}, the adapter's {adapter.context}"
+            )
+        self.unet, self.vae, self.encoder = unet, vae, encoder
+        self.process, self.defaults = process, defaults
+        self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
+        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
+        self.modulations = nn.ModuleList(
+            Modulation(adapter.maps, block.conv2.out_channels, sft_hidden) for block in blocks
+        )
+        self.maps = Maps()
+        for block, modulation in zip(blocks, self.modulations, strict=True):
+            block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
+        self.factor = 2 ** (len(_vae_widths(vae)) - 1)
+        self.channels = vae.config.latent_channels
+        levels = max(len(unet.config.block_out_channels), len(adapter.widths))
+        multiple = self.factor * 2 ** (levels - 1)
+        self.size = SizeRequirement(multiple, multiple)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Only what `trainable` names can be trained; all stays in evaluation mode."""
+        self.requires_grad_(False)
+        for _, parameter in self.trainable():
+            parameter.requires_grad_(True)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> DeeDSR:
+        """Stays in evaluation mode: the frozen BatchNorms must not move, and no trained part has a mode."""
+        return super().train(False)
+
+    def cross_attentions(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every attn2 of the U-Net, by its name within this module."""
+        for name, module in self.unet.named_modules(prefix="unet"):
+            if name.endswith(".attn2"):
+                yield name, module
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The adapter, the modulations and every attn2; of these, what the ablations of `AdapterConfig` leave."""
+        parts = [("adapter", self.adapter), ("modulations", self.modulations)]
+        kind = self.adapter.config.cross_attention
+        if kind == "fresh":
+            parts += self.cross_attentions()
+        elif kind == "projected":
+            for name, attention in self.cross_attentions():
+                parts += [(f"{name}.to_q", attention.to_q), (f"{name}.to_out", attention.to_out)]
+        for prefix, module in parts:
+            yield from module.named_parameters(prefix=prefix)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        for module in [*self.unet.modules(), *self.adapter.modules()]:
+            if isinstance(module, (ResnetBlock2D, Transformer2DModel, ResBlock, AttentionBlock)):
+                yield module
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        output = self.vae.encode(2 * image - 1)
+        posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
+        if posterior is None:
+            latent = output.latent
+        else:
+            latent = posterior.mode() if generator is None else posterior.sample(generator)
+        return latent * self.vae.config.scaling_factor
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
+
+    def condition(
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> DeeDSRCondition:
+        if text is not None or guidance.scale != 1:
+            raise ValueError("DeeDSR takes no text, so it can't be guided by one either: leave text guidance at 1")
+        degradation = self.adapter.config.degradation
+        with torch.no_grad():
+            vector = lr.new_zeros(len(lr), self.encoder.dimension) if degradation == "zero" else self.encoder(lr)
+        if degradation == "shuffled":
+            if len(lr) == 1 and torch.is_grad_enabled():
+                raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
+            vector = vector.roll(1, 0)
+        return self.condition_on(vector, z_lr)
+
+    def condition_on(self, vector: Tensor, z_lr: Tensor) -> DeeDSRCondition:
+        """As `condition`, from a degradation vector (B, D) of the caller's choice."""
+        return DeeDSRCondition(z_lr, self.adapter.filters(vector))
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
+        steering = self.adapter(condition.z_lr, t, condition.filters)
+        self.maps.fill(steering.maps)
+        tokens = steering.tokens
+        if tokens is None:
+            tokens = x_t.new_zeros(len(x_t), 1, self.unet.config.cross_attention_dim)
+        output = self.unet(x_t, t, encoder_hidden_states=tokens).sample
+        if not torch.is_grad_enabled():
+            self.maps.fill([])
+        return output
+
+
+def unet_changes(adapter: AdapterConfig) -> dict[str, int]:
+    """What an adapter changes in the configuration of the base's U-Net."""
+    return {"cross_attention_dim": adapter.context} if adapter.cross_attention == "fresh" else {}
+
+
+def _vae_widths(vae: nn.Module) -> list[int]:
+    config = vae.config
+    return config.get("block_out_channels") or config["encoder_block_out_channels"]
+
+
+def build(config: DeeDSRConfig) -> DeeDSR:
+    """A DeeDSR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
+    return DeeDSR(
+        stock(config.unet, **unet_changes(config.adapter)),
+        stock(config.vae),
+        Process.from_config(config.scheduler),
+        DegradationEncoder(**config.encoder),
+        config.adapter,
+        config.sft_hidden,
+        Settings.from_dict(config.defaults),
+    )
+
+
+def counts(model: DeeDSR) -> dict[str, int]:
+    """Parameters by part; `cross_attention`: what is trained of attn2, `unet_total`: the U-Net with all modulations."""
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    trained = dict(model.trainable())
+    cross_attention = sum(parameter.numel() for name, parameter in trained.items() if name.startswith("unet."))
+    parts = {
+        "degradation_encoder": size(model.encoder),
+        "adapter": size(model.adapter),
+        "sft": size(model.modulations),
+        "cross_attention": cross_attention,
+    }
+    return {
+        **parts,
+        "trained": sum(parameter.numel() for parameter in trained.values()),
+        "unet_frozen": size(model.unet) - cross_attention,
+        "unet_total": size(model.unet) + parts["sft"],
+        "vae": size(model.vae),
+    }

@@ -1,0 +1,162 @@
+"""The two sizes of DeeDSR, as plain numbers. Stock diffusers classes are built from the `unet` and `vae` entries."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import diffusers
+
+from deedsr.diffusion.sampler import Settings
+from deedsr.models.deedsr.adapter_config import AdapterConfig
+from deedsr.models.deedsr.encoder import DegradationEncoder
+
+
+@dataclass(frozen=True)
+class DeeDSRConfig:
+    """All hyper-parameters of one DeeDSR.
+
+    unet, vae, scheduler: configurations of the diffusers classes named by their ``_class_name``. `unet` is the *stock*
+    base; its ``cross_attention_dim`` is replaced by the width of the adapter's tokens. encoder: arguments of
+    `DegradationEncoder`. sft_hidden: width inside the modulation layers. defaults: arguments of `sampler.Settings`.
+    """
+
+    name: str
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    scheduler: dict[str, Any]
+    encoder: dict[str, Any]
+    adapter: AdapterConfig
+    sft_hidden: int = 128
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+_SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "prediction_type": "epsilon",
+}
+
+SD21 = DeeDSRConfig(
+    name="sd21",
+    unet={
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 64,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "attention_head_dim": [5, 10, 20, 20],
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    vae={
+        "_class_name": "AutoencoderKL",
+        "sample_size": 512,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
+    scheduler=_SCHEDULER,
+    encoder={"layers": [3, 4, 6, 3], "widths": [128, 256, 512, 1024], "stem": 64},
+    adapter=AdapterConfig(
+        in_channels=4,
+        width=256,
+        multipliers=(1, 1, 2, 2),
+        attention=(True, True, True, False),
+        heads=4,
+        maps=256,
+        vector=1024,
+    ),
+    defaults={"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]},
+)
+
+SMALL = DeeDSRConfig(
+    name="small",
+    unet={
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 128,
+        "in_channels": 8,
+        "out_channels": 8,
+        "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+        "block_out_channels": [64, 96, 128],
+        "layers_per_block": 1,
+        "attention_head_dim": [2, 3, 4],
+        "norm_num_groups": 16,
+        "cross_attention_dim": 128,
+        "use_linear_projection": True,
+    },
+    vae={
+        "_class_name": "AutoencoderDC",
+        "latent_channels": 8,
+        "encoder_block_out_channels": [32, 32, 64],
+        "decoder_block_out_channels": [32, 32, 64],
+        "encoder_layers_per_block": [0, 1, 4],
+        "decoder_layers_per_block": [0, 1, 6],
+        "encoder_qkv_multiscales": [[], [], []],
+        "decoder_qkv_multiscales": [[], [], []],
+        "decoder_conv_act_fn": "silu",
+        "scaling_factor": 1.0,
+    },
+    scheduler={**_SCHEDULER, "prediction_type": "v_prediction", "set_alpha_to_one": True},
+    encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32},
+    adapter=AdapterConfig(
+        in_channels=8,
+        width=64,
+        multipliers=(1, 1, 2),
+        attention=(False, False, True),
+        heads=4,
+        maps=64,
+        vector=256,
+    ),
+    sft_hidden=48,
+    defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},
+)
+
+PRESETS = {preset.name: preset for preset in (SD21, SMALL)}
+PARTS = ("unet", "vae", "scheduler", "encoder", "adapter", "sft_hidden", "defaults")
+
+
+def preset(name: str, overrides: Mapping[str, Any] | None = None, parts: Collection[str] = PARTS) -> DeeDSRConfig:
+    """The preset called `name`, with other numbers where `overrides` has some, as {part: {name: number}}.
+
+    parts: those that may be overridden. Raises ValueError for an unknown preset, part or name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(PRESETS)}")
+    config = copy.deepcopy(PRESETS[name])
+    changes: dict[str, Any] = {}
+    for part, numbers in (overrides or {}).items():
+        if part not in parts:
+            raise ValueError(f"there is nothing to override in {part!r} here; there are: {', '.join(parts)}")
+        if part == "sft_hidden":
+            changes[part] = int(numbers)
+        elif part == "adapter":
+            changes[part] = AdapterConfig(**merged(part, asdict(config.adapter), AdapterConfig, numbers))
+        else:
+            current = getattr(config, part)
+            takes = {"encoder": DegradationEncoder, "defaults": Settings}.get(part)
+            changes[part] = merged(part, current, takes or getattr(diffusers, current["_class_name"]), numbers)
+    return replace(config, **changes)
+
+
+def merged(part: str, current: dict[str, Any], takes: type, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """`current` with `numbers` in it; ValueError for a name that `takes` does not take."""
+    if not isinstance(numbers, Mapping):
+        raise ValueError(f"{part} is overridden by name, {part}: {{NAME: VALUE}}, not by {numbers!r}")
+    unknown = sorted(set(numbers) - current.keys() - inspect.signature(takes).parameters.keys())
+    if unknown:
+        raise ValueError(f"{part} has no {unknown[0]!r} to override; there are: {', '.join(current)}")
+    return {**current, **numbers}

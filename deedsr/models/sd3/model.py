@@ -1,0 +1,147 @@
+"""What all restoration models on Stable Diffusion 3 share: autoencoder, texts, and guidance by text."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+
+from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.geometry import SizeRequirement
+from deedsr.models.contract import RestorationModel, Text
+from deedsr.models.frozen import latents
+from deedsr.tiling import Window, join
+
+PAPER = Settings("euler", steps=40, text=TextGuidance(8.0))
+"""arXiv 2503.23580, section 4.1."""
+FAST = Settings("euler", steps=12, start=0.8, text=TextGuidance(8.0, low=0.6))
+"""A quarter of the work: from the LR latent at σ = 0.92 where the shift is 3, guided in the first 7 steps alone."""
+
+
+@dataclass(frozen=True)
+class SD3Condition:
+    """z_lr: latent of the up-sampled LR (B, C, h, w). negative: what `guidance` leads away from, None if it is off."""
+
+    z_lr: Tensor
+    text: Text
+    negative: Text | None
+    guidance: TextGuidance
+
+    def crop(self, window: Window) -> SD3Condition:
+        return replace(self, z_lr=self.z_lr[window.slices])
+
+
+class SD3Restoration(RestorationModel):
+    """A frozen transformer of Stable Diffusion 3 with something trained beside it; a subclass says what.
+
+    transformer: `SD3Transformer2DModel` or a subclass; its positional embedding sets the limit. vae: AutoencoderKL or
+    AutoencoderDC. Without texts of its own (see `set_texts`), a model is told nothing, one token of zeros, and guidance
+    has no effect.
+    """
+
+    presets = {"paper": PAPER, "fast": FAST}
+    takes_text = True
+
+    def __init__(self, transformer: nn.Module, vae: nn.Module, process: Process, defaults: Settings) -> None:
+        super().__init__()
+        if process.prediction != "flow_prediction":
+            raise ValueError(f"Stable Diffusion 3 is a rectified flow; its scheduler says {process.prediction}")
+        self.transformer, self.vae = transformer, vae
+        self.process, self.defaults = process, defaults
+        self.factor = latents.factor(vae)
+        self.channels = vae.config.latent_channels
+        multiple = self.factor * transformer.config.patch_size
+        self.size = SizeRequirement(multiple, multiple)
+        self.limit = multiple * transformer.config.pos_embed_max_size
+        nothing = Text(
+            torch.zeros(1, 1, transformer.config.joint_attention_dim),
+            torch.zeros(1, transformer.config.pooled_projection_dim),
+        )
+        self.set_texts(nothing, nothing)
+        self.told = False
+
+    @classmethod
+    @abstractmethod
+    def on(
+        cls, transformer: SD3Transformer2DModel, numbers: Any, vae: nn.Module, process: Process, defaults: Settings
+    ) -> SD3Restoration:
+        """On a stock transformer, with `numbers` of what is trained beside it; that is fresh."""
+
+    def set_texts(self, positive: Text, negative: Text) -> None:
+        """What every image is told, and what guidance leads away from; a batch of 1 each."""
+        for name, text in (("positive", positive), ("negative", negative)):
+            self.register_buffer(f"{name}_tokens", text.tokens, persistent=False)
+            self.register_buffer(f"{name}_pooled", text.pooled, persistent=False)
+        self.told = True
+
+    def text(self, name: str) -> Text:
+        """The text called ``positive`` or ``negative``."""
+        return Text(getattr(self, f"{name}_tokens"), getattr(self, f"{name}_pooled"))
+
+    def freeze(self) -> None:
+        """Only what `trainable` names can be trained."""
+        self.requires_grad_(False)
+        for _, parameter in self.trainable():
+            parameter.requires_grad_(True)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> SD3Restoration:
+        """Stays in evaluation mode: nothing that is trained has a mode."""
+        return super().train(False)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        yield from self.transformer.transformer_blocks
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return latents.encode(self.vae, image, generator)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latents.decode(self.vae, latent)
+
+    def condition(
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+    ) -> SD3Condition:
+        """text: of each image (or one for all), the model's own where None. The LR image counts through z_lr alone.
+
+        Raises ValueError where guidance is asked for and the two texts have not the same number of tokens.
+        """
+        silent = text is None and not self.told
+        text = (text or self.text("positive")).like(z_lr)
+        if guidance.scale == 1 or silent:
+            return SD3Condition(z_lr, text, None, guidance)
+        negative = self.text("negative").like(z_lr)
+        lengths = text.tokens.shape[1], negative.tokens.shape[1]
+        if lengths[0] != lengths[1]:
+            raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")
+        return SD3Condition(z_lr, text, negative, guidance)
+
+    def denoise(self, x_t: Tensor, t: Tensor, condition: SD3Condition) -> Tensor:
+        """u = ε − x0; where `condition` is guided, from one call on the batch twice: negative texts, then positive."""
+        sigma = self.process.levels(t)[1]  # (B,)
+        time = (self.process.steps * sigma).to(x_t.device, torch.float32)
+        guidance, negative = condition.guidance, condition.negative
+        if negative is None or not guidance.at(float(sigma.max())):
+            return self.predict(x_t, time, condition.text, condition.z_lr)
+        texts = join([negative, condition.text])
+        output = self.predict(torch.cat([x_t, x_t]), time.repeat(2), texts, condition.z_lr.repeat(2, 1, 1, 1))
+        without, with_text = output.chunk(2)
+        return without + guidance.scale * (with_text - without)
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
+        """One call of the network. time: 1000·σ, (B,)."""
+
+
+def counts(model: SD3Restoration) -> dict[str, int]:
+    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
+    total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
+    trained = sum(parameter.numel() for _, parameter in model.trainable())
+    vae = sum(parameter.numel() for parameter in model.vae.parameters())
+    return {"base": total - trained, "trained": trained, "total": total, "vae": vae}

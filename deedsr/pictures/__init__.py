@@ -1,0 +1,1 @@
+"""Pictures in files: reading, writing, and what the formats can hold."""

@@ -1,0 +1,99 @@
+"""The LightningModule that all runs are made of: its randomness, checkpoints, averaged weights, and NaN guard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import Tensor
+
+from deedsr import weights
+from deedsr.data.batch import Batch
+from deedsr.ema import Average
+from deedsr.randomness import seeded
+
+BAD_BATCH = "bad_batch.safetensors"
+
+
+class Run(pl.LightningModule):
+    """A run whose randomness is a pure function of (seed, batch number, rank); frozen parts stay out of checkpoints."""
+
+    average: Average | None = None
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.strict_loading = False  # checkpoints hold the trained part alone; `check` is strict about that
+
+    def generator(self, stream: int, alike: bool = False) -> torch.Generator:
+        """For the present batch on this rank; each `stream` is independent of the others.
+
+        alike: the same on all ranks, for what decides how often the network is asked: with sharded parameters all ranks
+        ask it together.
+        """
+        rank = 0 if alike else self.global_rank
+        return generator(self.seed, self.trainer.fit_loop.total_batch_idx, rank, stream)
+
+    def saved(self) -> set[str]:
+        """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
+        raise NotImplementedError
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.batch = batch
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise self.broken(f"the loss is {loss.item()}")
+
+    def broken(self, what: str) -> ValueError:
+        """The error for numbers that are none; keeps the present batch."""
+        return ValueError(
+            f"{what} at step {self.global_step}: take a lower learning rate, trainer.precision=32-true, or other "
+            f"photographs (this batch is in {self._keep_batch()}); the same command goes on from the last checkpoint"
+        )
+
+    def _keep_batch(self) -> Path:
+        """Write the present batch, and what its randomness is made of, for inspection; returns the file."""
+        number = self.trainer.fit_loop.total_batch_idx
+        origin = {"seed": self.seed, "step": self.global_step, "batch": number, "rank": self.global_rank}
+        return weights.save(Path(self.trainer.default_root_dir) / BAD_BATCH, self.batch.tensors(), origin)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update()  # here, because on_train_batch_end comes only after a checkpoint of this step
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        saved = self.saved()
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
+        if self.average is not None:
+            checkpoint["average"] = self.average.state_dict()
+        checkpoint["sharded"] = isinstance(self.trainer.strategy, ModelParallelStrategy)
+
+    def check(self, checkpoint: dict, trainer: pl.Trainer, file: Path) -> None:
+        """Raise ValueError where `checkpoint`, read from `file`, is not of such a run."""
+        rebuilt = self.state_dict().keys() - self.saved()
+        weights.load_strict(self, checkpoint["state_dict"], file, allow_missing=rebuilt)
+        sharded = checkpoint.get("sharded", False)
+        if sharded != isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ValueError(
+                f"{file}: its optimizer's state is {'' if sharded else 'not '}that of a model_parallel "
+                "strategy: go on with the trainer.strategy of before, or start another run with init=FOLDER"
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["average"])
+
+
+def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:
+    """For the batch number `batch` of a run on `rank`."""
+    return seeded(seed, batch, rank, 0, stream)  # five numbers; a crop's generator has four
+
+
+def pixels(batch: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) → float32 in [0, 1]."""
+    return batch.float() / 255

@@ -1,0 +1,43 @@
+"""The parts of a run of stage 1, from its configuration."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from deedsr.training.photographs import Batches, Photographs
+from stage1.module import DegradationLearner
+from stage1.momentum import MomentumContrast
+from stage1.pool.pairs import Pool
+
+
+def build(cfg: DictConfig) -> DegradationLearner:
+    """The module of a configuration, initialised from its seed."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    contrast = MomentumContrast(instantiate(cfg.encoder), **cfg.contrast)
+    if cfg.compile:
+        for network in (contrast.encoder, contrast.key_encoder):
+            network.compile()  # in place: names in checkpoints stay
+    return DegradationLearner(
+        contrast=contrast,
+        optimizer=cfg.optimizer,
+        steps=cfg.steps,
+        recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
+        positives=cfg.positives,
+        parameters=cfg.parameters,
+        shuffle=cfg.shuffle,
+        seed=cfg.seed,
+    )
+
+
+def photographs(cfg: DictConfig) -> Photographs:
+    """The photographs of a configuration; ValueError for crops whose quadrants can't be degraded."""
+    if cfg.crop % 16:
+        raise ValueError(f"crop must be a multiple of 16, so that its quadrants can be degraded, got {cfg.crop}")
+    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
+
+
+def batches(cfg: DictConfig) -> Batches:
+    """What a configuration trains on: photographs, or pairs that were made of them."""
+    return Pool(cfg) if cfg.pool else photographs(cfg)

@@ -1,0 +1,1 @@
+"""``python -m stage1.pool``: degraded pairs made once, and training from them."""

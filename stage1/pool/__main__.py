@@ -1,0 +1,67 @@
+"""Pairs of degraded pictures made once, for machines on which degrading takes longer than learning.
+
+    python -m stage1.pool data.roots=[PHOTOS] pool=FOLDER pairs=7680
+    python -m stage1.train data.roots=[PHOTOS] pool=FOLDER
+
+Training cuts other quadrants out of the pictures and turns and mirrors them anew each time.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.data.flaws import distinct
+from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.degradation import Recipe
+from deedsr.training.command import command
+from deedsr.training.shards import check, numbered
+from stage1.pool.pairs import PREFIX, origin
+from stage1.views import degrade
+
+BATCH = 16
+"""Crops that are degraded together."""
+
+log = logging.getLogger(__name__)
+
+
+def make(cfg: DictConfig) -> Path:
+    """Writes the shards that are missing; returns their folder. Raises ValueError for what can't be used."""
+    if cfg.shard % BATCH or cfg.pairs % cfg.shard:
+        raise ValueError(f"pairs={cfg.pairs} must be a multiple of shard={cfg.shard}, and that of {BATCH}")
+    files, duplicates = distinct(list_photos(cfg.data.roots, cfg.data.split))
+    recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else instantiate(cfg.recipe)
+    crops = PhotoCrops(files, cfg.crop, cfg.seed, BATCH, cache=cfg.data.cache)
+    header = {**origin(cfg), "seed": cfg.seed, "shard": cfg.shard}
+    for number in range(cfg.pairs // cfg.shard):
+        path = numbered(Path(cfg.pool), PREFIX, number)
+        if path.is_file():
+            check(path, header, f"python -m stage1.pool pool={cfg.pool}")
+            continue
+        rows = []
+        for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
+            hr = torch.stack([crops.crop(step, sample) for sample in range(BATCH)]).to(cfg.device).float() / 255
+            made = degrade(hr, recipe, "same_degradation", cfg.seed, step, 0)
+            pictures = {"first": made.first, "second": made.second}
+            rows.append({name: (value * 255).round().byte() for name, value in pictures.items()})
+            rows[-1].update({f"degradation.{name}": value for name, value in made.degradation.state().items()})
+        weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
+        log.info("%s: %d pairs", path, cfg.shard)
+    if found := crops.flaws.report(duplicates, cfg.crop):
+        log.warning(found)
+    return Path(cfg.pool)
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="pool")
+def main(cfg: DictConfig) -> None:
+    command(make, cfg)
+
+
+if __name__ == "__main__":
+    main()

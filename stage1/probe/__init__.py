@@ -1,0 +1,1 @@
+"""``python -m stage1.probe``: what an encoder knows of blur, noise, JPEG and content."""

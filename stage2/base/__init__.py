@@ -1,0 +1,1 @@
+"""``python -m stage2.base``: pre-training of a small base, autoencoder and unconditional denoiser."""

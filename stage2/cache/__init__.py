@@ -1,0 +1,1 @@
+"""``python -m stage2.cache``: samples made once, with their latents, and training from them."""

@@ -1,0 +1,83 @@
+"""Make the samples of a run once: crops, their degradations, and the latents of both, in safetensors shards.
+
+    python -m stage2.cache data.roots=[PHOTOS] cache=FOLDER batches=1000      # more words as for stage2.train
+    python -m stage2.train data.roots=[] cache=FOLDER
+
+The samples are those that the run with the same words would make by itself on one device, in the same order; after the
+last one they come again, with other noise at other times. Several devices (trainer.devices=8) share the work, and the
+same command goes on where one was broken off.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import hydra
+import torch
+from lightning_fabric import Fabric
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.data.batch import Crops
+from deedsr.data.flaws import Flaws
+from deedsr.training.command import command
+from deedsr.training.photographs import Photographs
+from deedsr.training.run import generator
+from deedsr.training.shards import check, numbered
+from stage2.cache.samples import PREFIX, Samples
+from stage2.from_config import build, origin, texts
+from stage2.module import RestorationRun
+
+log = logging.getLogger(__name__)
+
+
+def make(cfg: DictConfig) -> Path:
+    """Write the shards that are missing; returns their folder."""
+    folder = Path(cfg.cache)
+    if cfg.batches % cfg.shard:
+        raise ValueError(f"batches={cfg.batches} must be a multiple of shard={cfg.shard}")
+    words = cfg.trainer
+    fabric = Fabric(
+        accelerator=words.accelerator, devices=words.devices, num_nodes=words.num_nodes, precision=words.precision
+    )
+    fabric.launch()
+    photos = Photographs(
+        crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, text=texts(cfg), enlarge=cfg.enlarge, **cfg.data
+    )
+    flaws = Flaws(photos.files)
+    run = build(cfg).to(fabric.device)
+    header = {**origin(cfg), "batch": cfg.batch, "samples": cfg.shard * cfg.batch}
+    for index in range(fabric.global_rank, cfg.batches // cfg.shard, fabric.world_size):
+        file = numbered(folder, PREFIX, index)
+        if file.is_file():
+            check(file, header, f"python -m stage2.cache cache={folder}")
+            continue
+        first = index * cfg.shard
+        crops = photos.stream(0, 1, first)
+        batches = islice(crops.loader(Crops, cfg.data.workers), cfg.shard)
+        with fabric.autocast():
+            made = [samples(run, fabric.to_device(batch), first + at).tensors() for at, batch in enumerate(batches)]
+        weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
+        log.info("%s: %d samples", file, header["samples"])
+        flaws.marks = flaws.marks.maximum(crops.flaws.marks)
+    if found := flaws.report(photos.duplicates, cfg.crop):
+        log.warning(found)
+    return folder
+
+
+def samples(run: RestorationRun, batch: Crops, number: int) -> Samples:
+    """What `run` makes of the batch `number`, on the CPU; the HR crops only where its objective looks at them."""
+    made = run.samples(batch, generator(run.seed, number, 0, 1)).to("cpu")
+    return replace(made, hr=None) if run.objective.fidelity is None else made
+
+
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="cache")
+def main(cfg: DictConfig) -> None:
+    command(make, cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""``python -m stage2.distill``: a trained model becomes one that needs few steps."""

@@ -1,0 +1,107 @@
+"""A run of stage 2, from its configuration: its parts, and training with them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from deedsr import models, weights
+from deedsr.degradation import Mixture, Recipe
+from deedsr.models.resolver import reference
+from deedsr.models.trained import ADAPTER, HEADER
+from deedsr.training.fit import finished, fit
+from deedsr.training.photographs import Batches, Photographs
+from stage2 import scaling
+from stage2.cache.samples import Cached
+from stage2.module import RestorationRun
+from stage2.objective import Objective
+from stage2.picture_loss import Fidelity
+from stage2.texts.embedded import Texts
+from stage2.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+def origin(cfg: DictConfig) -> dict[str, Any]:
+    """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
+    recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
+    names = ("crop", "enlarge", "seed", "texts", *(["null_text"] if cfg.texts else []))
+    numbers = {name: cfg[name] for name in names}
+    return {"base": reference(cfg.model.base), "recipe": recipe, **numbers}
+
+
+def assemble(cfg: DictConfig) -> models.Fresh:
+    """The model of a configuration, its fresh parts initialised from its seed, or from ``cfg.init``."""
+    fresh = models.assemble(OmegaConf.to_container(cfg.model, resolve=True), cfg.seed)
+    model = fresh.model
+    if cfg.init:
+        start = Path(cfg.init) / ADAPTER
+        model.load_trained(weights.load(start).tensors, start)
+    if cfg.crop % model.size.multiple:
+        raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
+    scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
+    if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
+        raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
+    return fresh
+
+
+def recipe(cfg: DictConfig) -> Recipe | Mixture:
+    """What a configuration degrades by: the name of a recipe, or its numbers."""
+    found = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
+    assert isinstance(found, Recipe | Mixture)
+    return found
+
+
+def texts(cfg: DictConfig) -> Texts | None:
+    """The photographs' texts, if the configuration has some."""
+    return Texts(Path(cfg.texts), cfg.null_text) if cfg.texts else None
+
+
+def build(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
+    """The run of a configuration, with `model`, or the one that `assemble` gives."""
+    model = model or assemble(cfg).model
+    options = cfg.objective
+    fidelity = Fidelity(**options.fidelity) if options.fidelity else None
+    objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
+    return RestorationRun(model, recipe(cfg), objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
+
+
+def batches(cfg: DictConfig) -> Batches:
+    """What a configuration trains on: photographs, or samples that were made of them."""
+    if cfg.cache:
+        return Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
+    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, text=texts(cfg), enlarge=cfg.enlarge, **cfg.data)
+
+
+class ModelFolder(pl.Callback):
+    """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved; it gets the header too."""
+
+    def __init__(self, folder: Path, fresh: models.Fresh) -> None:
+        self.folder, self.fresh = folder, fresh
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint[HEADER] = self.fresh.header
+        tensors = run.average.whole()
+        if trainer.is_global_zero:
+            self.fresh.save(self.folder, tensors)
+
+
+def train(cfg: DictConfig, build: Callable[[DictConfig, models.RestorationModel], RestorationRun] = build) -> Path:
+    """Trains what `build` gives to ``cfg.steps``; returns the model folder. A finished run is left alone."""
+    output = Path(cfg.output)
+    folder = output / "model"
+    if finished(output, cfg.steps, folder / ADAPTER):
+        return folder
+    data, fresh = batches(cfg), assemble(cfg)
+    callbacks: list[pl.Callback] = [ModelFolder(folder, fresh)]
+    if cfg.validation:
+        callbacks.append(Validation(**cfg.validation))
+    fit(cfg, build(cfg, fresh.model), data, output, cfg.steps, callbacks)
+    log.info("the model is in %s", folder)
+    return folder

@@ -1,0 +1,1 @@
+"""``python -m stage2.restore``: many pictures over any number of devices."""

@@ -1,0 +1,1 @@
+"""Captions of photographs, their embeddings, and reading them in training."""

@@ -1,0 +1,232 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deedsr.cli import main as cli
+from deedsr.pictures import picture as images
+
+LIGHT = """
+import sys
+from deedsr.cli.main import _call
+code = _call(sys.argv[1:])
+heavy = sorted({"torch", "diffusers", "numpy", "PIL", "transformers"} & set(sys.modules))
+raise SystemExit(f"{code} {heavy}")
+"""
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = cli._call([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def photo(path: Path, size: tuple[int, int] = (24, 20), value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(value).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["restore", "--help"], 0),
+        (["--version"], 0),
+        ([], 0),
+        (["restore", "none.png", "--sampler", "x"], 2),
+        (["restore", "none.png"], 1),
+    ],
+)
+def test_nothing_heavy_is_imported_for_help_and_wrong_arguments(arguments, code, tmp_path):
+    command = [sys.executable, "-c", LIGHT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    assert done.stderr.splitlines()[-1] == f"{code} []"
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "COLUMNS": "100"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["blub"], "No such command"),
+        (["restore"], "Missing argument"),
+        (["restore", "a.png", "--blub"], "No such option"),
+        (["restore", "a.png", "--steps", "many"], "--steps"),
+        (["restore", "a.png", "-s", "9"], "outscale is 9"),
+        (["restore", "a.png", "--sampler", "heun"], "unknown sampler 'heun'; choose one of ddim, dpm++, unipc, euler"),
+        (["restore", "a.png", "--colour", "hsv"], "unknown colour 'hsv'"),
+        (["restore", "a.png", "--dtype", "int8"], "unknown dtype 'int8'"),
+        (["restore", "a.png", "--device", "tpu"], "unknown device 'tpu'"),
+        (["restore", "a.png", "--noise-guidance", "1"], "not W:K"),
+        (["restore", "a.png", "--ext", "gif"], "can't write 'gif'"),
+        (["restore", "a.png", "-t", "-5"], "tile is -5"),
+        (["restore", "a.png", "--ensemble", "9"], "ensemble is 9; choose a number of views from 1 to 8"),
+        (["info", "--model", "no-such-model"], "no-such-model"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_info_of_dit4sr_has_the_exact_counts(capsys):
+    code, out, _ = call(capsys, "info", "--model", "dit4sr", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["base"], found["trained"], found["total"]) == (2_243_171_520, 350_877_696, 2_594_049_216)
+    assert call(capsys, "info", "--model", "sd3_controlnet")[0] == 0
+    code, _, err = call(capsys, "info", "--model", "large")
+    assert code == 2
+    assert "unknown model size 'large'; there are: sd21, small, dit4sr, dit4sr_small, sd3_controlnet" in err
+
+
+@pytest.mark.parametrize("model", ["sd21", "small"])
+def test_info_counts(capsys, model):
+    code, out, _ = call(capsys, "info", "--model", model, "--json")
+    assert code == 0
+    found = json.loads(out)
+    keys = {"degradation_encoder", "adapter", "sft", "cross_attention", "trained", "unet_frozen", "unet_total"}
+    assert keys <= set(found)
+    assert found["trained"] == found["adapter"] + found["sft"] + found["cross_attention"]
+    code, out, _ = call(capsys, "info", "--model", model)
+    assert f"{found['adapter']:,}" in out
+
+
+# -- restoring
+
+
+def restore(capsys, model: Path, *arguments: object) -> tuple[int, dict, str]:
+    code, out, err = call(capsys, "restore", *arguments, "--model", model, "--steps", 1, "--device", "cpu", "--json")
+    return code, json.loads(out) if out else {}, err
+
+
+def test_a_run_goes_on_where_it_stopped(capsys, tmp_path, tiny_model_folder):
+    for index in range(3):
+        photo(tmp_path / f"in/sub{index}/{index}.png", value=index)
+    out = tmp_path / "out"
+    code, summary, _ = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out)
+    assert (code, summary["restored"], summary["kept"], summary["failed"]) == (0, 3, 0, 0)
+    first = (out / "sub1/1.png").read_bytes()
+    (out / "sub1/1.png").unlink()
+    (out / "sub2/2.png").write_bytes(b"mine")
+    code, summary, _ = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out)
+    assert (code, summary["restored"], summary["kept"]) == (0, 1, 2)
+    assert (out / "sub1/1.png").read_bytes() == first
+    assert (out / "sub2/2.png").read_bytes() == b"mine"
+    code, summary, _ = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out, "--overwrite")
+    assert summary["restored"] == 3
+    with Image.open(out / "sub2/2.png") as image:
+        assert image.size == (96, 80)
+
+
+def test_one_bad_file_is_reported_and_the_rest_goes_on(capsys, tmp_path, tiny_model_folder):
+    good = photo(tmp_path / "good.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-900])
+    photo(tmp_path / "dot.png", size=(1, 1))
+    names = ["none.png", "empty.png", "text.png", "cut.png", "dot.png", "good.png"]
+    code, summary, err = restore(
+        capsys, tiny_model_folder, *(tmp_path / name for name in names), "-o", tmp_path / "out"
+    )
+    assert (code, summary["restored"], summary["failed"]) == (1, 1, 5)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png"]
+    lines = err.splitlines()
+    assert len(lines) == 5
+    for name, line in zip(names, lines, strict=False):
+        assert f"{name}: " in line
+        assert "; " in line
+    errors = {Path(entry["source"]).name: entry["error"] for entry in summary["images"]}
+    assert "at least 8" in errors["dot.png"]
+    assert errors["good.png"] is None
+
+
+def test_transparency_that_the_output_cannot_hold_is_refused_before_any_work(capsys, tmp_path, tiny_model_folder):
+    Image.new("RGBA", (16, 16), (1, 2, 3, 100)).save(tmp_path / "a.png")
+    code, _, err = restore(capsys, tiny_model_folder, tmp_path / "a.png", "-o", tmp_path / "a.jpg")
+    assert code == 1
+    assert "holds no transparency; use --ext png" in err
+    assert not (tmp_path / "a.jpg").exists()
+
+
+def test_a_model_that_is_not_there(capsys, tmp_path):
+    code, _, err = call(capsys, "restore", photo(tmp_path / "a.png"), "-o", tmp_path / "out", "--model", "./nowhere")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "nowhere" in err
+
+
+def test_plain_output_names_every_picture(capsys, tmp_path, tiny_model_folder):
+    source = photo(tmp_path / "a.png")
+    arguments = ["restore", source, "-o", tmp_path / "b.jpg", "--model", tiny_model_folder, "--steps", 1]
+    code, out, err = call(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert f"{source} -> {tmp_path / 'b.jpg'}" in out
+    assert out.splitlines()[-1] == "1 restored"
+    assert call(capsys, *arguments)[1] == "0 restored, 1 kept\n"
+
+
+def test_a_full_disk(capsys, tmp_path, tiny_model_folder, monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    original = images.write
+
+    def write_on_a_full_disk(path: Path, picture: images.Picture) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            original(path, picture)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(images, "write", write_on_a_full_disk)
+    code, _, err = restore(capsys, tiny_model_folder, photo(tmp_path / "a.png"), "-o", tmp_path / "out")
+    assert code == 1
+    assert err.endswith("out/a.png: the file may not become so large here; choose another folder with -o\n")
+    assert err.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupt_is_one_line_and_leaves_no_file(capsys, tmp_path, tiny_model_folder, monkeypatch):
+    from deedsr.restorer import Restorer
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Restorer, "restore", interrupt)
+    source = photo(tmp_path / "a.png")
+    code, _, err = call(capsys, "restore", source, "-o", tmp_path / "out", "--model", tiny_model_folder)
+    assert code == 130
+    assert err == "deedsr: interrupted; the same command goes on where it stopped\n"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_exported_model_restores_alike_in_half_the_size(capsys, tmp_path, tiny_model_folder):
+    slim = tmp_path / "slim"
+    assert call(capsys, "export", tiny_model_folder, slim, "--with-base", "--half") == (0, f"{slim}\n", "")
+    source = photo(tmp_path / "a.png")
+    pictures = []
+    for model, output in ((tiny_model_folder, tmp_path / "one.png"), (slim, tmp_path / "two.png")):
+        assert restore(capsys, model, source, "-o", output)[0] == 0
+        pictures.append(images.read(output).rgb)
+    assert (pictures[0] - pictures[1]).abs().mean() < 2 / 255
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*.safetensors")) for folder in (tiny_model_folder, slim)]
+    assert sizes[1] < 0.6 * sizes[0]
+    code, _, err = call(capsys, "export", tiny_model_folder, slim)
+    assert code == 2
+    assert "exists already; remove it or name another folder" in err

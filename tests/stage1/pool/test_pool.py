@@ -1,0 +1,103 @@
+"""Pairs made once, and training from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file
+
+from deedsr import weights
+from deedsr.degradation import Degradation, apply
+from stage1.pool.__main__ import make
+from stage1.pool.pairs import PoolRows, turned
+from stage1.train import train
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def pool(tiny: Compose, tmp_path: Path) -> Path:
+    return make(tiny(tmp_path, *_words(tmp_path), config="pool"))
+
+
+def _words(tmp_path: Path) -> list[str]:
+    return [f"pool={tmp_path / 'pairs'}", "pairs=64", "shard=32", "crop=64"]
+
+
+def test_shards_hold_what_was_done(pool: Path) -> None:
+    files = sorted(pool.glob("*.safetensors"))
+    assert [file.name for file in files] == ["pairs-000000.safetensors", "pairs-000001.safetensors"]
+    stored = load_file(files[1])
+    state = {name.removeprefix("degradation."): value for name, value in stored.items() if "." in name}
+    assert len(Degradation.from_state(state)) == 32
+    assert stored["first"].shape == stored["second"].shape == (32, 3, 16, 16)
+    flat = torch.full((32, 3, 64, 64), 0.5)
+    clean = Degradation.from_state(state).clean
+    assert apply(flat, Degradation.from_state(state)).shape == (32, 3, 16, 16) and clean.dtype == torch.bool
+
+
+def test_a_missing_shard_is_made_again_as_it_was(tiny: Compose, tmp_path: Path, pool: Path) -> None:
+    file = pool / "pairs-000001.safetensors"
+    before = file.read_bytes()
+    untouched = (pool / "pairs-000000.safetensors").stat().st_mtime_ns
+    file.unlink()
+    make(tiny(tmp_path, *_words(tmp_path), config="pool"))
+    assert file.read_bytes() == before
+    assert (pool / "pairs-000000.safetensors").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("word", ["seed=5", "shard=64", "recipe=heavy"])
+def test_shards_made_with_other_words_are_refused(tiny: Compose, tmp_path: Path, pool: Path, word: str) -> None:
+    with pytest.raises(ValueError, match=rf"pairs-000000\.safetensors: was made with {word.split('=')[0]}="):
+        make(tiny(tmp_path, *_words(tmp_path), word, config="pool"))
+
+
+@pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
+def test_rows_are_quadrants_of_what_was_made(pool: Path, positives: str) -> None:
+    files = sorted(pool.glob("*.safetensors"))
+    stored = [load_file(file) for file in files]
+    first, second = (torch.cat([shard[name] for shard in stored]) for name in ("first", "second"))
+    quality = torch.cat([shard["degradation.quality"] for shard in stored])
+    sample = PoolRows(files, positives, 4, seed=3, rank=0, start=0).sample(7, 2)
+    found = {}
+    for name, pictures in (("query", first), ("key", second if positives == "same_degradation" else first)):
+        views = [turned(pictures[row, :, y : y + 8, x : x + 8], 0) for row in range(64) for y in (0, 8) for x in (0, 8)]
+        places = [
+            at
+            for at, view in enumerate(views)
+            for turn in range(8)
+            if torch.equal(turned(view, turn), getattr(sample, name))
+        ]
+        assert len(places) == 1
+        found[name] = divmod(places[0], 4)
+    assert found["query"][0] == found["key"][0] and found["query"][1] != found["key"][1]
+    assert torch.equal(sample.degradation.quality, quality[found["query"][0]])
+
+
+def test_the_eight_positions_of_a_square_differ() -> None:
+    patch = torch.arange(48.0).view(3, 4, 4)
+    assert len({tuple(turned(patch, number).flatten().tolist()) for number in range(8)}) == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_from_a_pool_resumes_to_the_bit(tiny: Compose, tmp_path: Path, pool: Path, workers: int) -> None:
+    common = [f"pool={pool}", f"data.workers={workers}"]
+    train(tiny(tmp_path / "whole", "steps=6", *common))
+    train(tiny(tmp_path / "parts", "steps=3", *common))
+    train(tiny(tmp_path / "parts", "steps=6", *common))
+    whole, parts = (weights.load_checkpoint(tmp_path / name / "last.ckpt")["state_dict"] for name in ("whole", "parts"))
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_another_recipe_is_refused(tiny: Compose, tmp_path: Path, pool: Path) -> None:
+    with pytest.raises(ValueError, match="was made with recipe=varied, not light"):
+        train(tiny(tmp_path, f"pool={pool}", "recipe=light"))
+
+
+def test_pairs_that_do_not_fill_shards_are_refused(tiny: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pairs=40 must be a multiple of shard=32"):
+        make(tiny(tmp_path, f"pool={tmp_path}", "pairs=40", "shard=32", config="pool"))

@@ -1,0 +1,169 @@
+"""The student: it learns what comes out of sampling, beside a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from deedsr import weights
+from deedsr.diffusion.sampler import sample
+from deedsr.geometry import upsample
+from deedsr.models import load_model
+from deedsr.training.fit import fit
+from deedsr.training.photographs import Photographs
+from deedsr.training.run import BAD_BATCH
+from stage2.distill import __main__ as distill
+from stage2.distill.module import Adversary
+from stage2.from_config import assemble
+from stage2.picture_loss import Fidelity, FidelityLoss
+from stage2.train import train
+
+Options = Callable[..., list[str]]
+Composed = Callable[[str, list[str]], DictConfig]
+QUICK = ["objective.fidelity.structure=0", "adversary.width=4", "optimizer.schedule=constant"]
+
+
+@pytest.fixture
+def config(
+    composed: Composed, stage2_options: Options, tiny_model_folder: Path
+) -> Callable[[Path, list[str]], DictConfig]:
+    start = f"init={tiny_model_folder}"
+    return lambda output, more: composed("distill", stage2_options(output, start, *QUICK, *more))
+
+
+def distilled(cfg: DictConfig) -> Path:
+    return train(cfg, distill.build)
+
+
+def test_two_and_two_steps_equal_four(
+    config: Callable, tmp_path: Path, power_cut: Callable, assert_same_runs: Callable
+) -> None:
+    distilled(config(tmp_path / "whole", ["steps=4"]))
+    parts = config(tmp_path / "parts", ["steps=4", "checkpoint_every=2"])
+    with power_cut(3, 64):
+        distilled(parts)
+    distilled(parts)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    kept = weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["state_dict"].keys()
+    trained = {f"model.{name}" for name, _ in load_model(tmp_path / "parts" / "model").trainable()}
+    assert {name for name in kept if name.startswith("model.")} == trained
+    assert {name.split(".")[0] for name in kept} == {"adversary", "model"}
+
+
+def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
+    cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01", "trainer.precision=bf16-mixed"])
+    run = distill.build(cfg, assemble(cfg).model)
+    before = {name: value.clone() for name, value in run.state_dict().items()}
+    fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
+    changed = {name for name, value in run.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if name.startswith("model.")} == run.saved() & {
+        f"model.{name}" for name, _ in run.model.trainable()
+    }
+    assert {name.split(".")[0] for name in changed} == {"adversary", "model"}
+
+
+def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_path: Path) -> None:
+    """What is compared is what the restorer's sampler gives with the defaults in the header: steps, start, guidance."""
+    numbers = "+model.overrides.defaults={steps:2,start:0.6,guidance:[0.3,1]}"
+    cfg = config(tmp_path, ["steps=1", numbers, "adversary=null"])
+    fresh = assemble(cfg)
+    run, model, settings = distill.build(cfg, fresh.model), fresh.model, fresh.model.defaults
+    assert (settings.steps, settings.start, settings.guidance.weight) == (2, 0.6, 0.3)
+    assert fresh.header["defaults"]["start"] == 0.6
+    lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    z_lr = model.encode(upsample(lr))
+    condition = model.condition(lr, z_lr)
+    clean = run.sampled(condition, torch.Generator().manual_seed(2))
+    noise = torch.randn(z_lr.shape, generator=torch.Generator().manual_seed(2))
+    expected = sample(lambda x, t: model.denoise(x, t, condition), model.process, z_lr, settings, noise)
+    assert torch.allclose(clean, expected, atol=1e-6)
+    clean.square().mean().backward()
+    assert all(parameter.grad is not None for _, parameter in model.trainable())
+
+
+def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Path) -> None:
+    cfg = config(tmp_path, ["steps=1"])
+    run = distill.build(cfg, assemble(cfg).model)
+    with torch.no_grad():
+        next(iter(run.model.trainable()))[1].fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"sampling gave NaN or inf at step 0: .*this batch is in .*bad_batch"):
+        fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
+    assert (tmp_path / BAD_BATCH).is_file()
+
+
+def test_each_side_of_the_contest_learns_from_its_own_term() -> None:
+    torch.manual_seed(0)
+    adversary = Adversary(weight=0.5, width=4, channels=3)
+    clean, z_lr = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(2, 3, 16, 16)
+    terms = adversary(clean, torch.randn(2, 3, 16, 16), z_lr)
+    terms["adversarial"].backward()
+    assert clean.grad is not None and clean.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in adversary.parameters())
+    clean.grad = None
+    terms["critic"].backward()
+    assert clean.grad is None
+    assert all(parameter.grad is not None for parameter in adversary.parameters())
+
+
+def contest(real: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Adversary, list[float]]:
+    """A critic after a few steps of telling `real`(z_lr) from noise, and its losses."""
+    torch.manual_seed(0)
+    adversary = Adversary(weight=1.0, width=8, channels=3)
+    optimizer = torch.optim.Adam(adversary.parameters(), 4e-3)
+    losses = []
+    for _ in range(60):
+        z_lr = torch.randn(4, 3, 16, 16)
+        terms = adversary(torch.randn(4, 3, 16, 16), real(z_lr), z_lr)
+        optimizer.zero_grad()
+        terms["critic"].backward()
+        optimizer.step()
+        losses.append(float(terms["critic"].detach()))
+    return adversary, losses
+
+
+def test_the_critic_learns_to_tell_noise_from_stripes() -> None:
+    stripes = torch.arange(16).remainder(2).float().expand(4, 3, 16, 16)
+    adversary, losses = contest(lambda z_lr: stripes)
+    assert losses[-1] < 0.5 * losses[0]
+    noise = torch.randn(4, 3, 16, 16)
+    assert adversary(stripes, stripes, noise)["adversarial"] < adversary(noise, stripes, noise)["adversarial"]
+
+
+def test_the_critic_sees_whether_a_latent_belongs_to_its_lr() -> None:
+    """Alone, real and restored are the same noise."""
+    _, losses = contest(lambda z_lr: z_lr)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_terms_are_weighted_and_dists_comes_at_its_steps(needs_weights: Callable[[str], None]) -> None:
+    one, other = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.5)
+    plain = FidelityLoss(Fidelity(latent=0.5, pixel=2.0, perceptual=0.0))
+    assert plain.latent(one, other) == {"latent": torch.tensor(0.25)}
+    assert plain.picture(one, other, 4) == {"pixel": torch.tensor(1.0)}
+    needs_weights("dists")
+    loss = FidelityLoss(Fidelity(latent=0.5, pixel=2.0, perceptual=0.0, structure=3.0, structure_every=2))
+    assert loss.picture(one, other, 4)["structure"] == 3 * loss.structure(one, other)
+    assert "structure" not in loss.picture(one, other, 5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+model.overrides.defaults.steps=5", "5 steps, all of them with gradients, are too many: .* at most 4"),
+        ("+model.overrides.defaults.guidance=[1,1]", "weight 1 for 1 of 1 steps never asks the network"),
+        ("+model.overrides.defaults.sampler=euler", "'euler' is not of this model"),
+        ("objective.fidelity=null", r"distilling needs objective\.fidelity"),
+    ],
+)
+def test_what_can_not_be_learned_is_refused(config: Callable, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        distilled(config(tmp_path, [override]))
+
+
+def test_a_model_is_not_split_among_gpus(config: Callable, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="can't split a model among GPUs"):
+        distilled(config(tmp_path, ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=1"]))
