@@ -12,7 +12,7 @@ from stage1.momentum import MomentumContrast
 from stage1.pool.pairs import Pool
 
 
-def build(cfg: DictConfig) -> DegradationLearner:
+def degradation_learner(cfg: DictConfig) -> DegradationLearner:
     """The module of a configuration, initialised from its seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     contrast = MomentumContrast(instantiate(cfg.encoder), **cfg.contrast)

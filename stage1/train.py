@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.training.command import command, own_output
 from deedsr.training.fit import finished, fit
-from stage1.from_config import batches, build
+from stage1.from_config import batches, degradation_learner
 from stage1.probe.while_training import Probing
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> Path:
     callbacks: list[pl.Callback] = [EncoderFile(encoder)]
     if cfg.probe.every is not None:
         callbacks.append(Probing(cfg.data.roots, cfg.probe, cfg.seed))
-    fit(cfg, build(cfg), batches(cfg), output, cfg.steps, callbacks)
+    fit(cfg, degradation_learner(cfg), batches(cfg), output, cfg.steps, callbacks)
     return encoder
 
 

@@ -63,7 +63,7 @@ def texts(cfg: DictConfig) -> Texts | None:
     return Texts(Path(cfg.texts), cfg.null_text) if cfg.texts else None
 
 
-def build(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
+def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
     """The run of a configuration, with `model`, or the one that `assemble` gives."""
     model = model or assemble(cfg).model
     options = cfg.objective
@@ -92,8 +92,10 @@ class ModelFolder(pl.Callback):
             self.fresh.save(self.folder, tensors)
 
 
-def train(cfg: DictConfig, build: Callable[[DictConfig, models.RestorationModel], RestorationRun] = build) -> Path:
-    """Trains what `build` gives to ``cfg.steps``; returns the model folder. A finished run is left alone."""
+def train(
+    cfg: DictConfig, make_run: Callable[[DictConfig, models.RestorationModel], RestorationRun] = restoration_run
+) -> Path:
+    """Trains what `make_run` gives to ``cfg.steps``; returns the model folder. A finished run is left alone."""
     output = Path(cfg.output)
     folder = output / "model"
     if finished(output, cfg.steps, folder / ADAPTER):
@@ -102,6 +104,6 @@ def train(cfg: DictConfig, build: Callable[[DictConfig, models.RestorationModel]
     callbacks: list[pl.Callback] = [ModelFolder(folder, fresh)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
-    fit(cfg, build(cfg, fresh.model), data, output, cfg.steps, callbacks)
+    fit(cfg, make_run(cfg, fresh.model), data, output, cfg.steps, callbacks)
     log.info("the model is in %s", folder)
     return folder

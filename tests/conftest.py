@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # before torch: MKL's exp else differs by the maker of the CPU
+# Before torch is loaded, here and in the processes that tests start:
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # MKL's exp else differs by the maker of the processor
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes would wait for each other
 
 import torch
 

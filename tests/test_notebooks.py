@@ -30,7 +30,7 @@ def test_it_is_stored_small(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path) -> None:
     book = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(book, timeout=240, resources={"metadata": {"path": str(ROOT)}}).execute()
+    nbclient.NotebookClient(book, timeout=1200, resources={"metadata": {"path": str(ROOT)}}).execute()
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any(cell.outputs for cell in cells), "a notebook that shows nothing"

@@ -24,7 +24,7 @@ from deedsr.files import write_json
 from deedsr.randomness import seeded
 from deedsr.training.command import command
 from stage1.benchmark.per_image import PerImage
-from stage1.from_config import batches, build, photographs
+from stage1.from_config import batches, degradation_learner, photographs
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def measure(cfg: DictConfig) -> Speeds:
         max_epochs=-1,
     )
     device = trainer.strategy.root_device
-    module = build(cfg)
+    module = degradation_learner(cfg)
     photos = photographs(cfg)
     data = batches(cfg) if cfg.pool else photos
     stream = PhotoCrops(photos.files, cfg.crop, cfg.seed, batch)
@@ -171,7 +171,7 @@ def _degradations(
     return ours, theirs
 
 
-def run(cfg: DictConfig) -> str:
+def speeds_table(cfg: DictConfig) -> str:
     """The table; writes JSON where `output` names a file."""
     speeds = measure(cfg)
     if cfg.output:
@@ -181,7 +181,7 @@ def run(cfg: DictConfig) -> str:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="stage1_benchmark")
 def main(cfg: DictConfig) -> None:
-    command(run, cfg)
+    command(speeds_table, cfg)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def judge(head: DiagnosisHead, vectors: Tensor, truth: Truth) -> dict[str, Any]:
     return report
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
     """Fits, writes `cfg.output` and reports on photographs of another split, by kind of degradation.
 
     Raises ValueError for weights or photographs that can't be used.
@@ -151,7 +151,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="head")
 def main(cfg: DictConfig) -> None:
-    command(lambda cfg: json.dumps(run(cfg), indent=2) + "\n", cfg)
+    command(lambda cfg: json.dumps(fit_and_judge(cfg), indent=2) + "\n", cfg)
 
 
 if __name__ == "__main__":

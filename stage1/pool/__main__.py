@@ -31,7 +31,7 @@ BATCH = 16
 log = logging.getLogger(__name__)
 
 
-def make(cfg: DictConfig) -> Path:
+def make_pool(cfg: DictConfig) -> Path:
     """Writes the shards that are missing; returns their folder. Raises ValueError for what can't be used."""
     if cfg.shard % BATCH or cfg.pairs % cfg.shard:
         raise ValueError(f"pairs={cfg.pairs} must be a multiple of shard={cfg.shard}, and that of {BATCH}")
@@ -60,7 +60,7 @@ def make(cfg: DictConfig) -> Path:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="pool")
 def main(cfg: DictConfig) -> None:
-    command(make, cfg)
+    command(make_pool, cfg)
 
 
 if __name__ == "__main__":

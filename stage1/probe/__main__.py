@@ -56,7 +56,7 @@ def readers(files: Mapping[str, str], seed: int, device: str) -> dict[str, Reade
     return {**trained, **untrained, "hand-made": statistics}
 
 
-def run(cfg: DictConfig) -> dict[str, Any]:
+def examine(cfg: DictConfig) -> dict[str, Any]:
     """Probes of the encoders in `cfg.weights`, a file or files by name, and of what they are compared with.
 
     The last row is the best that the true parameters allow. With `cfg.output` given, writes ``probes.json``,
@@ -108,7 +108,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="probe")
 def main(cfg: DictConfig) -> None:
-    command(lambda cfg: json.dumps(run(cfg), indent=2) + "\n", cfg)
+    command(lambda cfg: json.dumps(examine(cfg), indent=2) + "\n", cfg)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from deedsr.training.photographs import Photographs
 from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
 from stage2.cache.samples import PREFIX, Samples
-from stage2.from_config import build, origin, texts
+from stage2.from_config import origin, restoration_run, texts
 from stage2.module import RestorationRun
 
 log = logging.getLogger(__name__)
 
 
-def make(cfg: DictConfig) -> Path:
+def make_cache(cfg: DictConfig) -> Path:
     """Write the shards that are missing; returns their folder."""
     folder = Path(cfg.cache)
     if cfg.batches % cfg.shard:
@@ -48,7 +48,7 @@ def make(cfg: DictConfig) -> Path:
         crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, text=texts(cfg), enlarge=cfg.enlarge, **cfg.data
     )
     flaws = Flaws(photos.files)
-    run = build(cfg).to(fabric.device)
+    run = restoration_run(cfg).to(fabric.device)
     header = {**origin(cfg), "batch": cfg.batch, "samples": cfg.shard * cfg.batch}
     for index in range(fabric.global_rank, cfg.batches // cfg.shard, fabric.world_size):
         file = numbered(folder, PREFIX, index)
@@ -76,7 +76,7 @@ def samples(run: RestorationRun, batch: Crops, number: int) -> Samples:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="cache")
 def main(cfg: DictConfig) -> None:
-    command(make, cfg)
+    command(make_cache, cfg)
 
 
 if __name__ == "__main__":

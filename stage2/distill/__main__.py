@@ -28,7 +28,7 @@ from stage2.picture_loss import Fidelity
 MOST_STEPS = 4
 
 
-def build(cfg: DictConfig, model: RestorationModel) -> StudentRun:
+def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
     """The run of a configuration with `model`. Raises ValueError for defaults of the model that can't be learned."""
     if "ModelParallelStrategy" in str(cfg.trainer.get("strategy")):
         raise ValueError("distilling can't split a model among GPUs: take trainer=gpu, each GPU has it whole")
@@ -68,7 +68,7 @@ def check(settings: Settings) -> None:
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="distill")
 def main(cfg: DictConfig) -> None:
-    command(partial(train, build=build), own_output(cfg))
+    command(partial(train, make_run=student_run), own_output(cfg))
 
 
 if __name__ == "__main__":

@@ -29,9 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.devices import pick_device
 from deedsr.files import write_json
-from deedsr.models import RestorationModel, load_model
+from deedsr.models import RestorationModel, build, load_model
 from deedsr.models.deedsr.sizes import preset
-from deedsr.models.frozen import stock as build
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import SCALE, Restorer
 from deedsr.training.command import command
@@ -249,7 +248,7 @@ def to_text(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(cfg: DictConfig) -> str:
+def report(cfg: DictConfig) -> str:
     """`benchmark`, as text; writes JSON where ``output`` names a file."""
     found = benchmark(cfg)
     if cfg.output is not None:
@@ -259,7 +258,7 @@ def run(cfg: DictConfig) -> str:
 
 @hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="benchmark")
 def main(cfg: DictConfig) -> None:
-    command(run, cfg)
+    command(report, cfg)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from stage2.evaluate.rows import means, sweep, to_markdown
 Means = Mapping[str, Mapping[str, float | None]]  # by row: the mean of every metric
 
 
-def run(cfg: DictConfig) -> str:
+def learning_curve(cfg: DictConfig) -> str:
     """Write FILE.md, FILE.json and FILE.png; what FILE.md says. Raises ValueError for a point without its numbers."""
     given = OmegaConf.to_container(cfg.points) if cfg.points else {}
     points = {str(name): point for name, point in given.items()}
@@ -61,7 +61,7 @@ def figure(found: Means, hours: Mapping[str, float], metrics: Mapping[str, Metri
 
 @hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="curve")
 def main(cfg: DictConfig) -> None:
-    command(run, cfg)
+    command(learning_curve, cfg)
 
 
 if __name__ == "__main__":

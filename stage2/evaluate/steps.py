@@ -21,7 +21,7 @@ from stage2.evaluate.rows import means, sweep, to_markdown
 Curves = dict[str, dict[int, Mapping[str, float | None]]]  # by sampler, then by steps: the mean of every metric
 
 
-def run(cfg: DictConfig) -> str:
+def steps_against_quality(cfg: DictConfig) -> str:
     """Write FILE.md, FILE.json and FILE.png; what FILE.md says. A row ``SAMPLER STEPS`` for each of them."""
     names = {f"{sampler} {steps}": (sampler, steps) for sampler in cfg.samplers for steps in cfg.steps}
     rows = {name: {"sampler": sampler, "steps": steps} for name, (sampler, steps) in names.items()}
@@ -84,7 +84,7 @@ def figure(curves: Curves, metrics: Mapping[str, Metric]) -> Figure:
 
 @hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="steps")
 def main(cfg: DictConfig) -> None:
-    command(run, cfg)
+    command(steps_against_quality, cfg)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def kill_at(run: subprocess.Popen, step: int) -> int:
 
 
 def finish(run: subprocess.Popen) -> None:
-    said = run.communicate(timeout=250)[0]
+    said = run.communicate(timeout=1200)[0]
     assert run.returncode == 0, said.decode()[-3000:]
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
-from stage2.from_config import build
+from stage2.from_config import restoration_run
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -43,7 +43,7 @@ def observed(composed: Composed, stage2_options: Options, tmp_path: Path) -> Cal
         cfg = composed("stage2", stage2_options(tmp_path / str(len(list(tmp_path.iterdir()))), *still, *words))
         seen = Gradients()
         crops = Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
-        fit(cfg, build(cfg), crops, Path(cfg.output), cfg.steps, [seen])
+        fit(cfg, restoration_run(cfg), crops, Path(cfg.output), cfg.steps, [seen])
         return seen
 
     return run

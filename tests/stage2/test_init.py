@@ -13,7 +13,7 @@ from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import ADAPTER, ENCODER
 from deedsr.models.deedsr.sizes import DeeDSRConfig
-from stage2.from_config import build
+from stage2.from_config import restoration_run
 from stage2.train import train
 
 Options = Callable[..., list[str]]
@@ -31,7 +31,7 @@ def test_a_run_starts_from_a_folders_trained_part_with_its_own_encoder_and_base(
     composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path, other_encoder: Path
 ) -> None:
     options = [f"init={tiny_model_folder}", f"model.encoder={other_encoder}", "steps=1"]
-    run = build(composed("stage2", stage2_options(tmp_path / "run", *options)))
+    run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *options)))
     start = weights.load(tiny_model_folder / ADAPTER).tensors
     trained = dict(run.model.trainable())
     assert start.keys() == trained.keys()
@@ -59,7 +59,7 @@ def test_a_trained_part_of_another_size_is_refused(
 ) -> None:
     cfg = composed("stage2", stage2_options(tmp_path, f"init={tiny_model_folder}", "++model.overrides.sft_hidden=4"))
     with pytest.raises(ValueError, match=r"adapter\.safetensors: does not fit DeeDSR: .* of another size"):
-        build(cfg)
+        restoration_run(cfg)
 
 
 @pytest.mark.parametrize("change", ["missing", "frozen"])
@@ -75,12 +75,12 @@ def test_every_name_of_a_trained_part_must_fit(
     weights.save(tmp_path / "start" / ADAPTER, tensors, stored.config)
     message = {"missing": r"1 missing \(adapter\.stem\.bias\)", "frozen": r"holds unet\.conv_in\.bias, which is not"}
     with pytest.raises(ValueError, match=message[change]):
-        build(composed("stage2", stage2_options(tmp_path, f"init={tmp_path / 'start'}")))
+        restoration_run(composed("stage2", stage2_options(tmp_path, f"init={tmp_path / 'start'}")))
 
 
 def test_a_folder_without_a_trained_part_is_named(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none/adapter\.safetensors: no such weight file"):
-        build(composed("stage2", stage2_options(tmp_path, "init=none")))
+        restoration_run(composed("stage2", stage2_options(tmp_path, "init=none")))
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_an_experiment_of_another_system_is_refused(
     composed: Composed, photos: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        build(composed("stage2", [f"data.roots=[{photos}]", f"output={tmp_path}", *words]))
+        restoration_run(composed("stage2", [f"data.roots=[{photos}]", f"output={tmp_path}", *words]))

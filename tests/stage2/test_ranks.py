@@ -16,7 +16,6 @@ from deedsr import weights
 from deedsr.models import load_model
 from deedsr.models.deedsr.folder import ADAPTER
 from stage2.distill import __main__ as distill
-from stage2.from_config import build
 from stage2.train import train
 
 Options = Callable[..., list[str]]
@@ -40,20 +39,20 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def train_rank(cfg: DictConfig, rank: int, port: int, build: Callable) -> None:
+def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> None:
     """What a process of a two-process run does."""
     torch.set_num_threads(1)  # a forked process can't use its parent's threads
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-    train(cfg, build)
+    train(cfg, make_run)
 
 
-def two_ranks(cfg: DictConfig, build: Callable = build) -> None:
+def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run) -> None:
     fork, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, build)) for rank in range(2)]
+    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, make_run)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(timeout=250)
+        process.join(timeout=1200)
     assert [process.exitcode for process in ranks] == [0, 0]
 
 
@@ -107,7 +106,7 @@ def test_a_student_and_its_critic_are_the_same_on_both_ranks(
         for steps in lengths:
             options = stage2_options(tmp_path / name, *start, f"steps={steps}")
             words = [*STRATEGIES["ddp"], *COMMON, *(word for word in options if word != "trainer=cpu")]
-            two_ranks(composed("distill", words), distill.build)
+            two_ranks(composed("distill", words), distill.student_run)
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 

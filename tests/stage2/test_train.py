@@ -21,7 +21,7 @@ from deedsr.training.command import command
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
-from stage2.from_config import build
+from stage2.from_config import restoration_run
 from stage2.train import train
 
 Options = Callable[..., list[str]]
@@ -69,7 +69,7 @@ def test_every_trained_tensor_changes_and_nothing_else(
     composed: Composed, stage2_options: Options, tmp_path: Path
 ) -> None:
     cfg = composed("stage2", stage2_options(tmp_path, "steps=4"))
-    run = build(cfg)
+    run = restoration_run(cfg)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     trained = {name for name, _ in run.model.trainable()}

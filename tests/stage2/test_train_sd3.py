@@ -21,7 +21,7 @@ from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images
 from deedsr.restorer import Restorer
 from stage2.evaluate.rivals import tiles as naive_tiles
-from stage2.from_config import build
+from stage2.from_config import restoration_run
 from stage2.train import train
 
 Options = Callable[..., list[str]]
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, composed: Composed, options: O
 @pytest.mark.parametrize("name", ["dit4sr_small", "sd3_controlnet"])
 def test_each_of_them_trains(name: str, composed: Composed, options: Options, tmp_path: Path) -> None:
     cfg = composed("stage2", options(tmp_path, name, "steps=3", "objective.rollout=0", "optimizer.lr=0.01"))
-    start = build(cfg).model.state_dict()
+    start = restoration_run(cfg).model.state_dict()
     train(cfg)
     model = load_model(str(tmp_path / "model"))
     trained = {name for name, _ in model.trainable()}

@@ -15,7 +15,7 @@ from deedsr.degradation.operations import filter2d
 from deedsr.diagnosis import DIAGNOSIS, from_scale, load_head
 from deedsr.models.deedsr.folder import ENCODER, load_encoder
 from deedsr.randomness import seeded
-from stage1.head.__main__ import fit, judge, run
+from stage1.head.__main__ import fit, fit_and_judge, judge
 from stage1.head.sharpness import FACTOR, RADIUS, SIDE, blur_of, disc, edge_sigma, without
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.exam import single_recipes
@@ -114,11 +114,11 @@ def test_the_command_writes_a_small_head_that_loads(tiny: Compose, tmp_path: Pat
     assert file.name == ENCODER
     output = tmp_path / DIAGNOSIS
     overrides = [f"weights={file}", f"output={output}", "crop=64", "crops=5", "epochs=2"]
-    report = run(tiny(tmp_path, *overrides, config="head"))
+    report = fit_and_judge(tiny(tmp_path, *overrides, config="head"))
     assert report.keys() >= {"drawn", "direct"}
     assert output.stat().st_size < 200_000
     head = load_head(output, load_encoder(file))
     assert head.vector == 8
     assert torch.isfinite(head.widen).all()
     with pytest.raises(ValueError, match=r"none\.safetensors"):
-        run(tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", f"output={output}", config="head"))
+        fit_and_judge(tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", f"output={output}", config="head"))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from deedsr import weights
 from deedsr.degradation import Degradation, apply
-from stage1.pool.__main__ import make
+from stage1.pool.__main__ import make_pool
 from stage1.pool.pairs import PoolRows, turned
 from stage1.train import train
 
@@ -21,7 +21,7 @@ Compose = Callable[..., DictConfig]
 
 @pytest.fixture
 def pool(tiny: Compose, tmp_path: Path) -> Path:
-    return make(tiny(tmp_path, *_words(tmp_path), config="pool"))
+    return make_pool(tiny(tmp_path, *_words(tmp_path), config="pool"))
 
 
 def _words(tmp_path: Path) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_missing_shard_is_made_again_as_it_was(tiny: Compose, tmp_path: Path, 
     before = file.read_bytes()
     untouched = (pool / "pairs-000000.safetensors").stat().st_mtime_ns
     file.unlink()
-    make(tiny(tmp_path, *_words(tmp_path), config="pool"))
+    make_pool(tiny(tmp_path, *_words(tmp_path), config="pool"))
     assert file.read_bytes() == before
     assert (pool / "pairs-000000.safetensors").stat().st_mtime_ns == untouched
 
@@ -53,7 +53,7 @@ def test_a_missing_shard_is_made_again_as_it_was(tiny: Compose, tmp_path: Path, 
 @pytest.mark.parametrize("word", ["seed=5", "shard=64", "recipe=heavy"])
 def test_shards_made_with_other_words_are_refused(tiny: Compose, tmp_path: Path, pool: Path, word: str) -> None:
     with pytest.raises(ValueError, match=rf"pairs-000000\.safetensors: was made with {word.split('=')[0]}="):
-        make(tiny(tmp_path, *_words(tmp_path), word, config="pool"))
+        make_pool(tiny(tmp_path, *_words(tmp_path), word, config="pool"))
 
 
 @pytest.mark.parametrize("positives", ["same_image", "same_degradation"])
@@ -100,4 +100,4 @@ def test_another_recipe_is_refused(tiny: Compose, tmp_path: Path, pool: Path) ->
 
 def test_pairs_that_do_not_fill_shards_are_refused(tiny: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pairs=40 must be a multiple of shard=32"):
-        make(tiny(tmp_path, f"pool={tmp_path}", "pairs=40", "shard=32", config="pool"))
+        make_pool(tiny(tmp_path, f"pool={tmp_path}", "pairs=40", "shard=32", config="pool"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from stage1.probe.__main__ import run
+from stage1.probe.__main__ import examine
 from stage1.train import train
 
 Compose = Callable[..., DictConfig]
@@ -17,7 +17,7 @@ def test_probes_trained_encoders_beside_what_they_are_compared_with(tiny: Compos
     one = train(tiny(tmp_path / "one", "steps=3"))
     two = train(tiny(tmp_path / "two", "steps=3", "positives=same_image"))
     overrides = [f"weights={{one:{one},two:{two}}}", "crop=128", "fit.crops=5", "test.crops=4"]
-    report = run(tiny(tmp_path / "out", *overrides, f"output={tmp_path / 'out'}", config="probe"))
+    report = examine(tiny(tmp_path / "out", *overrides, f"output={tmp_path / 'out'}", config="probe"))
     assert (report["fit"], report["test"]) == (20, 8)
     rows = report["probes"]
     assert list(rows) == ["one", "two", "untrained", "hand-made", "true parameters"]
@@ -37,20 +37,20 @@ def test_encoders_of_other_shapes_have_their_own_untrained_one(tiny: Compose, tm
     one = train(tiny(tmp_path / "one", "steps=1"))
     two = train(tiny(tmp_path / "two", "steps=1", "encoder.stem=8"))
     cfg = tiny(tmp_path, f"weights={{one:{one},two:{two}}}", "crop=128", "fit.crops=3", "test.crops=2", config="probe")
-    assert list(run(cfg)["probes"])[2:4] == ["untrained", "untrained, as two"]
+    assert list(examine(cfg)["probes"])[2:4] == ["untrained", "untrained, as two"]
 
 
 def test_missing_weights_are_named(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", config="probe")
     with pytest.raises(ValueError, match=r"none\.safetensors"):
-        run(cfg)
+        examine(cfg)
 
 
 def test_photographs_in_both_splits_are_named(tiny: Compose, tmp_path: Path) -> None:
     file = train(tiny(tmp_path, "steps=1"))
     for words in (["test.split=train"], ["fit.split=null"]):
         with pytest.raises(ValueError, match=r"\d\.png is in both splits, (train|None) and (train|val), so nothing"):
-            run(tiny(tmp_path, f"weights={file}", *words, config="probe"))
+            examine(tiny(tmp_path, f"weights={file}", *words, config="probe"))
     with pytest.raises(ValueError, match="is in both splits"):
         train(tiny(tmp_path / "run", "steps=1", "probe.every=1", "probe.fit.split=val"))
 
@@ -59,4 +59,4 @@ def test_photographs_in_both_splits_are_named(tiny: Compose, tmp_path: Path) -> 
 def test_pictures_of_no_level_are_refused(tiny: Compose, tmp_path: Path, name: str) -> None:
     file = train(tiny(tmp_path, "steps=1"))
     with pytest.raises(ValueError, match=f"recipe={name} has pictures of no level"):
-        run(tiny(tmp_path, f"weights={file}", f"recipe={name}", config="probe"))
+        examine(tiny(tmp_path, f"weights={file}", f"recipe={name}", config="probe"))

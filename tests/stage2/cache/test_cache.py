@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.training.run import BAD_BATCH
-from stage2.cache.__main__ import make
+from stage2.cache.__main__ import make_cache
 from stage2.train import train
 
 Options = Callable[..., list[str]]
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, composed: Composed, stage2_
     """Four batches of two samples in two shards, with their HR crops."""
     output = tmp_path_factory.mktemp("cache")
     words = [f"cache={output / 'cache'}", "batches=4", "shard=2"]
-    return make(composed("cache", stage2_options(output, *words)))
+    return make_cache(composed("cache", stage2_options(output, *words)))
 
 
 def test_a_run_from_the_cache_equals_a_run_that_makes_its_samples(
@@ -58,7 +58,7 @@ def test_it_holds_bytes_and_latents_and_pictures_only_where_they_are_looked_at(
         "z_lr": ("torch.float32", (4, 4, 16, 16)),
     }
     cfg = composed("cache", stage2_options(tmp_path, f"cache={tmp_path}", "batches=1", "shard=1", *PLAIN))
-    assert weights.load(make(cfg) / "samples-000000.safetensors").tensors.keys() == {"lr", "z", "z_lr"}
+    assert weights.load(make_cache(cfg) / "samples-000000.safetensors").tensors.keys() == {"lr", "z", "z_lr"}
     with pytest.raises(ValueError, match=r"made without HR crops, which objective\.fidelity needs"):
         train(composed("stage2", stage2_options(tmp_path / "run", "steps=1", f"cache={tmp_path}")))
 
@@ -71,7 +71,7 @@ def test_what_was_made_already_is_left_alone(
     second.unlink()
     with pytest.raises(ValueError, match=r"samples-000000\.safetensors: missing; make it with"):
         train(composed("stage2", stage2_options(tmp_path, "steps=1", f"cache={tmp_path}")))
-    make(composed("cache", stage2_options(tmp_path, f"cache={folder}", "batches=4", "shard=2")))
+    make_cache(composed("cache", stage2_options(tmp_path, f"cache={folder}", "batches=4", "shard=2")))
     assert (first.stat().st_mtime_ns, second.read_bytes()) == (kept, lost)
 
 
@@ -83,7 +83,7 @@ def test_samples_of_another_run_are_refused(
     with pytest.raises(ValueError, match=rf"was made with {name}=.*, not .*: give the run that {name}"):
         train(composed("stage2", stage2_options(tmp_path, "steps=1", f"cache={folder}", word)))
     with pytest.raises(ValueError, match=rf"made with {name}="):
-        make(composed("cache", stage2_options(tmp_path, f"cache={folder}", "batches=4", "shard=2", word)))
+        make_cache(composed("cache", stage2_options(tmp_path, f"cache={folder}", "batches=4", "shard=2", word)))
 
 
 def test_a_bad_batch_from_the_cache_is_kept(
@@ -96,4 +96,4 @@ def test_a_bad_batch_from_the_cache_is_kept(
 
 def test_shards_hold_whole_batches(composed: Composed, stage2_options: Options, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batches=5 must be a multiple of shard=2"):
-        make(composed("cache", stage2_options(tmp_path, f"cache={tmp_path}", "batches=5", "shard=2")))
+        make_cache(composed("cache", stage2_options(tmp_path, f"cache={tmp_path}", "batches=5", "shard=2")))

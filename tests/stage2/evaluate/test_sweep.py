@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from stage2.evaluate.curve import run as learning
+from stage2.evaluate.curve import learning_curve
 from stage2.evaluate.rows import sweep
-from stage2.evaluate.steps import fewest, run
+from stage2.evaluate.steps import fewest, steps_against_quality
 
 CONF = Path(__file__).parents[3] / "conf" / "evaluate"
 
@@ -72,13 +72,13 @@ def test_the_learning_curve(pairs: Path, tiny_model_folder: Path) -> None:
     options = [f"data={pairs}", f"output={pairs}/curve.md", "metrics=[psnr,ssim]", "progress=false"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         with pytest.raises(ValueError, match="there are no points"):
-            learning(compose("curve", options))
+            learning_curve(compose("curve", options))
         with pytest.raises(ValueError, match=r"points={a: .*}: a point is NAME: {model"):
-            learning(compose("curve", [*options, "points={a: {model: b}}"]))
+            learning_curve(compose("curve", [*options, "points={a: {model: b}}"]))
         with pytest.raises(ValueError, match="the hours of the point 'a' are 'fast'"):
-            learning(compose("curve", [*options, "points={a: {model: b, hours: fast}}"]))
+            learning_curve(compose("curve", [*options, "points={a: {model: b, hours: fast}}"]))
         points = f"points={{late: {{model: {tiny_model_folder}, hours: 2}}, early: {{model: built-in, hours: 0.5}}}}"
-        text = learning(compose("curve", [*options, points]))
+        text = learning_curve(compose("curve", [*options, points]))
     assert [line.split("|")[1].strip() for line in text.splitlines()[2:6]] == [
         *("bicubic", "ground truth", "late (2 h)", "early (0.5 h)")
     ]
@@ -90,7 +90,7 @@ def test_the_learning_curve(pairs: Path, tiny_model_folder: Path) -> None:
 
 def test_steps_against_quality(pairs: Path, tiny_model_folder: Path) -> None:
     cfg = composed("steps", pairs, tiny_model_folder, "steps=[1,3]", "samplers=[ddim,unipc]", "images=1")
-    text = run(cfg)
+    text = steps_against_quality(cfg)
     output = pairs / "steps.md"
     assert output.read_text() == text
     assert "Fewest" not in text, "LPIPS was not asked for"

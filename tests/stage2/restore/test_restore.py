@@ -131,7 +131,6 @@ def test_a_file_name_as_output_is_refused(run: Run, inputs: Path, tmp_path: Path
         run(f"input={inputs / 'a.png'}", f"output={tmp_path / 'x.png'}")
 
 
-@pytest.mark.timeout(900)  # four processes start, and each imports everything
 def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path, tiny_model_folder: Path) -> None:
     """The second rank is killed after its first output; the same command then does what is left."""
     total, output = 24, tmp_path / "out"
@@ -141,16 +140,16 @@ def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path,
     command += [f"output={output}", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
     command += ["trainer.enable_progress_bar=false", "options.steps=10"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 1200
         while not (output / ".restored-1.jsonl").is_file():
             assert first.poll() is None, "the run ended before its second rank wrote anything"
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(child(first.pid), signal.SIGKILL)
-        assert first.wait(timeout=60) != 0
+        assert first.wait(timeout=600) != 0
     done = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert 0 < len(done) < total
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert again.returncode == 0, again.stderr[:6000]
     assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in again.stdout
     assert names(output) == sorted(f"{number}.png" for number in range(total))

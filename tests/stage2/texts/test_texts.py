@@ -17,7 +17,7 @@ from deedsr.models import load_model
 from deedsr.models.frozen.parts import write_part, write_scheduler
 from deedsr.models.frozen.stock import stock
 from deedsr.models.sd3.dit4sr import SMALL
-from stage2.cache.__main__ import make
+from stage2.cache.__main__ import make_cache
 from stage2.texts import captions, embed
 from stage2.texts.embedded import Texts
 from stage2.train import train
@@ -98,7 +98,7 @@ def test_training_and_its_cache_see_the_texts(photos: Path, base: Path, composed
     train(composed("stage2", words(photos, base, tmp_path / "told", texts)))
     model = load_model(tmp_path / "told" / "model")
     assert torch.equal(model.positive_tokens, torch.ones(1, 3, 8))
-    make(
+    make_cache(
         composed(
             "cache", [*words(photos, base, tmp_path, texts), f"cache={tmp_path / 'cache'}", "batches=1", "shard=1"]
         )
