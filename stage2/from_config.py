@@ -9,12 +9,13 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from deedsr import models, weights
 from deedsr.degradation import Mixture, Recipe
 from deedsr.models.resolver import reference
 from deedsr.models.trained import ADAPTER, HEADER
+from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Batches, Photographs
 from stage2 import scaling
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
-    recipe = cfg.recipe if isinstance(cfg.recipe, str) else OmegaConf.to_container(cfg.recipe, resolve=True)
+    recipe = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
     names = ("crop", "enlarge", "seed", "texts", *(["null_text"] if cfg.texts else []))
     numbers = {name: cfg[name] for name in names}
     return {"base": reference(cfg.model.base), "recipe": recipe, **numbers}
@@ -38,7 +39,7 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
 
 def assemble(cfg: DictConfig) -> models.Fresh:
     """The model of a configuration, its fresh parts initialised from its seed, or from ``cfg.init``."""
-    fresh = models.assemble(OmegaConf.to_container(cfg.model, resolve=True), cfg.seed)
+    fresh = models.assemble(plain(cfg.model), cfg.seed)
     model = fresh.model
     if cfg.init:
         start = Path(cfg.init) / ADAPTER

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
@@ -26,12 +26,14 @@ from stage2.scaling import shard
 class RestorationRun(Run):
     """Degrades crops, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable."""
 
+    average: Average
+
     def __init__(
         self,
         model: RestorationModel,
         recipe: Recipe | Mixture,
         objective: Objective,
-        optimizer: DictConfig,
+        optimizer: Mapping[str, Any],
         steps: int,
         ema: float,
         seed: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +21,7 @@ class Fidelity:
     latent: float
     pixel: float
     perceptual: float
-    network: str = "alex"
+    network: Literal["alex", "vgg"] = "alex"
     every: int = 2
     structure: float = 0.0
     structure_every: int = 1

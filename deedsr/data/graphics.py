@@ -34,6 +34,7 @@ FACES = ("DejaVu*.ttf", "STIXGeneral*.ttf", "cmr10.ttf", "cmss10.ttf", "cmtt10.t
 LATIN = string.ascii_lowercase, string.ascii_letters, string.ascii_uppercase + string.digits
 
 Colour = tuple[int, int, int]
+Drawing = Callable[[random.Random, ImageDraw.ImageDraw, tuple[int, int], Colour], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _panel(rng: random.Random, size: tuple[int, int], fonts: Sequence[Face]) -> 
     """One kind of thing, RGBA: on a plain ground that may be darker at one side, or on none; some with a grain."""
     ink, paper = _colours(rng)
     panel = Image.new("RGBA", size, (*paper, rng.choice((255, 255, 0))))
-    rng.choice((*(partial(_letters, fonts),) * 3, *KINDS))(rng, ImageDraw.Draw(panel), size, ink)
+    drawings: tuple[Drawing, ...] = (*(partial(_letters, fonts),) * 3, *KINDS)
+    rng.choice(drawings)(rng, ImageDraw.Draw(panel), size, ink)
     shade = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
     shaded = Image.composite(panel, Image.blend(panel, Image.new("RGBA", size), rng.uniform(0, 0.4)), shade)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(128, rng.uniform(1, 24), size[::-1])
@@ -113,13 +115,16 @@ def _panel(rng: random.Random, size: tuple[int, int], fonts: Sequence[Face]) -> 
     return grained
 
 
+def _colour(rng: random.Random) -> Colour:
+    if rng.random() < 0.5:
+        return rng.randrange(256), rng.randrange(256), rng.randrange(256)
+    return (rng.choice((20, 60, 200, 245)),) * 3
+
+
 def _colours(rng: random.Random) -> tuple[Colour, Colour]:
     """Of ink and paper; often near black and white, and never too near each other."""
     while True:
-        ink, paper = (
-            tuple(rng.randrange(256) for _ in range(3)) if rng.random() < 0.5 else (rng.choice((20, 60, 200, 245)),) * 3
-            for _ in range(2)
-        )
+        ink, paper = _colour(rng), _colour(rng)
         if abs(sum(ink) - sum(paper)) > 120:
             return ink, paper
 
@@ -180,7 +185,7 @@ def _shapes(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int]
             rng.choice((draw.ellipse, draw.rectangle))(box, **how)
 
 
-KINDS: tuple[Callable[[random.Random, ImageDraw.ImageDraw, tuple[int, int], Colour], None], ...] = (
+KINDS: tuple[Drawing, ...] = (
     _bars,
     _rings,
     _bricks,

@@ -55,11 +55,12 @@ def _folder(root: Path, split: str | None) -> list[Photo]:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder of photographs, shard (.tar) or list (.txt)")
     paths = visible(root)
-    files: list[Photo] = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
     table = Path(f"{os.path.abspath(root)}.tsv")
     if split is not None and table.is_file():
         names = _names(table, split)
-        files = [path for path in files if path.relative_to(root).as_posix() in names]
+        pictures = [path for path in pictures if path.relative_to(root).as_posix() in names]
+    files: list[Photo] = [*pictures]
     files += [member for path in paths if path.suffix.lower() == ".tar" for member in members(path)]
     if not files:
         raise ValueError(f"{root}: holds no photographs" + (f" of the split {split!r}" if split else ""))
@@ -73,11 +74,11 @@ def _listed(table: Path, root: Path) -> list[Photo]:
     names = [re.sub(r"\s+\([^()]*\)$", "", line.strip()) for line in lines if line.strip()]
     if not names:
         raise ValueError(f"{table}: names no photographs")
-    files: list[Photo] = [root / name for name in names]
+    files = [root / name for name in names]
     if missing := [name for name, file in zip(names, files, strict=True) if not file.is_file()]:
         more = f", and {len(missing) - 1} more that aren't there" if len(missing) > 1 else ""
         raise ValueError(f"{table}: names {missing[0]}, which isn't a file in {root}{more}")
-    return files
+    return [*files]
 
 
 def _names(table: Path, split: str) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -18,7 +18,7 @@ def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
     What the user can mend, a ValueError, an OSError or a value that is missing in `cfg`, ends the process with one line
     instead of a traceback.
     """
-    for name in sorted(missing(OmegaConf.to_container(cfg))):
+    for name in sorted(missing(plain(cfg, resolve=False))):
         sys.exit(f"error: {name} is missing: add {name}=… to the command")
     try:
         result = work(cfg)
@@ -32,6 +32,11 @@ def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
 
 def _last_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[-1]  # the error of a process that loads data ends with the error proper
+
+
+def plain(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as a dictionary of plain values, {} for none. resolve: whether ``${…}`` become what they name."""
+    return {} if cfg is None else cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
 
 
 def own_output(cfg: DictConfig) -> DictConfig:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors import safe_open
 from torch import Tensor
 
 from deedsr.data.stream import Stream
 from deedsr.degradation import Degradation
 from deedsr.randomness import seeded
+from deedsr.training.command import plain
 from deedsr.training.photographs import Batches
 from deedsr.training.shards import find, length
 from stage1.views import Patches, cut, quadrants
@@ -23,7 +24,7 @@ PREFIX = "pairs"
 
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What pairs are made of besides the photographs."""
-    return {name: OmegaConf.to_container(cfg)[name] for name in ("recipe", "crop")}
+    return {name: plain(cfg)[name] for name in ("recipe", "crop")}
 
 
 class PoolRows(Stream):

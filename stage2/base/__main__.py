@@ -14,11 +14,11 @@ from pathlib import Path
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from deedsr.models.frozen.parts import PART, load_part, part_tensors, read_part, write_part, write_scheduler
 from deedsr.models.frozen.stock import stock
-from deedsr.training.command import command, own_output
+from deedsr.training.command import command, own_output, plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Photographs
 from stage2.base.modules import AutoencoderRun, DenoiserRun
@@ -85,7 +85,7 @@ def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
 def train(cfg: DictConfig) -> Path:
     """Both phases; returns the folder of the finished base. What is finished already is left alone."""
     output = Path(cfg.output)
-    size = base_config(cfg.size, OmegaConf.to_container(cfg.overrides))
+    size = base_config(cfg.size, plain(cfg.overrides))
     train_autoencoder(cfg, size, output)
     train_denoiser(cfg, size, output)
     log.info("the base is in %s", output / "base")

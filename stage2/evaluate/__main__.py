@@ -19,7 +19,7 @@ from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Evaluator, Repor
 from deedsr.metrics.samples import load
 from deedsr.metrics.semantic import ClipModel
 from deedsr.pictures.picture import from_pil, write
-from deedsr.training.command import command
+from deedsr.training.command import command, plain
 
 Files = dict[str, dict[str, Path]]
 
@@ -65,7 +65,7 @@ def _restore(cfg: DictConfig, output: Path) -> Files:
     if "lr" not in given:
         raise ValueError("model=… restores inputs: give data=DIR with lr/ and hr/ in it, or lr=DIR and hr=DIR")
     files = match(given)
-    options = Options(**OmegaConf.to_container(cfg.options))
+    options = Options(**plain(cfg.options))
     for stem, roles in files.items():  # fails now if at all, not after hours of restoring
         load(stem, {**roles, "restored": roles["hr"]}).check(options)
     restorer = Restorer.from_pretrained(cfg.model, options, cfg.device, cfg.dtype)
@@ -85,7 +85,7 @@ def _given(cfg: DictConfig) -> dict[str, dict[str, Path]]:
     if not hr:
         raise ValueError("the ground truth is missing: give hr=DIR, or data=DIR with hr/ in it")
     roles = {"hr": pictures(hr)} | ({"lr": pictures(lr)} if lr else {})
-    others = OmegaConf.to_container(cfg.others) if cfg.others else {}
+    others = plain(cfg.others)
     if taken := sorted(others.keys() & {"hr", "lr", RESTORED, BICUBIC, TRUTH}):
         raise ValueError(f"others can't be called {taken[0]!r}; choose another name")
     return roles | {str(name): pictures(folder) for name, folder in others.items()}

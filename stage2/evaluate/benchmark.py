@@ -23,7 +23,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -33,7 +33,7 @@ from deedsr.models import RestorationModel, build, load_model
 from deedsr.models.deedsr.sizes import preset
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import SCALE, Restorer
-from deedsr.training.command import command
+from deedsr.training.command import command, plain
 from stage2.evaluate.rivals import Run, naive, pipeline
 
 RANDOM = "-random"
@@ -187,12 +187,12 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
         raise ValueError(f"repeats is {cfg.repeats}; it must be at least 1")
     device = pick_device(cfg.device)
     model, reference = models(cfg, device)
-    options = Options(**OmegaConf.to_container(cfg.options, resolve=True))
+    options = Options(**plain(cfg.options))
     restorer, lr = Restorer(model, options, cfg.compile), picture(cfg.size)
     runs: dict[str, Run] = {"ours": restorer.restore, **rival(cfg, options, restorer, reference, device)}
     flops = count(Restorer(model, options).restore, lr) if cfg.flops else None
     timings = measure(runs, lr, device, cfg.warmup, cfg.repeats)
-    found: dict[str, Any] = {"settings": OmegaConf.to_container(cfg, resolve=True), "sampling": str(restorer.settings)}
+    found: dict[str, Any] = {"settings": plain(cfg), "sampling": str(restorer.settings)}
     found |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _name(device)}
     found |= {name: timing.summary() for name, timing in timings.items()}
     if flops is not None:

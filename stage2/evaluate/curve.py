@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from deedsr.files import write_text
 from deedsr.metrics.catalogue import Metric
 from deedsr.metrics.evaluation import BICUBIC, TRUTH
-from deedsr.training.command import command
+from deedsr.training.command import command, plain
 from stage2.evaluate.figures import panels_of
 from stage2.evaluate.rows import means, sweep, to_markdown
 
@@ -24,7 +24,7 @@ Means = Mapping[str, Mapping[str, float | None]]  # by row: the mean of every me
 
 def learning_curve(cfg: DictConfig) -> str:
     """Write FILE.md, FILE.json and FILE.png; what FILE.md says. Raises ValueError for a point without its numbers."""
-    given = OmegaConf.to_container(cfg.points) if cfg.points else {}
+    given = plain(cfg.points)
     points = {str(name): point for name, point in given.items()}
     for name, point in points.items():
         if name in (BICUBIC, TRUTH) or not isinstance(point, dict) or point.keys() != {"model", "hours"}:
@@ -34,7 +34,7 @@ def learning_curve(cfg: DictConfig) -> str:
     if not points:
         raise ValueError("there are no points: points={NAME: {model: FOLDER, hours: NUMBER}, …}")
     rows = {name: {"model": point["model"]} for name, point in points.items()}
-    reports = sweep(OmegaConf.create({**OmegaConf.to_container(cfg), "rows": rows, "model": None}))
+    reports = sweep(OmegaConf.create({**plain(cfg), "rows": rows, "model": None}))
     metrics = next(iter(reports.values())).metrics
     hours = {f"{name} ({point['hours']:g} h)": reports[name] for name, point in points.items()}
     text, output = to_markdown(hours), Path(cfg.output)

@@ -37,9 +37,9 @@ def naive(model: RestorationModel, settings: Settings, seed: int = 0) -> Run:
         lr = lr.to(next(model.parameters()))
         padded = pad_to(upsample(lr, SCALE), model.size)
         latent = _sample(model, settings, lr, padded, generator)
-        shape = latent.shape[-2:]
-        grid = tiles(model, *shape, settings.tile)
-        decoded = blend(lambda window: model.decode(latent[window.slices]), grid, *shape, model.factor)
+        rows, columns = latent.shape[-2:]
+        grid = tiles(model, rows, columns, settings.tile)
+        decoded = blend(lambda window: model.decode(latent[window.slices]), grid, rows, columns, model.factor)
         part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
         return colour.match(decoded[part], padded[part]).cpu()
 

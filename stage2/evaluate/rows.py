@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from deedsr.data.pairs import match, pictures
 from deedsr.devices import pick_device
@@ -21,6 +21,7 @@ from deedsr.models import RestorationModel, load_model
 from deedsr.options import Options
 from deedsr.pictures.picture import Picture
 from deedsr.restorer import Restorer
+from deedsr.training.command import plain
 
 AUTOENCODER = "autoencoder"
 FURTHER = ("start", "noise", "spacing", "eta")
@@ -69,12 +70,12 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     device = pick_device(cfg.device)
     load = lru_cache(1)(lambda name: load_model(name, device, getattr(torch, cfg.dtype)))
     evaluator = Evaluator(cfg.protocol, cfg.metrics, device)
-    shared = {"model": cfg.model, **OmegaConf.to_container(cfg.options)}
+    shared = {"model": cfg.model, **plain(cfg.options)}
     rows = {}
-    for name, row in OmegaConf.to_container(cfg.rows).items():  # all, before hours of restoring
+    for name, row in plain(cfg.rows).items():  # all, before hours of restoring
         options = {**shared, **({} if row == AUTOENCODER else row)}
         rows[str(name)] = options.pop("model"), None if row == AUTOENCODER else split(name, options)
-    reports = {}
+    reports: dict[str, Report] = {}
     for name, (model_name, chosen) in rows.items():
         model = load(model_name)
         make = autoencoded(model) if chosen is None else restored(model, *chosen)

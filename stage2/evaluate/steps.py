@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deedsr.files import write_text
 from deedsr.metrics.catalogue import Metric
-from deedsr.training.command import command
+from deedsr.training.command import command, plain
 from stage2.evaluate.figures import panels_of
 from stage2.evaluate.rows import means, sweep, to_markdown
 
@@ -25,9 +25,9 @@ def steps_against_quality(cfg: DictConfig) -> str:
     """Write FILE.md, FILE.json and FILE.png; what FILE.md says. A row ``SAMPLER STEPS`` for each of them."""
     names = {f"{sampler} {steps}": (sampler, steps) for sampler in cfg.samplers for steps in cfg.steps}
     rows = {name: {"sampler": sampler, "steps": steps} for name, (sampler, steps) in names.items()}
-    shared = {**OmegaConf.to_container(cfg.options), "start": cfg.start, "spacing": "trailing", "eta": 0.0}
-    plain = {**OmegaConf.to_container(cfg), "rows": rows, "options": shared}
-    reports = sweep(OmegaConf.create(plain))
+    shared = {**plain(cfg.options), "start": cfg.start, "spacing": "trailing", "eta": 0.0}
+    sweeping = {**plain(cfg), "rows": rows, "options": shared}
+    reports = sweep(OmegaConf.create(sweeping))
     found = means(reports)
     curves: Curves = {sampler: {} for sampler in cfg.samplers}
     for name, (sampler, steps) in names.items():

@@ -20,7 +20,7 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -29,7 +29,7 @@ from deedsr.jobs import Job, attempt, make_plan
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import Restorer
-from deedsr.training.command import command, own_output
+from deedsr.training.command import command, own_output, plain
 from stage2.restore.ledger import Ledger, file_digest, settings_digest
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     """
     output = Path(cfg.output)
     inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
-    options = Options(**OmegaConf.to_container(cfg.options))
+    options = Options(**plain(cfg.options))
     dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
     plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext)
     if any(job.target == output for job in plan.jobs):
