@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.training.optimizer import Schedule
+from deedsr.training.run import BAD_BATCH
 from stage1.train import train
 
 Compose = Callable[..., DictConfig]
@@ -122,3 +123,17 @@ def test_wrong_settings_are_named(tiny: Compose, tmp_path: Path, override: str, 
 def test_the_full_size_composes(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(tmp_path, "experiment=stage1_deedsr")
     assert (cfg.contrast.queue, cfg.contrast.momentum, cfg.optimizer.unit) == (16, 0.999, "epochs")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_its_batch_is_kept(tiny: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d: take a lower .*bad_batch\.safetensors"):
+        train(tiny(tmp_path, "steps=9", "optimizer.lr=1e30", "optimizer.milestones=[]"))
+    kept = weights.load(tmp_path / BAD_BATCH)
+    assert kept.tensors["hr"].shape == (4, 3, 64, 64)
+    assert kept.config["seed"] == 0
+
+
+def test_the_configuration_is_kept_beside_the_result(tiny: Compose, tmp_path: Path) -> None:
+    cfg = tiny(tmp_path, "steps=1", "positives=same_image")
+    train(cfg)
+    assert OmegaConf.load(tmp_path / "config.yaml") == OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
