@@ -31,7 +31,7 @@ FLOORS = (
     {"deedsr.models", "deedsr.data"},
     {"deedsr.diffusion", "deedsr.degradation", "deedsr.pictures", "deedsr.geometry", "deedsr.tiling"}
     | {"deedsr.weights", "deedsr.files", "deedsr.randomness", "deedsr.options", "deedsr.ema", "deedsr.colour"}
-    | {"deedsr.devices"},
+    | {"deedsr.devices", "deedsr.nested"},
 )
 """Rooms from the top floor down: none imports from a floor above its own."""
 NEVER = {("stage1", "stage2"), ("stage2", "stage1"), ("deedsr.cli", "deedsr.training")}

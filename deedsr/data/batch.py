@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from deedsr.nested import mapped
 
 B = TypeVar("B", bound="Batch")
 
@@ -22,25 +24,30 @@ class Batch:
     @classmethod
     def stack(cls: type[B], samples: Sequence[B]) -> B:
         """Samples as a batch: what a DataLoader takes as its ``collate_fn``."""
-        first = samples[0]
-        return cls(**{f.name: _stacked([getattr(sample, f.name) for sample in samples]) for f in fields(first)})
+        return mapped(lambda *tensors: torch.stack(tensors), *samples)
 
     def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B:
         """The same on another device."""
-        moved = {name: _moved(value, device, non_blocking) for name, value in self._present().items()}
-        return replace(self, **moved)
+        return mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking), self)
 
     def pin_memory(self: B) -> B:
         """The same in page-locked memory, from which a GPU copies faster."""
-        pinned = {name: value.pin_memory() for name, value in self._present().items() if isinstance(value, Tensor)}
-        return replace(self, **pinned)
+        return mapped(Tensor.pin_memory, self)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; those of a field that is a dataclass are called ``FIELD.NAME``."""
-        return _flat(self._present())
+        return _named(self)
 
-    def _present(self) -> dict[str, Any]:
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+def _named(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for field in fields(value):
+        part, name = getattr(value, field.name), f"{prefix}{field.name}"
+        if is_dataclass(part):
+            found |= _named(part, f"{name}.")
+        elif part is not None:
+            found[name] = part
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,26 +60,3 @@ class Crops(Batch):
     hr: Tensor
     tokens: Tensor | None = None
     pooled: Tensor | None = None
-
-
-def _stacked(values: list[Any]) -> Any:
-    if values[0] is None:
-        return None
-    if isinstance(values[0], Tensor):
-        return torch.stack(values)
-    named = {field.name: [getattr(value, field.name) for value in values] for field in fields(values[0])}
-    return type(values[0])(**{name: torch.stack(parts) for name, parts in named.items()})
-
-
-def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
-    return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value.to(device)
-
-
-def _flat(named: Mapping[str, Any]) -> dict[str, Tensor]:
-    result: dict[str, Tensor] = {}
-    for name, value in named.items():
-        if is_dataclass(value):
-            result |= {f"{name}.{field.name}": getattr(value, field.name) for field in fields(value)}
-        else:
-            result[name] = value
-    return result
