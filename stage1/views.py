@@ -24,8 +24,8 @@ class Patches(Batch):
     degradation: Degradation
 
 
-@dataclass(frozen=True)
-class Pairs:
+@dataclass(frozen=True, eq=False)
+class Pairs(Batch):
     """LR pictures (B, 3, h, w) in [0, 1]; row i of both has row i of the degradation."""
 
     first: Tensor

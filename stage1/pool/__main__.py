@@ -23,7 +23,7 @@ from deedsr.degradation import Recipe
 from deedsr.training.command import command
 from deedsr.training.shards import check, numbered
 from stage1.pool.pairs import PREFIX, origin
-from stage1.views import degrade
+from stage1.views import Pairs, degrade
 
 BATCH = 16
 """Crops that are degraded together."""
@@ -48,9 +48,8 @@ def make_pool(cfg: DictConfig) -> Path:
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
             hr = torch.stack([crops.crop(step, sample) for sample in range(BATCH)]).to(cfg.device).float() / 255
             made = degrade(hr, recipe, "same_degradation", cfg.seed, step, 0)
-            pictures = {"first": made.first, "second": made.second}
-            rows.append({name: (value * 255).round().byte() for name, value in pictures.items()})
-            rows[-1].update({f"degradation.{name}": value for name, value in made.degradation.state().items()})
+            first, second = ((255 * pictures).round().byte() for pictures in (made.first, made.second))
+            rows.append(Pairs(first, second, made.degradation).tensors())
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
         log.info("%s: %d pairs", path, cfg.shard)
     if found := crops.flaws.report(duplicates, cfg.crop):
