@@ -146,7 +146,7 @@ class Restorer:
         while group := list(islice(remaining, batch)):
             output = function(group)
             if not torch.isfinite(output).all():
-                out = "its weights may be broken" if self.dtype == torch.float32 else "choose --dtype float32"
+                out = "its weights may be broken" if self.dtype == torch.float32 else "choose `dtype='float32'`"
                 raise ValueError(f"the network gave NaN or inf in {str(self.dtype).removeprefix('torch.')}; {out}")
             yield from zip(group, output.split(1), strict=True)
             counter.add(len(group))

@@ -75,7 +75,7 @@ def test_a_file_name_as_output(make):
     [
         (["a.png", "b/a.png"], {}, "a.png and b/a.png would both become out/a.png"),
         (["a.png", "a.jpg"], {"ext": "png"}, "both become out/a.png"),
-        (["a.png"], {"output": "."}, "over the input a.png; give --suffix"),
+        (["a.png"], {"output": "."}, "over the input a.png; give `suffix` or another `output`"),
         (["a.png", "a.jpg"], {"output": ".", "ext": "jpg"}, "over the input|both become"),
         (["a.png", "a_x4.png"], {"output": ".", "suffix": "_x4"}, "over the input a_x4.png"),
         (["."], {"output": "."}, "over the input"),
@@ -101,8 +101,8 @@ def test_inputs_that_cannot_be_planned_are_reported_and_the_rest_goes_on(make):
     assert messages == [
         "none.png: no such file or folder; check the name",
         "empty: no pictures in this folder (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp)",
-        "b.gif: can't write .gif; use --ext png",
-        "c: can't write files without extension; use --ext png",
+        "b.gif: can't write .gif; use `ext='png'`",
+        "c: can't write files without extension; use `ext='png'`",
     ]
     assert pairs("b.gif", "c", ext="png") == [("b.gif", "out/b.png"), ("c", "out/c.png")]
 

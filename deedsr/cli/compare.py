@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from deedsr.cli.flags import in_flags
 from deedsr.files import write_text
 
 
@@ -19,7 +20,7 @@ def compare_command(
         Path | None, typer.Option(help="Folder of ground truth; without it only metrics that need none.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="FILE.json; FILE.md and FILE.png lie beside it.")
+        Path, typer.Option("-o", "--output", help="FILE.json; FILE.md and FILE.png lie next to it.")
     ] = Path("comparison.json"),
     protocol: Annotated[str, typer.Option(help="osediff, dit4sr, dreamclear or rgb.")] = "osediff",
     metrics: Annotated[
@@ -33,7 +34,7 @@ def compare_command(
 
     from deedsr.devices import pick_device
     from deedsr.metrics.compare import compare
-    from deedsr.pictures.picture import Picture, from_pil, write
+    from deedsr.pictures.picture import from_pil, write
 
     if output.suffix.lower() != ".json":
         raise ValueError(f"output {str(output)!r} must be a file name that ends in .json")
@@ -41,9 +42,9 @@ def compare_command(
     show = Console(stderr=True).is_terminal
     found = compare(a, b, hr, protocol, names, pick_device(device), download, progress=show)
     write_text(output, found.to_json())
-    write_text(output.with_suffix(".md"), found.to_markdown())
+    table = in_flags(found.to_markdown())
+    write_text(output.with_suffix(".md"), table)
     if found.sheet is not None:
-        sheet: Picture = from_pil(found.sheet)
-        write(output.with_suffix(".png"), sheet)
-    typer.echo(found.to_markdown(), nl=False)
+        write(output.with_suffix(".png"), from_pil(found.sheet))
+    typer.echo(table, nl=False)
     return 0

@@ -18,6 +18,7 @@ from deedsr import jobs
 from deedsr.cli.compare import compare_command
 from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
+from deedsr.cli.flags import in_flags
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, Options, one_of, parse_guidance
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def restore(
     ),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
     model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
-    preset: Annotated[str | None, typer.Option(help="A way to sample that the model names: paper, fast.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Sampling preset of the model: paper, fast.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     noise_guidance: Annotated[
@@ -105,7 +106,10 @@ def _print_summary(outcomes: list[jobs.Outcome], options: dict[str, object], as_
     counts = Counter(outcome.status for outcome in outcomes)
     summary = {status: counts[status] for status in ("restored", "kept", "failed")}
     if as_json:
-        images = [{**asdict(outcome), "seconds": round(outcome.seconds, 3)} for outcome in outcomes]
+        images = [
+            asdict(one) | {"seconds": round(one.seconds, 3), "error": one.error and in_flags(one.error)}
+            for one in outcomes
+        ]
         typer.echo(json.dumps({**summary, "options": options, "images": images}, indent=2, default=str))
     else:
         typer.echo(", ".join(f"{count} {status}" for status, count in summary.items() if count or status == "restored"))
@@ -130,7 +134,7 @@ def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool
 
         def report(outcome: jobs.Outcome) -> None:
             if outcome.error is not None:
-                errors.print(f"deedsr: {outcome.error}")
+                errors.print(f"deedsr: {in_flags(outcome.error)}")
             elif not quiet and outcome.status == "restored":
                 typer.echo(f"{outcome.source} -> {outcome.target} ({outcome.seconds:.1f} s)")
 
@@ -203,7 +207,7 @@ def _call(arguments: Sequence[str] | None) -> int:
         message, code = str(error), 2
     except OSError as error:
         message, code = jobs.explain(error, Path(error.filename)) if error.filename else str(error), 2
-    typer.echo(f"deedsr: {' '.join(message.split())}", err=True)
+    typer.echo(f"deedsr: {' '.join(in_flags(message).split())}", err=True)
     return code
 
 

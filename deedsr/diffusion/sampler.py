@@ -146,5 +146,5 @@ def sample(
             on_step(int(time), process.clean(output, x, t))
         x = scheduler.step(output, time, x, **extra).prev_sample
         if not torch.isfinite(x).all():
-            raise ValueError(f"step {index + 1} of {len(times)} gave NaN or inf in {x.dtype}; try --dtype float32")
+            raise ValueError(f"step {index + 1} of {len(times)} gave NaN or inf in {x.dtype}; try `dtype='float32'`")
     return x

@@ -64,8 +64,8 @@ def require(missing: list[str]) -> None:
     """Raises Unavailable if anything is missing."""
     if missing:
         raise Unavailable(
-            f"needs weights that are not on this machine: {', '.join(missing)}; allow the download once "
-            "(download=true, or --download), or put the files there"
+            f"needs weights that are not on this machine: {', '.join(missing)}; "
+            "allow the download once with `download`, or put the files there"
         )
 
 

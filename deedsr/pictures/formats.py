@@ -40,7 +40,7 @@ def format_of(path: str | Path) -> Format:
     suffix = Path(path).suffix
     if suffix.lower() not in FORMATS:
         what = f"can't write {suffix} files" if suffix else "its name has no extension"
-        raise ValueError(f"{path}: {what}; choose one of {', '.join(FORMATS)} (--ext)")
+        raise ValueError(f"{path}: {what}; choose one of {', '.join(FORMATS)}")
     return FORMATS[suffix.lower()]
 
 
@@ -49,7 +49,7 @@ def check_fits(path: str | Path, height: int, width: int, transparent: bool) -> 
     kind = format_of(path)
     if max(height, width) > kind.side:
         raise ValueError(
-            f"{path}: {kind.name} holds at most {kind.side} pixels a side, not {width}x{height}; use --ext png"
+            f"{path}: {kind.name} holds at most {kind.side} pixels a side, not {width}x{height}; use `.png`"
         )
     if transparent and not kind.alpha:
-        raise ValueError(f"{path}: {kind.name} holds no transparency; use --ext png")
+        raise ValueError(f"{path}: {kind.name} holds no transparency; use `.png`")

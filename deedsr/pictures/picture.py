@@ -180,7 +180,7 @@ def write(path: str | Path, picture: Picture) -> None:
     path = Path(path)
     check_fits(path, *picture.size, picture.transparent)
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: is no regular file; choose another name with -o")
+        raise ValueError(f"{path}: is no regular file; choose another name")
     content = encode(picture, format_of(path))
     with replacing(path) as part, part.open("wb") as file:
         file.write(content)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from deedsr.cli import main as cli
+from deedsr.cli.flags import in_flags
 from deedsr.pictures import picture as images
 
 LIGHT = """
@@ -83,6 +84,21 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(capsys, arguments, message
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("a.jpg: JPEG holds no transparency; use `.png`", "a.jpg: JPEG holds no transparency; use --ext png"),
+        ("b.gif: can't write .gif; use `ext='png'`", "b.gif: can't write .gif; use --ext png"),
+        ("give `suffix` or another `output`", "give --suffix or another -o"),
+        ("use smaller tiles, `tile=256`", "use smaller tiles, -t 256"),
+        ("choose `dtype='float32'`", "choose --dtype float32"),
+        ("make it with `python -m stage1.head output=x`", "make it with `python -m stage1.head output=x`"),
+    ],
+)
+def test_messages_of_the_library_name_flags(message, expected):
+    assert in_flags(message) == expected
 
 
 def test_info_of_dit4sr_has_the_exact_counts(capsys):

@@ -36,7 +36,7 @@ def test_missing_weights_are_a_reason_at_once(metric, tmp_path, monkeypatch):
     message = str(caught.value)
     assert message.startswith(metric.label)
     assert str(tmp_path) in message
-    assert "download=true" in message
+    assert "allow the download once with `download`" in message
     assert "\n" not in message
 
 

@@ -1,0 +1,21 @@
+"""The library's messages in the command line's words."""
+
+from __future__ import annotations
+
+import re
+
+_SHORT = {"output": "-o", "tile": "-t"}
+_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download)(?:='?(\w+)'?)?`|`\.(\w+)`")
+
+
+def in_flags(message: str) -> str:
+    """`message` with the flags of arguments that it quotes, ``ext='png'`` and the extension ``.png`` as ``--ext png``.
+
+    In what the library advises, an argument that a flag sets stands between backquotes, with or without a value.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value, extension = found.groups()
+        return f"--ext {extension}" if extension else f"{_SHORT.get(name, f'--{name}')} {value or ''}".rstrip()
+
+    return _QUOTED.sub(flag, message)
