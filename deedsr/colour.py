@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deedsr.options import COLOURS
+from deedsr.options import COLOURS, one_of
 
 LEVELS = 5
 
@@ -15,8 +15,7 @@ def match(image: Tensor, reference: Tensor, method: str = "wavelet") -> Tensor:
 
     method: ``wavelet``, ``adain`` or ``none``. Raises ValueError for another.
     """
-    if method not in COLOURS:
-        raise ValueError(f"unknown colour method {method!r}; choose one of {', '.join(COLOURS)}")
+    one_of("colour method", method, COLOURS)
     assert image.shape == reference.shape, f"{tuple(image.shape)} and {tuple(reference.shape)}"
     if method == "none":
         return image

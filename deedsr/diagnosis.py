@@ -16,7 +16,7 @@ from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import DIAGNOSIS, ENCODER, load_encoder
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 from deedsr.pictures.picture import Picture, read
-from deedsr.restorer import LEAST_SIDE
+from deedsr.restorer import check_size
 from deedsr.tiling import windows
 
 LEVELS = ("light", "medium", "heavy")
@@ -84,16 +84,15 @@ class Diagnosis:
 
 
 def _word(quantity: str, estimate: Estimate) -> str:
+    """How strong it is, in words."""
     return next(word for bound, word in WORDS[quantity] if estimate.value < bound)
 
 
 class DiagnosisHead(nn.Module):
     """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
 
-    Args:
-        vector: length of the vector.
-        tile: side in pixels of the pictures that it was fitted to; others are cut into such.
-        hidden: width of the two hidden layers.
+    vector: length of the vector. tile: side in pixels of the pictures that it was fitted to; others are cut into such.
+    hidden: width of the two hidden layers.
     """
 
     mean: Tensor
@@ -209,10 +208,8 @@ class Diagnoser:
 
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""
-        height, width = rgb.shape[-2:]
-        if min(height, width) < LEAST_SIDE:
-            raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
-        places = windows(height, width, self.head.tile, 0)
+        check_size(rgb)
+        places = windows(*rgb.shape[-2:], self.head.tile, 0)
         aligned = (
             replace(place, top=place.top - place.top % GRID, left=place.left - place.left % GRID)
             for place in places[:: math.ceil(len(places) / MOST_TILES)]

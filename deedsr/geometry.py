@@ -24,6 +24,11 @@ class SizeRequirement:
         return -(-max(length, self.minimum) // self.multiple) * self.multiple
 
 
+def dimensions(image: Tensor) -> str:
+    """The size of an image as people write it: WIDTH×HEIGHT."""
+    return f"{image.shape[-1]}×{image.shape[-2]}"
+
+
 def pad_to(image: Tensor, requirement: SizeRequirement) -> Tensor:
     """Mirror an image (B, C, H, W) at its right and bottom edges until it meets the requirement.
 

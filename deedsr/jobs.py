@@ -168,7 +168,7 @@ def prepare(folder: Path) -> None:
         raise ValueError(f"{folder}: no permission to write there; choose another folder with `output`")
 
 
-def run(
+def restore_all(
     plan: Plan,
     make_restorer: Callable[[], Restorer],
     overwrite: bool,

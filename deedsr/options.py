@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 COLOURS = ("wavelet", "adain", "none")
@@ -17,8 +17,8 @@ SCALES = (1.0, 8.0)
 class Options:
     """How to restore; None leaves the choice to the model.
 
-    outscale: output size over input size, 1 to 8, of any fraction. preset: a way to sample that the model names, for
-    instance ``paper``; the other options change it. steps, sampler: of the diffusion. noise_guidance:
+    outscale: output size over input size, 1 to 8, of any fraction. preset: name of one of the model's sampling presets,
+    for instance ``paper``; the other options change it. steps, sampler: of the diffusion. noise_guidance:
     (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile
     in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never tiles,
     None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
@@ -76,7 +76,7 @@ def parse_guidance(text: str) -> tuple[float, int]:
         raise ValueError(f"noise guidance {text!r} is not W:K; give weight and steps, for instance 1:1") from None
 
 
-def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+def one_of(name: str, value: str, choices: Collection[str]) -> str:
     """``value`` if it is one of the choices; else ValueError that lists them."""
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")

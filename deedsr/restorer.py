@@ -90,21 +90,19 @@ class Restorer:
         on_step: called at every step with t and x̂0, the clean latent (1, C, h, w) as it is estimated there; of an
         ensemble, for the picture as it is.
         """
-        height, width = lr.shape[-2:]
-        if min(height, width) < LEAST_SIDE:
-            raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
+        check_size(lr)
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
         lr = lr.to(self.device, torch.float32)
         counter = _Counter(progress)
-        restored = self._network(lr, generator, counter, on_step)
+        restored = self._restore_view(lr, generator, counter, on_step)
         for view in range(1, self.settings.ensemble):
-            restored += _turned_back(self._network(_turned(lr, view), generator, counter), view)
+            restored += _turned_back(self._restore_view(_turned(lr, view), generator, counter), view)
         restored /= self.settings.ensemble
         matched = colour.match(restored, upsample(lr, SCALE), self.options.colour)
         del restored
-        return resize(matched, self.options.output_size(height, width)).cpu()
+        return resize(matched, self.options.output_size(*lr.shape[-2:])).cpu()
 
-    def _network(
+    def _restore_view(
         self, lr: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None = None
     ) -> Tensor:
         """LR (1, 3, H, W) → (1, 3, 4H, 4W) through encoder, sampler and decoder, tile by tile where it is large."""
@@ -130,6 +128,7 @@ class Restorer:
         return decoded[..., : SCALE * lr.shape[-2], : SCALE * lr.shape[-1]]
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
+        """The network's prediction (N, C, h, w) for windows of x_t (1, C, H, W) at time t (1,)."""
         part = join([condition.crop(window) for window in group])
         return self.predict(self._cut(x_t, group), t.expand(len(group)), part)
 
@@ -169,7 +168,7 @@ class Restorer:
 
 
 class _Counter:
-    """Tells a progress function the fraction of the tiles done."""
+    """Calls a progress function with the fraction of the tiles done."""
 
     def __init__(self, progress: Progress | None) -> None:
         self.progress, self.done, self.total = progress, 0, 1
@@ -180,6 +179,13 @@ class _Counter:
             self.progress(min(self.done / self.total, 1.0))
 
 
+def check_size(image: Tensor) -> None:
+    """Raise ValueError for an image (1, 3, H, W) with a side of fewer than 8 pixels."""
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
+
+
 def _turned(image: Tensor, view: int) -> Tensor:
     """One of the eight views of (1, C, H, W): turned by 0, 90, 180 or 270 degrees, each as it is and mirrored."""
     image = image.rot90(view // 2, (-2, -1))
@@ -187,6 +193,7 @@ def _turned(image: Tensor, view: int) -> Tensor:
 
 
 def _turned_back(image: Tensor, view: int) -> Tensor:
+    """Inverse of `_turned`."""
     return (image.flip(-1) if view % 2 else image).rot90(-(view // 2), (-2, -1))
 
 
@@ -199,10 +206,13 @@ def content_seed(lr: Tensor, seed: int) -> int:
 
 
 def _settings(model: RestorationModel, options: Options) -> Settings:
-    """The model's settings with the user's changes; other steps than the preset's are spread evenly."""
+    """The sampling preset that `options` names, or the model's defaults, with the user's changes.
+
+    Where these change the steps or the sampler, the times are spread evenly.
+    """
     defaults = model.defaults
     if options.preset is not None:
-        defaults = model.presets[one_of("preset", options.preset, list(model.presets))]
+        defaults = model.presets[one_of("preset", options.preset, model.presets)]
     changed = any(
         value is not None and value != getattr(defaults, name)
         for name, value in (("steps", options.steps), ("sampler", options.sampler))

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from deedsr.data.pairs import match, pictures
 from deedsr.metrics import sheet, table
 from deedsr.metrics.evaluation import RESTORED, Evaluator
-from deedsr.metrics.samples import Sample, load
+from deedsr.metrics.outputs import Sample, load
 from deedsr.options import Options
 from deedsr.pictures.picture import Picture
 from deedsr.restorer import Restorer

@@ -141,7 +141,7 @@ def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool
         def progress(done: float, total: int) -> None:
             bar.update(task, completed=done, total=total, description=f"restoring {min(int(done) + 1, total)}/{total}")
 
-        return jobs.run(plan, make_restorer, overwrite, report, progress)
+        return jobs.restore_all(plan, make_restorer, overwrite, report, progress)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""basicsr's blur-kernel functions, importable beside a current torchvision.
+"""basicsr's blur-kernel functions, importable with a current torchvision.
 
 basicsr 1.4.2 imports `torchvision.transforms.functional_tensor`, which torchvision removed in 0.17. Where the module is
 missing, a stand-in that holds the one function basicsr takes from it goes into `sys.modules` before the import.

@@ -1,4 +1,4 @@
-"""Uniform numbers for a batch, one row per sample, and the few distributions made of them."""
+"""Uniform numbers for a batch, one row per sample, and the few distributions derived from them."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,11 @@ from torch import Tensor
 
 
 class Draws:
-    """Numbers of B samples, handed out column by column.
+    """Numbers of B = `batch` samples, handed out column by column; advances `generator` by 2B numbers.
 
     Each sample has a seed of its own, taken from the generator in order. So a batch of eight equals eight batches of
     one, and the k-th parameter of a sample comes from its k-th number whatever the ranges are: under the same
     generator a `light` and a `heavy` recipe draw the same kinds of operations at other strengths.
-
-    Args:
-        generator: advanced by 2B numbers.
-        batch: B.
     """
 
     COLUMNS = 64
@@ -30,6 +26,7 @@ class Draws:
 
     @classmethod
     def _row(cls, seed: int) -> Tensor:
+        """The numbers of one sample: (COLUMNS,) float64."""
         return torch.rand(cls.COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def rewind(self) -> None:
@@ -37,7 +34,7 @@ class Draws:
         self._column = 1
 
     def which(self, probabilities: Sequence[float]) -> Tensor:
-        """(B,) int64: as `choice`, from a column of its own, which `unit` never gives."""
+        """(B,) int64: as `choice`, from a column that `unit` never gives."""
         return _index(self._numbers[:, 0].contiguous(), probabilities)
 
     def unit(self) -> Tensor:
@@ -60,5 +57,6 @@ class Draws:
 
 
 def _index(unit: Tensor, probabilities: Sequence[float]) -> Tensor:
+    """(B,) int64: where `unit` (B,) falls among the cumulative probabilities."""
     bounds = torch.tensor(probabilities, dtype=torch.float64).cumsum(0)
     return torch.bucketize(unit, bounds[:-1], right=True)

@@ -1,8 +1,8 @@
 """Baseline JPEG with 4:2:0 chroma as libjpeg does it, batched, with a quality per image.
 
 Every rounding of the real codec is a true rounding, with libjpeg's rule for ties: colour planes, coefficients and
-decoded samples. Codecs made for gradients round softly, which makes them milder than files of the same quality; and in
-flat areas ties are frequent, so that their rule shows.
+decoded samples. Differentiable codecs round softly, and so are milder than files of the same quality; and in flat
+areas ties are frequent, so that their rule shows.
 """
 
 import math
@@ -41,33 +41,24 @@ TIE = 1e-3
 
 @torch.no_grad()
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """Compress and decompress.
+    """Compress and decompress: (B,3,H,W) → (B,3,H,W), multiples of 1/255 in [0,1]. No gradient.
 
-    Args:
-        image: float32 RGB (B,3,H,W) in [0,1]; rounded to 8 bits first, as a file would be. Any size.
-        quality: (B,) in [1,100], libjpeg's scale, on any device; fractions are allowed.
-
-    Returns:
-        (B,3,H,W), multiples of 1/255 in [0,1]. No gradient.
+    image: float32 RGB in [0,1] of any size; rounded to 8 bits first, as a file would be. quality: (B,) in [1,100],
+    libjpeg's scale, on any device; fractions are allowed.
     """
     height, width = image.shape[-2:]
     pixels = (image * 255).round_().clamp_(0, 255)
     pixels = F.pad(pixels, (0, -width % MCU, 0, -height % MCU), mode="replicate")
     luma, chroma = _to_planes(pixels)
-    luma = _code(luma, quantization_table(quality, LUMA_TABLE))
-    chroma = _code(chroma, quantization_table(quality, CHROMA_TABLE))
+    luma = _round_trip(luma, quantization_table(quality, LUMA_TABLE))
+    chroma = _round_trip(chroma, quantization_table(quality, CHROMA_TABLE))
     return _to_rgb(luma, chroma)[..., :height, :width].div(255)
 
 
 def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
     """libjpeg's table for a quality: floor((base · s + 50)/100) in 1…255, s = 5000/q below 50, else 200 − 2q.
 
-    Args:
-        quality: (B,) in [1,100].
-        base: 8×8 table for quality 50.
-
-    Returns:
-        (B,8,8) whole numbers, float32, on the CPU.
+    quality: q, (B,) in [1,100]. base: 8×8 table for quality 50. Gives (B,8,8) whole numbers, float32, on the CPU.
     """
     quality = quality.float().cpu()
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
@@ -103,15 +94,10 @@ def _odd_columns(planes: Tensor) -> Tensor:
     return torch.arange(planes.shape[-1], device=planes.device) % 2
 
 
-def _code(planes: Tensor, table: Tensor) -> Tensor:
-    """DCT, quantise, dequantise, inverse DCT.
+def _round_trip(planes: Tensor, table: Tensor) -> Tensor:
+    """DCT, quantise by `table` (B,8,8), dequantise, inverse DCT.
 
-    Args:
-        planes: (B,C,H,W) in [-128,127], sides multiples of 8.
-        table: (B,8,8).
-
-    Returns:
-        (B,C,H,W), whole, in [-128,127].
+    planes: (B,C,H,W) in [-128,127], sides multiples of 8; the same, whole, come back.
     """
     basis = _basis(planes.device)
     coefficients = _separable(planes, basis).view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)

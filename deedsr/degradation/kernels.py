@@ -25,21 +25,16 @@ KINDS = (
 SINC, SHARPEN = KINDS.index("sinc"), KINDS.index("sharpen")
 
 
-def build(kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float, omega: float) -> Tensor:
-    """One kernel from its parameters; nothing is drawn.
+def make_kernel(
+    kind: int, size: int, sigma_x: float, sigma_y: float, rotation: float, beta: float, omega: float
+) -> Tensor:
+    """One kernel from its parameters, float32 (size, size), which sums to 1; nothing is drawn.
 
-    Args:
-        kind: position in `KINDS`.
-        size: odd side length in pixels.
-        sigma_x: standard deviation along the first axis, pixels (unused by sinc).
-        sigma_y: the same along the second axis (used by the anisotropic kinds alone).
-        rotation: angle of the axes, radians (anisotropic kinds alone).
-        beta: shape of the generalised Gaussian and the plateau kinds; 1 gives the Gaussian for the former. Of the
-            sharpening, an unsharp mask, the strength: how much of what the Gaussian takes away is added.
-        omega: cut-off of the sinc kind, radians per pixel, at most π.
-
-    Returns:
-        float32 (size, size) that sums to 1.
+    kind: position in `KINDS`. size: odd side in pixels. sigma_x: standard deviation along the first axis, pixels
+    (unused by sinc). sigma_y: the same along the second axis (anisotropic kinds alone). rotation: angle of the axes,
+    radians (anisotropic kinds alone). beta: shape of the generalised Gaussian and the plateau kinds; 1 gives the
+    Gaussian for the former. Of the sharpening, an unsharp mask, the strength: how much of what the Gaussian takes away
+    is added. omega: cut-off of the sinc kind, radians per pixel, at most π.
     """
     assert size % 2 == 1, f"kernel size {size} is even"
     if kind == SINC:

@@ -15,17 +15,10 @@ FFT_MULTIPLE = 32
 
 
 def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate every channel with one kernel, edges reflected; the result may leave [0,1] (sinc overshoots).
+    """Correlate every channel with one kernel (size,size), odd; the result may leave [0,1] (sinc overshoots).
 
-    Goes through the FFT: for kernels of 7 to 21 pixels it costs less than a direct convolution on a CPU, and on a GPU
-    it isn't subject to TF32.
-
-    Args:
-        image: (1,3,H,W); a side of at most size//2 pixels is replicated instead of reflected.
-        kernel: (size,size), odd.
-
-    Returns:
-        (1,3,H,W).
+    Edges are reflected, or replicated where a side is at most size//2 pixels. Goes through the FFT: for kernels of 7 to
+    21 pixels it costs less than a direct convolution on a CPU, and on a GPU it isn't subject to TF32.
     """
     height, width = image.shape[-2:]
     margin = kernel.shape[-1] // 2
@@ -54,11 +47,8 @@ def resize_to(image: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 def gaussian_noise(image: Tensor, sigma: float, grey: bool, generator: torch.Generator) -> Tensor:
     """Add white Gaussian noise and clamp to [0,1].
 
-    Args:
-        image: (1,3,H,W) in [0,1].
-        sigma: standard deviation in steps of 1/255.
-        grey: one field for the three channels instead of one each.
-        generator: on the image's device.
+    sigma: standard deviation in steps of 1/255. grey: one field for the three channels instead of one each. generator:
+    on the image's device.
     """
     channels = 1 if grey else 3
     noise = torch.randn(1, channels, *image.shape[-2:], generator=generator, device=image.device)
@@ -70,13 +60,8 @@ def poisson_noise(image: Tensor, scale: float, grey: bool, generator: torch.Gene
 
     With v the least power of two that isn't below the number of distinct 8-bit values in the image x:
     noise = Poisson(v x)/v − x, out = image + scale · noise. It depends on the signal, so two patches of one photograph
-    that share all parameters still have different noise strength.
-
-    Args:
-        image: (1,3,H,W) in [0,1].
-        scale: factor on the noise.
-        grey: noise from the luma, the same for the three channels.
-        generator: on the image's device.
+    that share all parameters still have different noise strength. grey: noise from the luma, the same for the three
+    channels. generator: on the image's device.
     """
     signal = luma(image) if grey else image
     steps = (signal * 255).round_().clamp_(0, 255)

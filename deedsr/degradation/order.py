@@ -9,16 +9,11 @@ from dataclasses import dataclass, fields
 class Order:
     """Ranges of one pass of blur, resize, noise and JPEG.
 
-    Attributes:
-        blur: probability of the blur.
-        sigma: range of the blur's standard deviation, pixels.
-        resize: probabilities of up, down and keep.
-        scale: the least 'down' and the greatest 'up' factor.
-        gaussian: range of the Gaussian noise's standard deviation, in steps of 1/255.
-        poisson: range of the Poisson noise's scale.
-        gaussian_share: probability of Gaussian noise; else Poisson.
-        grey: probability of the same noise in the three channels.
-        jpeg: range of the quality.
+    blur: probability of the blur. sigma: range of its standard deviation, pixels. resize: probabilities of up, down and
+    keep. scale: the least 'down' and the greatest 'up' factor. gaussian: range of the Gaussian noise's standard
+    deviation, in steps of 1/255. poisson: range of the Poisson noise's scale. gaussian_share: probability of Gaussian
+    noise; else Poisson. grey: probability of the same noise in the three channels. jpeg: range of the quality. Raises
+    ValueError for what is no range and no probability.
     """
 
     blur: float

@@ -25,7 +25,7 @@ class Degradation:
     seed: Tensor
     """(B,) int64: seed of the noise fields."""
     level: Tensor
-    """(B,) int64: position in `LEVELS`, or -1 for a recipe of one's own."""
+    """(B,) int64: position in `LEVELS`, or -1 for any other recipe."""
     clean: Tensor
     """(B,) bool: bicubic down-sampling and nothing else."""
     kernel_kind: Tensor
@@ -97,19 +97,11 @@ class Degradation:
 
 @torch.no_grad()
 def apply(hr: Tensor, degradation: Degradation) -> Tensor:
-    """Degrade a batch. Row i equals a batch of one, to the bit: each image is computed by itself.
+    """Degrade a batch: (B,3,H,W) → (B,3,H/4,W/4), multiples of 1/255 in [0,1]. No gradient.
 
-    Noise fields are drawn on the device of `hr` from `degradation.seed`, so their bits are those of that device.
-
-    Args:
-        hr: float32 RGB (B,3,H,W) in [0,1], sides multiples of 4.
-        degradation: of length B.
-
-    Returns:
-        (B,3,H/4,W/4) in [0,1], multiples of 1/255. No gradient.
-
-    Raises:
-        ValueError: if sizes don't fit.
+    hr: float32 RGB in [0,1], sides multiples of 4. degradation: of length B. Row i equals a batch of one, to the bit:
+    each image is computed by itself. Noise fields are drawn on the device of `hr` from `degradation.seed`, so their
+    bits are those of that device. Raises ValueError if sizes don't fit.
     """
     if hr.ndim != 4 or hr.shape[1] != 3:
         raise ValueError(f"HR images must be RGB (B,3,H,W), not {tuple(hr.shape)}")
@@ -149,15 +141,17 @@ def _degrade(image: Tensor, row: Degradation) -> Tensor:
 
 
 def _filter(image: Tensor, row: Degradation, step: int) -> Tensor:
+    """The blur or sharpening of a step, if it has one."""
     size = int(row.kernel_size[0, step])
     if not size:
         return image
     shape = (row.sigma_x, row.sigma_y, row.rotation, row.beta, row.omega)
-    kernel = kernels.build(int(row.kernel_kind[0, step]), size, *(float(value[0, step]) for value in shape))
+    kernel = kernels.make_kernel(int(row.kernel_kind[0, step]), size, *(float(value[0, step]) for value in shape))
     return operations.filter2d(image, kernel.to(image.device))
 
 
 def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generator) -> Tensor:
+    """Gaussian or Poisson noise, or none."""
     sigma, scale, grey = float(row.noise_sigma[0, step]), float(row.poisson_scale[0, step]), bool(row.grey[0, step])
     if sigma:
         image = operations.gaussian_noise(image, sigma, grey, generator)
@@ -167,5 +161,6 @@ def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generato
 
 
 def _compress(image: Tensor, row: Degradation, step: int) -> Tensor:
+    """JPEG, or 8 bits without loss."""
     quality = row.quality[:, step]
     return jpeg(image, quality) if quality.item() else operations.quantize(image)

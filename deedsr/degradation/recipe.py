@@ -13,6 +13,7 @@ from deedsr.degradation.kernels import SHARPEN, SINC
 from deedsr.degradation.operations import MODES
 from deedsr.degradation.order import Order, check_sum, freeze
 from deedsr.degradation.pipeline import Degradation
+from deedsr.options import one_of
 
 KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
 
@@ -27,21 +28,16 @@ LEVELS = ("light", "medium", "heavy")
 class Recipe:
     """Everything the degradation is drawn from; constructible from plain numbers.
 
-    Attributes:
-        first: ranges of the first order.
-        second: ranges of the second order; its scale is relative to the LR size.
-        beta_generalized: range of the generalised Gaussian's shape: half the draws below 1, half above.
-        beta_plateau: the same for the plateau kernels.
-        kernels: probabilities of the six kinds of blur, in the order of `KINDS`.
-        sinc: probability that a blur is a sinc filter instead.
-        kernel_size: least and greatest side, odd; all odd sizes between are equally probable.
-        final_sinc: probability of the sinc filter at the end.
-        jpeg_last: probability of the order resize, sinc, JPEG at the end; else JPEG, resize, sinc.
-        clean: probability of bicubic down-sampling alone.
-        sharpen: probability that the final filter is an unsharp mask, as cameras apply it, instead.
-        sharpness: range of its strength. radius: range of its σ, LR pixels.
-        skip: each sample leaves out each operation but sharpening with a probability that it draws from 0 to this.
-        name: stored as `Degradation.level` if it is one of `LEVELS`.
+    first, second: ranges of the two orders; the scale of the second is relative to the LR size. beta_generalized: range
+    of the generalised Gaussian's shape: half the draws below 1, half above. beta_plateau: the same for the plateau
+    kernels. kernels: probabilities of the six kinds of blur, in the order of `KINDS`. sinc: probability that a blur is
+    a sinc filter instead. kernel_size: least and greatest side, odd; all odd sizes between are equally probable.
+    final_sinc: probability of the sinc filter at the end. jpeg_last: probability of the order resize, sinc, JPEG at the
+    end; else JPEG, resize, sinc. clean: probability of bicubic down-sampling alone. sharpen: probability that the final
+    filter is an unsharp mask, as cameras apply it, instead. sharpness: range of its strength. radius: range of its σ,
+    LR pixels. skip: each sample leaves out each operation but sharpening with a probability that it draws from 0 to
+    this. name: stored as `Degradation.level` if it is one of `LEVELS`. Raises ValueError for what is no range and no
+    probability.
     """
 
     first: Order
@@ -73,9 +69,7 @@ class Recipe:
 
         ``mixed``: of all levels; ``varied``: that with a `skip`; ``real``: two thirds ``camera``.
         """
-        if name not in RECIPES:
-            raise ValueError(f"unknown degradation level {name!r}: choose one of {', '.join(RECIPES)}")
-        return RECIPES[name]
+        return RECIPES[one_of("degradation level", name, RECIPES)]
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """Draw the parameters of `batch` degradations; on the CPU.
@@ -86,7 +80,7 @@ class Recipe:
         return self.draw(Draws(generator, batch))
 
     def draw(self, draws: Draws) -> Degradation:
-        """The same from numbers drawn already."""
+        """`sample` from numbers that are drawn already."""
         draws.rewind()
         clean = draws.chance(self.clean)
         steps = [self._order(draws, order) for order in (self.first, self.second)]
@@ -96,7 +90,7 @@ class Recipe:
         values["jpeg_last"] = draws.chance(self.jpeg_last)
         self._skip(draws, values)
         self._sharpen(draws, values)
-        kept = {name: _mask(_single(value), ~clean) for name, value in values.items()}
+        kept = {name: _mask(_in_float32(value), ~clean) for name, value in values.items()}
         level = torch.full_like(draws.seed, LEVELS.index(self.name) if self.name in LEVELS else -1)
         return Degradation(seed=draws.seed, level=level, clean=clean, **kept)
 
@@ -118,6 +112,7 @@ class Recipe:
             values[name][:, 2] = torch.where(used, value, values[name][:, 2])
 
     def _order(self, draws: Draws, order: Order) -> dict[str, Tensor]:
+        """Parameters of one order, (B,) each."""
         values = self._kernel(draws, draws.chance(order.blur), order.sigma, self.sinc)
         direction = draws.choice(order.resize)
         end = torch.tensor([order.scale[1], order.scale[0], 1.0], dtype=torch.float64)[direction]
@@ -160,8 +155,8 @@ class Recipe:
 class Mixture:
     """Recipes of which each sample draws one.
 
-    recipes: a sequence, or a mapping whose keys are only for the reader.
-    weights: how often each is drawn beside the others; all equally often where there are none.
+    recipes: a sequence, or a mapping whose keys are only for the reader. weights: how often each is drawn in relation
+    to the others; all equally often where there are none. Raises ValueError where they don't fit each other.
     """
 
     recipes: Sequence[Recipe] | Mapping[str, Recipe]
@@ -196,12 +191,13 @@ def _mask(value: Tensor, used: Tensor) -> Tensor:
     return value * used.view(*used.shape, *(1,) * (value.ndim - used.ndim)).to(value.dtype)
 
 
-def _single(value: Tensor) -> Tensor:
+def _in_float32(value: Tensor) -> Tensor:
+    """Real numbers in float32; others as they are."""
     return value.float() if value.is_floating_point() else value
 
 
 def _midpoint(low: Any, high: Any) -> Any:
-    """Of two numbers, ranges, orders or recipes."""
+    """The middle between two numbers, ranges, orders or recipes."""
     if isinstance(low, (int, float)):
         return low if low == high else round((low + high) / 2, 9)
     if isinstance(low, tuple):

@@ -13,6 +13,7 @@ from torch import Tensor
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.options import one_of
 
 SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -49,8 +50,8 @@ class Settings:
     ensemble: int = 1
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"unknown sampler {self.sampler!r}; there are: {', '.join(SAMPLERS)}")
+        one_of("sampler", self.sampler, SAMPLERS)
+        one_of("spacing", self.spacing, ("leading", "trailing", "linspace"))
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 < self.start <= 1:
@@ -63,8 +64,6 @@ class Settings:
             raise ValueError(f"tile must be a number of pixels, not {self.tile}")
         if not 1 <= self.ensemble <= 8:
             raise ValueError(f"ensemble must be 1 to 8 views, not {self.ensemble}")
-        if self.spacing not in ("leading", "trailing", "linspace"):
-            raise ValueError(f"unknown spacing {self.spacing!r}; there are: leading, trailing, linspace")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Settings:
@@ -97,8 +96,9 @@ def make_scheduler(process: Process, settings: Settings) -> Any:
         raise ValueError(f"{settings.steps} steps were asked for, but the process has only {most}{least}")
     kind = SAMPLERS[settings.sampler]
     config = {name: value for name, value in process.config.items() if not name.startswith("_")}
-    own = {} if process.flows else {"timestep_spacing": settings.spacing, "clip_sample": False}  # latents exceed ±1
-    scheduler = kind.from_config({**config, **own})
+    if not process.flows:
+        config |= {"timestep_spacing": settings.spacing, "clip_sample": False}  # latents exceed ±1
+    scheduler = kind.from_config(config)
     scheduler.set_timesteps(count)
     if settings.sampler == "ddim":
         scheduler.timesteps = scheduler.timesteps[:count]  # of some counts, rounding makes one more, at −1
@@ -134,7 +134,7 @@ def sample(
 
     denoise: (x_t, t (B,)) → the network's prediction. z_lr: latent of the LR image, for noise guidance and late starts.
     noise: standard normal, of z_lr's shape, what the process starts from. generator: for the noise that DDIM with
-    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent that the scheduler is told of. Raises
+    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent as it is estimated there. Raises
     ValueError where a step gives NaN or inf.
     """
     scheduler, times, x = begin(process, z_lr, settings, noise)

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from deedsr.options import one_of
+
 
 @dataclass(frozen=True)
 class Metric:
     """A metric with one meaning only: two networks that papers call by the same name are two metrics.
 
-    `label` is the heading of its column, `perfect` its value for a picture compared with itself (None where there is
-    none, or an infinite one). `package` computes it, from the weights `files` below torch's hub folder or, as
+    label: its name for people. perfect: its value for a picture compared with itself; None where there is none, or an
+    infinite one. package: what computes it. files: the weights for that, below torch's hub folder or, as
     ``hub:OWNER/NAME/FILE``, in the Hugging Face cache.
     """
 
@@ -24,6 +26,11 @@ class Metric:
     perfect: float | None = None
     pyiqa_name: str = ""
     files: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """Of its column: the label, and an arrow to where values are better."""
+        return f"{self.label} {'↑' if self.better == 'higher' else '↓'}"
 
     @property
     def of_a_set(self) -> bool:
@@ -114,9 +121,7 @@ def select(protocol: str, names: Sequence[str] | None = None) -> dict[str, Metri
     A name means what the protocol means by it; any other name of `METRICS` is taken as it is. Raises ValueError for an
     unknown protocol or metric, and for a name that has several meanings of which the protocol chose none.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    columns = PROTOCOLS[protocol]
+    columns = PROTOCOLS[one_of("protocol", protocol, PROTOCOLS)]
     if names is None:
         return {column: METRICS[name] for column, name in columns.items()}
     names = [names] if isinstance(names, str) else names
@@ -128,10 +133,7 @@ def select(protocol: str, names: Sequence[str] | None = None) -> dict[str, Metri
 def _resolve(protocol: str, name: str) -> Metric:
     """The metric that `name` means in `protocol`."""
     meant = PROTOCOLS[protocol].get(name, name)
-    if meant in METRICS:
-        return METRICS[meant]
     if meant in _AMBIGUOUS:
         options = " or ".join(_AMBIGUOUS[meant])
         raise ValueError(f"{name!r} has several meanings and protocol {protocol!r} chooses none; say {options}")
-    known = sorted(set(METRICS) | set(PROTOCOLS[protocol]))
-    raise ValueError(f"unknown metric {name!r}; there are: {', '.join(known)}")
+    return METRICS[one_of("metric", meant, sorted({*METRICS, *PROTOCOLS[protocol]}))]

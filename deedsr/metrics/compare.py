@@ -15,7 +15,7 @@ from deedsr.data.pairs import match, pictures, read_rgb
 from deedsr.metrics import sheet
 from deedsr.metrics.catalogue import Metric, select
 from deedsr.metrics.evaluation import RESTORED, Evaluator, Report
-from deedsr.metrics.samples import Sample
+from deedsr.metrics.outputs import Sample
 from deedsr.metrics.semantic import ClipModel
 from deedsr.metrics.table import column_values, interval, means
 
@@ -74,10 +74,9 @@ class Comparison:
     def _cells(self, column: str) -> list[str]:
         """A metric's line of the table."""
         metric, found = self.metrics[column], self.differences.get(column)
-        head = f"{metric.label} {'↑' if metric.better == 'higher' else '↓'}"
         if found is None:
-            return [head, "unavailable", "unavailable", "–", "–", "–", "–"]
-        cells = [head, f"{found.mean_a:.4f}", f"{found.mean_b:.4f}"]
+            return [metric.heading, "unavailable", "unavailable", "–", "–", "–", "–"]
+        cells = [metric.heading, f"{found.mean_a:.4f}", f"{found.mean_b:.4f}"]
         if found.difference is None or found.interval is None:
             return [*cells, f"{found.mean_b - found.mean_a:+.4f}", "–", "–", "–"]
         bounds = f"[{found.interval[0]:+.4f}, {found.interval[1]:+.4f}]"

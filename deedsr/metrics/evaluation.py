@@ -21,8 +21,8 @@ import deedsr
 from deedsr.metrics import fidelity, frechet
 from deedsr.metrics.catalogue import Metric, select
 from deedsr.metrics.loading import Unavailable, one_line
+from deedsr.metrics.outputs import Sample, bicubic
 from deedsr.metrics.perceptual import Scorer, load_perceptual
-from deedsr.metrics.samples import Sample, bicubic
 from deedsr.metrics.semantic import ClipModel, load_semantic
 
 Value = TypeVar("Value")

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deedsr.geometry import dimensions
+
 Channel = Literal["y", "rgb"]
 
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, 8-bit limited range: black is 16, white is 235
@@ -45,7 +47,7 @@ def ssim(image: Tensor, reference: Tensor, channel: Channel = "y") -> Tensor:
     """
     _check(image, reference)
     if min(image.shape[-2:]) < _WINDOW:
-        raise ValueError(f"SSIM needs images of at least {_WINDOW} pixels a side, got {_size(image)}")
+        raise ValueError(f"SSIM needs images of at least {_WINDOW} pixels a side, got {dimensions(image)}")
     x, y = (luma(image), luma(reference)) if channel == "y" else (image.double(), reference.double())
     x, y = (x * 255).round_(), (y * 255).round_()
     mean_x, mean_y, square_x, square_y, product = _blur(torch.stack((x, y, x * x, y * y, x * y)))
@@ -74,9 +76,4 @@ def _check(image: Tensor, reference: Tensor) -> None:
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"expected RGB images (B, 3, H, W), got a tensor of shape {tuple(image.shape)}")
     if image.shape != reference.shape:
-        raise ValueError(f"image and reference differ in size: {_size(image)} and {_size(reference)}")
-
-
-def _size(image: Tensor) -> str:
-    """Width×height as people write it."""
-    return f"{image.shape[-1]}×{image.shape[-2]}"
+        raise ValueError(f"image and reference differ in size: {dimensions(image)} and {dimensions(reference)}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deedsr.metrics.evaluation import BICUBIC, RESTORED, Report
-from deedsr.metrics.samples import Sample, bicubic
+from deedsr.metrics.outputs import Sample, bicubic
 from deedsr.pictures.picture import Picture
 
 _TILE = 384  # pixels of a panel's side

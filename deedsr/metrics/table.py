@@ -90,8 +90,7 @@ def to_csv(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The means as a Markdown table, 95 % intervals in brackets, with what the reader must know below it."""
-    arrows = {"higher": "↑", "lower": "↓"}
-    head = [f"{metric.label} {arrows[metric.better]}" for metric in report.metrics.values()]
+    head = [metric.heading for metric in report.metrics.values()]
     lines = ["| | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     others = [name for name in report.rows if name not in _TITLES]
     order = [name for name in (BICUBIC, *others, RESTORED, TRUTH) if name in report.rows]

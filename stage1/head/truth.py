@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deedsr.degradation import FACTOR, Degradation, Mixture, Recipe, apply, jpeg
-from deedsr.degradation.kernels import build
+from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.geometry import resize
 from deedsr.randomness import seeded
@@ -84,7 +84,7 @@ def _spoil(crop: Tensor, generator: torch.Generator) -> Truth:
     picture = resize(crop[..., :source, :source], (side, side))
     sigma = 5 * blur**1.5 if blurred else 0.0
     if sigma > 0.1:
-        picture = filter2d(picture, build(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0))
+        picture = filter2d(picture, make_kernel(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0))
     still = picture = quantize(picture)
     if noisy:
         picture = quantize(gaussian_noise(picture, 60 * noise**2, bool(chances[3] < 0.3), generator))

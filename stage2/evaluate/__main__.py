@@ -16,7 +16,7 @@ from deedsr.devices import pick_device
 from deedsr.files import write_text
 from deedsr.metrics import sheet, table
 from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Evaluator, Report, track
-from deedsr.metrics.samples import load
+from deedsr.metrics.outputs import load
 from deedsr.metrics.semantic import ClipModel
 from deedsr.pictures.picture import from_pil, write
 from deedsr.training.command import command, plain

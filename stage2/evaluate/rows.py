@@ -15,8 +15,8 @@ from deedsr.files import write_json, write_text
 from deedsr.geometry import pad_to
 from deedsr.metrics import table
 from deedsr.metrics.evaluation import RESTORED, Evaluator, Report
-from deedsr.metrics.samples import Sample
-from deedsr.metrics.samples import load as read
+from deedsr.metrics.outputs import Sample
+from deedsr.metrics.outputs import load as read
 from deedsr.models import RestorationModel, load_model
 from deedsr.options import Options
 from deedsr.pictures.picture import Picture

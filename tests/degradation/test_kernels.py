@@ -6,7 +6,7 @@ import torch
 
 from deedsr.degradation import kernels, operations
 from deedsr.degradation._basicsr import MISSING
-from deedsr.degradation.kernels import KINDS, build
+from deedsr.degradation.kernels import KINDS, make_kernel
 
 BLURS = range(6)
 
@@ -19,7 +19,7 @@ def test_the_module_that_basicsr_misses_is_there() -> None:
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
 @pytest.mark.parametrize("size", [7, 13, 21])
 def test_kernels_sum_to_one_and_are_symmetric(kind: int, size: int) -> None:
-    kernel = build(kind, size, 1.4, 0.5, 0.7, 1.3, 2.0)
+    kernel = make_kernel(kind, size, 1.4, 0.5, 0.7, 1.3, 2.0)
     assert kernel.shape == (size, size) and kernel.dtype == torch.float32
     assert kernel.sum().item() == pytest.approx(1, abs=1e-6)
     torch.testing.assert_close(kernel, kernel.rot90(2), atol=1e-7, rtol=0)
@@ -36,12 +36,14 @@ def test_blurs_equal_their_formula(kind: int) -> None:
     square = (along / first) ** 2 + (across / second) ** 2
     shapes = (torch.exp(-square / 2), torch.exp(-(square**beta) / 2), 1 / (1 + square**beta))
     expected = shapes[kind // 2] / shapes[kind // 2].sum()
-    torch.testing.assert_close(build(kind, size, first, second, angle, beta, 0), expected.float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        make_kernel(kind, size, first, second, angle, beta, 0), expected.float(), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("omega", [math.pi / 3, 2.2])
 def test_sinc_passes_low_frequencies_and_stops_high_ones(omega: float) -> None:
-    kernel = build(kernels.SINC, 21, 0, 0, 0, 0, omega)
+    kernel = make_kernel(kernels.SINC, 21, 0, 0, 0, 0, omega)
     response = torch.fft.fft2(kernel, s=(128, 128)).abs()
     frequency = torch.fft.fftfreq(128) * 2 * math.pi
     radius = (frequency[:, None] ** 2 + frequency**2).sqrt()
@@ -52,7 +54,10 @@ def test_sinc_passes_low_frequencies_and_stops_high_ones(omega: float) -> None:
 
 def test_sharpening_adds_what_a_gaussian_takes_away() -> None:
     strength, sigma = 1.2, 1.1
-    kernel, gaussian = build(kernels.SHARPEN, 13, sigma, sigma, 0, strength, 0), build(0, 13, sigma, sigma, 0, 0, 0)
+    kernel, gaussian = (
+        make_kernel(kernels.SHARPEN, 13, sigma, sigma, 0, strength, 0),
+        make_kernel(0, 13, sigma, sigma, 0, 0, 0),
+    )
     delta = torch.zeros(13, 13)
     delta[6, 6] = 1
     torch.testing.assert_close(kernel, delta + strength * (delta - gaussian))

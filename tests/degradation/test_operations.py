@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.functional import rgb_to_grayscale
 
 from deedsr.degradation import operations
-from deedsr.degradation.kernels import build
+from deedsr.degradation.kernels import make_kernel
 
 Seeded = Callable[[int], torch.Generator]
 
@@ -15,7 +15,7 @@ Seeded = Callable[[int], torch.Generator]
 @pytest.mark.parametrize("shape", [(128, 128), (57, 91), (11, 40)])
 @pytest.mark.parametrize("size", [7, 21])
 def test_filter_equals_a_direct_convolution(shape: tuple[int, int], size: int, textured: Callable[..., Tensor]) -> None:
-    image, kernel = textured(1, *shape), build(1, size, 3.0, 0.7, 0.9, 0, 0)
+    image, kernel = textured(1, *shape), make_kernel(1, size, 3.0, 0.7, 0.9, 0, 0)
     kernel[0, 1] += 0.1  # not symmetric
     padded = F.pad(image, (size // 2,) * 4, mode="reflect")
     expected = F.conv2d(padded, kernel.expand(3, 1, size, size), groups=3)
@@ -23,7 +23,7 @@ def test_filter_equals_a_direct_convolution(shape: tuple[int, int], size: int, t
 
 
 def test_filter_takes_images_smaller_than_the_kernel(textured: Callable[..., Tensor]) -> None:
-    assert operations.filter2d(textured(1, 8, 9), build(0, 21, 2.0, 2.0, 0, 0, 0)).shape == (1, 3, 8, 9)
+    assert operations.filter2d(textured(1, 8, 9), make_kernel(0, 21, 2.0, 2.0, 0, 0, 0)).shape == (1, 3, 8, 9)
 
 
 @pytest.mark.parametrize("mode", operations.MODES)

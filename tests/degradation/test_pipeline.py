@@ -90,7 +90,7 @@ def test_the_order_of_operations(jpeg_last: bool, seeded: Seeded, textured: Text
 
     def blur(image: Tensor, step: int) -> Tensor:
         names = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
-        return operations.filter2d(image, kernels.build(*(getattr(row, name)[0, step].item() for name in names)))
+        return operations.filter2d(image, kernels.make_kernel(*(getattr(row, name)[0, step].item() for name in names)))
 
     def noise(image: Tensor, step: int) -> Tensor:
         grey = row.grey[0, step].item()

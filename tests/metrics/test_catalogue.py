@@ -36,8 +36,8 @@ def test_colour_channels():
 @pytest.mark.parametrize(
     ("protocol", "names", "message"),
     [
-        ("seesr", None, "unknown protocol 'seesr'; there are: osediff"),
-        ("osediff", ["psnr", "vmaf"], "unknown metric 'vmaf'; there are: clip"),
+        ("seesr", None, "unknown protocol 'seesr'; choose one of osediff"),
+        ("osediff", ["psnr", "vmaf"], "unknown metric 'vmaf'; choose one of clip"),
         ("osediff", [], "selects nothing"),
     ],
 )

@@ -12,7 +12,7 @@ from deedsr.metrics import evaluation
 from deedsr.metrics.catalogue import METRICS
 from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Evaluator
 from deedsr.metrics.fidelity import psnr, ssim
-from deedsr.metrics.samples import Sample, bicubic
+from deedsr.metrics.outputs import Sample, bicubic
 from deedsr.metrics.table import means
 
 

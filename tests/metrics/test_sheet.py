@@ -8,7 +8,7 @@ import torch
 
 from deedsr.metrics import sheet
 from deedsr.metrics.evaluation import Evaluator
-from deedsr.metrics.samples import Sample, bicubic
+from deedsr.metrics.outputs import Sample, bicubic
 
 
 def test_extremes():

@@ -11,7 +11,7 @@ import pytest
 
 from deedsr.files import write_text
 from deedsr.metrics.evaluation import Evaluator
-from deedsr.metrics.samples import Sample
+from deedsr.metrics.outputs import Sample
 from deedsr.metrics.table import interval, to_csv, to_json, to_markdown
 
 

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr.degradation import Recipe, apply
-from deedsr.degradation.kernels import build
+from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d
 from deedsr.diagnosis import DIAGNOSIS, from_scale, load_head
 from deedsr.models.deedsr.folder import ENCODER, load_encoder
@@ -34,7 +34,7 @@ def hr() -> torch.Tensor:
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_the_blur_of_a_gaussian_is_its_sigma(sigma: float) -> None:
-    kernel = build(0, 61, sigma * FACTOR, sigma * FACTOR, 0, 0, 0)
+    kernel = make_kernel(0, 61, sigma * FACTOR, sigma * FACTOR, 0, 0, 0)
     blurred = filter2d(disc(SIDE * FACTOR, RADIUS * FACTOR), kernel)
     lr = torch.nn.functional.avg_pool2d(blurred, FACTOR)
     assert float(edge_sigma(lr)) == pytest.approx((sigma**2 + 0.29**2) ** 0.5, rel=0.04)

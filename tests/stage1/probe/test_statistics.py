@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deedsr.degradation import jpeg
-from deedsr.degradation.kernels import build
+from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d
 from stage1.probe.statistics import blockiness, laplacian, noise_sigma, statistics
 
@@ -45,7 +45,7 @@ def test_blockiness_sees_its_own_grid_alone(smooth: torch.Tensor) -> None:
 
 def test_sharpness_falls_with_blur(smooth: torch.Tensor) -> None:
     textured = smooth[:, :1] + 0.1 * torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(2))
-    blurred = filter2d(textured, build(0, 13, 1.5, 1.5, 0, 0, 0))
+    blurred = filter2d(textured, make_kernel(0, 13, 1.5, 1.5, 0, 0, 0))
     assert laplacian(blurred).var() < 0.1 * laplacian(textured).var()
 
 

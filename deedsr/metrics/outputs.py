@@ -1,4 +1,4 @@
-"""What is scored: a restored picture with its ground truth and its input."""
+"""What is scored: a system's output with its ground truth and its input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr.data.pairs import read_rgb
+from deedsr.geometry import dimensions
 from deedsr.options import Options
 from deedsr.pictures.picture import Picture, from_pil
 
@@ -18,9 +19,8 @@ from deedsr.pictures.picture import Picture, from_pil
 class Sample:
     """A restored picture, its ground truth and what it was restored from: (1, 3, H, W) RGB in [0, 1]; `lr` smaller.
 
-    others: what others made of the same input, by name.
-
-    Raises ValueError, naming `stem`, where the sizes don't belong together.
+    others: outputs of other systems for the same input, by name. Raises ValueError, naming `stem`, where the sizes
+    don't belong together.
     """
 
     stem: str
@@ -30,15 +30,16 @@ class Sample:
     others: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        height, width = self.restored.shape[-2:]
         same = {**self.others} if self.hr is None else {"hr": self.hr, **self.others}
         for name, image in same.items():
             if image.shape != self.restored.shape:
-                raise ValueError(f"{self.stem}: restored is {width}×{height} and {name} is {_size(image)}")
+                sizes = f"restored is {dimensions(self.restored)} and {name} is {dimensions(image)}"
+                raise ValueError(f"{self.stem}: {sizes}")
         if self.lr is not None:
-            low_height, low_width = self.lr.shape[-2:]
+            (height, width), (low_height, low_width) = self.restored.shape[-2:], self.lr.shape[-2:]
             if height * low_width != width * low_height or low_height > height:
-                raise ValueError(f"{self.stem}: lr is {_size(self.lr)}, which doesn't scale to {width}×{height}")
+                sizes = f"lr is {dimensions(self.lr)}, which doesn't scale to {dimensions(self.restored)}"
+                raise ValueError(f"{self.stem}: {sizes}")
 
     def check(self, options: Options) -> None:
         """Raises ValueError where what is restored with `options` would not be as large as the ground truth."""
@@ -47,24 +48,20 @@ class Sample:
         height, width = options.output_size(*self.lr.shape[-2:])
         if self.hr.shape[-2:] != (height, width):
             raise ValueError(
-                f"{self.stem}: hr is {_size(self.hr)}; {options.outscale:g} times lr, which is {_size(self.lr)}, would "
-                f"be {width}×{height}"
+                f"{self.stem}: hr is {dimensions(self.hr)}; {options.outscale:g} times lr, which is "
+                f"{dimensions(self.lr)}, would be {width}×{height}"
             )
 
 
 def load(stem: str, files: Mapping[str, Path]) -> Sample:
     """The sample of a stem from its files by role: ``restored``, ``hr``, ``lr``; all other roles are `others`."""
     pictures = {role: read_rgb(path) for role, path in files.items()}
-    own = {role: pictures.pop(role) for role in ("restored", "hr", "lr") if role in pictures}
-    return Sample(stem, **own, others=pictures)
+    named = {role: pictures.pop(role) for role in ("restored", "hr", "lr") if role in pictures}
+    return Sample(stem, **named, others=pictures)
 
 
 def bicubic(lr: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pillow's bicubic up-sampling to (height, width), through 8 bits, as published rows of this name are made."""
+    """Pillow's bicubic up-sampling to (height, width), through 8 bits, as rows of this name are computed in papers."""
     height, width = size
     large = Picture(lr.cpu()).to_pil().resize((width, height), Image.Resampling.BICUBIC)
     return from_pil(large).rgb
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[-1]}×{image.shape[-2]}"
