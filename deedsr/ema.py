@@ -11,7 +11,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Average:
-    """Running average of named parameters: θ̄ ← d·θ̄ + (1−d)·θ with d = min(decay, (1+n)/(10+n)) after n updates."""
+    """Running average of named parameters: θ̄ ← d·θ̄ + (1−d)·θ with d = min(decay, (1+n)/(10+n)) after n updates.
+
+    decay: in [0, 1); raises ValueError for another.
+    """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
@@ -45,6 +48,7 @@ class Average:
 
     @torch.no_grad()
     def _fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy `tensors` into the parameters of their names."""
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[name])
 
@@ -56,9 +60,11 @@ class Average:
         }
 
     def state_dict(self) -> dict[str, object]:
+        """The average and the number of its updates; where it is sharded, all ranks must call this."""
         return {"updates": self.updates, "tensors": self.whole()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Inverse of `state_dict`. Raises ValueError for other parameters than those that are averaged."""
         tensors = state["tensors"]
         assert isinstance(tensors, dict)
         if tensors.keys() != self.tensors.keys():

@@ -21,6 +21,7 @@ class SizeRequirement:
         return self._fit(height), self._fit(width)
 
     def _fit(self, length: int) -> int:
+        """Of one side."""
         return -(-max(length, self.minimum) // self.multiple) * self.multiple
 
 

@@ -26,10 +26,9 @@ class Stored:
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Path:
-    """Write `tensors` and `config` to `path` (safetensors), under a temporary name first, so never half.
+    """Write `tensors` and `config` to `path` (safetensors), whole or not at all; the same content gives the same bytes.
 
-    The same content gives the same bytes. `config` is kept as JSON under the header key ``config``. Raises OSError
-    where `path` can't be written.
+    config: kept as JSON under the header key ``config``. Raises OSError where `path` can't be written.
     """
     path = Path(path)
     metadata = {"config": json.dumps(dict(config))} if config else {"format": "pt"}  # one key: several have no order
@@ -46,7 +45,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, A
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", prefix: str = "") -> Stored:
-    """Read a safetensors file, or those of its tensors whose names begin with `prefix`.
+    """Read a safetensors file, of its tensors those whose names begin with `prefix`.
 
     Raises ValueError, with the file's name and the way out, for a file that is missing, is a pickle or another format,
     or is cut off.
@@ -78,6 +77,7 @@ def _read(path: Path, device: str, prefix: str | None) -> Stored:
 
 
 def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as those of torch.save and pickle do."""
     with open(path, "rb") as stream:
         start = stream.read(9)
     bare = start[:1] == b"\x80" and start[8:] != b"{"  # safetensors: the header's length (8 bytes), then its JSON
@@ -113,11 +113,11 @@ def load_strict(
 ) -> None:
     """Copy `tensors` into `module`; every name and shape must fit, but for the names in `allow_missing`.
 
-    assign: make them the module's own instead, also where the module is on the meta device. Raises ValueError that
-    names `source` and the first names that are missing, unexpected or of another shape.
+    assign: put them in place of the module's instead, also where it is on the meta device. Raises ValueError that names
+    `source` and the first names that are missing, unexpected or of another shape.
     """
-    own = module.state_dict().items()
-    wanted = {name: tensor.shape for name, tensor in own if name in tensors or name not in allow_missing}
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    wanted = {name: shape for name, shape in shapes.items() if name in tensors or name not in allow_missing}
     faults = misfits({name: tensor.shape for name, tensor in tensors.items()}, wanted)
     if faults:
         raise ValueError(f"{source}: does not fit {type(module).__name__}: {faults}")

@@ -62,6 +62,7 @@ def _files(inputs: list[Path]) -> list[Path]:
 
 
 def _load(model: str, device: str) -> Diagnoser:
+    """Imported when it is needed: it takes seconds."""
     from deedsr.diagnosis import Diagnoser
 
     return Diagnoser.from_pretrained(model, device)

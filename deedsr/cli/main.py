@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +32,20 @@ ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name
 
 INTERRUPTED = 130
 
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder; for one input also a file name.")]
+Pull = Annotated[
+    str | None,
+    typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
+]
+TextScale = Annotated[float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")]
+Tile = Annotated[
+    int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
+]
+Views = Annotated[int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")]
+
 
 def _version(wanted: bool) -> None:
+    """Print the version and end, if it is wanted."""
     if wanted:
         from deedsr import __version__
 
@@ -50,27 +63,16 @@ def deedsr(
 @app.command()
 def restore(
     inputs: Annotated[list[Path], typer.Argument(help="Pictures, and folders of them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; for one input also a file name.")] = Path(
-        "restored"
-    ),
+    output: Output = Path("restored"),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
     model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
     preset: Annotated[str | None, typer.Option(help="Sampling preset of the model: paper, fast.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
-    noise_guidance: Annotated[
-        str | None,
-        typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
-    ] = None,
-    text_guidance: Annotated[
-        float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")
-    ] = None,
-    tile: Annotated[
-        int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
-    ] = None,
-    ensemble: Annotated[
-        int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")
-    ] = None,
+    noise_guidance: Pull = None,
+    text_guidance: TextScale = None,
+    tile: Tile = None,
+    ensemble: Views = None,
     colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
@@ -91,18 +93,20 @@ def restore(
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
     plan = jobs.make_plan(inputs, output, suffix, ext)
-
-    def make_restorer() -> Restorer:
-        from deedsr.restorer import Restorer
-
-        return Restorer.from_pretrained(model, options, device, dtype)
-
-    outcomes = _run(plan, make_restorer, overwrite, quiet=as_json)
+    outcomes = _run(plan, partial(_load, model, options, device, dtype), overwrite, quiet=as_json)
     _print_summary(outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
+def _load(model: str, options: Options, device: str, dtype: str) -> Restorer:
+    """Imported when it is needed: it takes seconds."""
+    from deedsr.restorer import Restorer
+
+    return Restorer.from_pretrained(model, options, device, dtype)
+
+
 def _print_summary(outcomes: list[jobs.Outcome], options: dict[str, object], as_json: bool) -> None:
+    """How many pictures were restored, kept and failed; as JSON each of them, too."""
     counts = Counter(outcome.status for outcome in outcomes)
     summary = {status: counts[status] for status in ("restored", "kept", "failed")}
     if as_json:
@@ -192,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _call(arguments: Sequence[str] | None) -> int:
+    """The exit code; errors of the user's are printed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(args=arguments, prog_name="deedsr", standalone_mode=False) or 0

@@ -14,8 +14,8 @@ from deedsr.diffusion.process import Process
 class NoiseGuidance:
     """For the first `steps` steps x̂0 ← (1−w)·x̂0_net + w·z_lr, w = `weight`; ê follows from the blend.
 
-    weight 1 for 1 step is the reference: the network's first answer is not used, and it is not asked for.
-    steps 0 is off.
+    weight 1 for 1 step is the reference: the network's first answer is not used, and it is not asked for. steps 0 is
+    off. Raises ValueError for a weight outside [0, 1] and steps below 0.
     """
 
     weight: float = 1.0

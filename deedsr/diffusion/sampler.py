@@ -35,7 +35,8 @@ class Settings:
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
     `NoiseGuidance`. text: see `TextGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
-    it to the restorer. ensemble: flipped and turned views that the restorer takes the mean of, 1 to 8.
+    it to the restorer. ensemble: flipped and turned views that the restorer takes the mean of, 1 to 8. Raises
+    ValueError for a value out of its range.
     """
 
     sampler: str = "ddim"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class TextGuidance:
     """u ← u_neg + w·(u_pos − u_neg), w = `scale`, at noise levels low ≤ σ ≤ high; elsewhere, and for w = 1, u_pos.
 
-    One call of the network answers for both texts; outside the interval, for the positive one alone.
+    One call of the network answers for both texts; outside the interval, for the positive one alone. Raises ValueError
+    for a scale below 1 and for an interval that is none in [0, 1].
     """
 
     scale: float = 1.0

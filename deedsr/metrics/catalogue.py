@@ -52,6 +52,7 @@ _FIDELITY = [
 
 
 def _pyiqa(name: str, label: str, better: Literal["higher", "lower"], pyiqa_name: str, *files: str) -> Metric:
+    """A metric of pyiqa's, which needs the ground truth if its name says so."""
     reference = name.startswith(("lpips", "dists", "fid"))
     return Metric(name, label, better, "pyiqa", reference, 0.0 if reference else None, pyiqa_name, files)
 

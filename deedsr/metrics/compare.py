@@ -22,8 +22,10 @@ from deedsr.metrics.table import column_values, interval, means
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric on both sets. `difference` is the mean of b - a over the pictures and `interval` its 95 % bootstrap
-    interval, both None for a number of the whole set; `wins_a`, `wins_b` and `ties` count pictures.
+    """One metric on both sets.
+
+    difference: mean of b - a over the pictures. interval: its 95 % bootstrap interval. Both are None for a number of
+    the whole set. wins_a, wins_b, ties: numbers of pictures.
     """
 
     mean_a: float
@@ -37,7 +39,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. `differences` has a column for each metric that could be computed on both sets."""
+    """What `compare` found. differences: by column, for each metric that could be computed on both sets."""
 
     protocol: str
     names: tuple[str, str]

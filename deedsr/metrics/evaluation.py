@@ -1,4 +1,4 @@
-"""Scores a set of restored pictures under a named protocol, with bicubic and ground-truth rows for comparison."""
+"""Scores of restored pictures under a named protocol, with rows of bicubic up-sampling and of the ground truth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RESTORED, BICUBIC, TRUTH = "restored", "bicubic", "ground_truth"
 
 @dataclass
 class Row:
-    """What one set of pictures scored: each picture by column, and the set as a whole (FID)."""
+    """What one set of pictures scored. images: each picture, by stem and column. whole: the set (FID), by column."""
 
     images: dict[str, dict[str, float]] = field(default_factory=dict)
     whole: dict[str, float] = field(default_factory=dict)
@@ -42,8 +42,8 @@ class Row:
 class Report:
     """Scores under a named protocol.
 
-    `metrics` are the columns. `rows` has ``restored``, the samples' others and, where asked for and possible,
-    ``bicubic`` and ``ground_truth``. `unavailable` gives the reason for each column that no row has.
+    metrics: the columns. rows: ``restored``, the samples' others and, where asked for and possible, ``bicubic`` and
+    ``ground_truth``. unavailable: the reason for each column that no row has. versions: see `versions`.
     """
 
     protocol: str
@@ -67,8 +67,8 @@ class Report:
 class Evaluator:
     """Loads the networks of a protocol's metrics once, then scores any number of sets.
 
-    `metrics` chooses columns by name (all of the protocol's by default), `clip` the model of the column of that name;
-    `download` lets weights be fetched from the network. A column that can't be had is in `unavailable` with its reason.
+    metrics: columns by name; all of the protocol's by default. download: let weights be fetched from the network. clip:
+    the model of the column of that name. A column that can't be had is in `unavailable` with its reason.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Evaluator:
     ) -> Report:
         """Score `samples` (`total` of them), holding one at a time.
 
-        `extra_rows` adds rows for Pillow's bicubic up-sampling (of samples with an `lr`) and for the ground truth;
-        `progress` shows a bar on standard error. Raises ValueError for an empty set.
+        extra_rows: also Pillow's bicubic up-sampling (of samples with an `lr`) and the ground truth. progress: show a
+        bar on standard error. Raises ValueError for an empty set.
         """
         scoring = _Scoring(self.metrics, self._scorers, self._features, dict(self.unavailable))
         for sample in track(samples, total, progress, "scoring"):
@@ -214,6 +214,7 @@ def _scorer(metric: Metric, device: torch.device | str, download: bool, clip: Cl
 
 
 def _fidelity(function: Callable[..., Tensor], channel: fidelity.Channel, image: Tensor, reference: Tensor) -> float:
+    """PSNR or SSIM of one picture."""
     if image.device.type == "mps":  # has no float64
         image, reference = image.cpu(), reference.cpu()
     return float(function(image, reference, channel))

@@ -73,6 +73,7 @@ def _blur(x: Tensor) -> Tensor:
 
 
 def _check(image: Tensor, reference: Tensor) -> None:
+    """Raises ValueError unless both are RGB images of one size."""
     if image.ndim != 4 or image.shape[1] != 3:
         raise ValueError(f"expected RGB images (B, 3, H, W), got a tensor of shape {tuple(image.shape)}")
     if image.shape != reference.shape:

@@ -135,6 +135,7 @@ def _pkg_resources() -> Iterator[None]:
 
 
 def _in_hub_cache(repository: str, file: str) -> bool:
+    """Whether the Hugging Face cache holds a file of a repository."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(repository, file), str)

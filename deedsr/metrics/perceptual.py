@@ -33,7 +33,7 @@ def load_perceptual(metric: Metric, device: torch.device | str = "cpu", download
 class PerceptualLoss(nn.Module):
     """A metric's network as a loss: (B, 3, H, W) twice, RGB in [0, 1] -> scalar, the mean over the batch.
 
-    Differentiable in both images; its own weights are frozen and it stays in evaluation mode.
+    Differentiable in both images; its weights are frozen and it stays in evaluation mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -79,6 +79,7 @@ def dists_loss(download: bool = False) -> PerceptualLoss:
 
 
 def _inference_model(name: str, device: torch.device | str) -> nn.Module:
+    """A metric of pyiqa by its name there."""
     from pyiqa.models.inference_model import InferenceModel
 
     return InferenceModel(name, device=torch.device(device))

@@ -16,8 +16,10 @@ from deedsr.pictures.picture import Picture
 
 @dataclass(frozen=True)
 class ClipModel:
-    """A model of open_clip: `name` as ``ViT-B-32`` with `weights` a published tag or a local file, or `name` as
-    ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``, which bring their own weights.
+    """A model of open_clip.
+
+    name: as ``ViT-B-32``; or ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``, which bring weights with them. weights: a
+    published tag or a local file.
     """
 
     name: str = "ViT-B-32"
@@ -25,14 +27,14 @@ class ClipModel:
 
     @property
     def label(self) -> str:
-        """How the model is named beside its numbers."""
+        """How reports name the model."""
         return self.name if ":" in self.name or not self.weights else f"{self.name} {Path(self.weights).name}"
 
 
 def load_semantic(clip: ClipModel, device: torch.device | str = "cpu", download: bool = False) -> Scorer:
     """Cosine similarity in [-1, 1] of the image embeddings of output and ground truth, 1 where they are equal.
 
-    Each picture goes through the model's own preprocessing (resize of the short side, centre crop, normalisation).
+    Each picture goes through the model's preprocessing (resize of the short side, centre crop, normalisation).
     Raises Unavailable where open_clip or the weights are missing, are not complete, or don't fit.
     """
     model, preprocess = load(

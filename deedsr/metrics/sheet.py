@@ -130,4 +130,5 @@ def detailed(image: Tensor) -> tuple[int, int, int]:
 
 
 def _shortened(text: str, limit: int) -> str:
+    """`text` in at most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -38,6 +38,7 @@ def read(image: Image.Image) -> bytes | None:
 
 
 def _from_tiff(image: Image.Image) -> bytes | None:
+    """EXIF data from the directories of a TIFF file, which hold its layout as well."""
     plain, directories = writable(image.getexif())
     plain.pop(ORIENTATION, None)
     kept = Image.Exif()
@@ -54,16 +55,17 @@ def writable(found: Image.Exif) -> tuple[dict[int, Any], dict[int, dict[int, Any
     Cameras and editors store what no TIFF directory may hold, as a negative number where there is no sign; such
     entries are left out.
     """
-    plain = _writable(found, LAYOUT | {EXIF_IFD, GPS_IFD, INTEROP_IFD})
+    plain = _writable_entries(found, LAYOUT | {EXIF_IFD, GPS_IFD, INTEROP_IFD})
     directories = {}
     for tag in (EXIF_IFD, GPS_IFD):
         with suppress(*BROKEN):
             if tag in found:
-                directories[tag] = _writable(found.get_ifd(tag), {INTEROP_IFD}, tag)
+                directories[tag] = _writable_entries(found.get_ifd(tag), {INTEROP_IFD}, tag)
     return plain, directories
 
 
-def _writable(entries: Mapping[int, Any], left_out: set[int], directory: int | None = None) -> dict[int, Any]:
+def _writable_entries(entries: Mapping[int, Any], left_out: set[int], directory: int | None = None) -> dict[int, Any]:
+    """Those of `entries`, of the first directory or of `directory`, that Pillow can write, without `left_out`."""
     kept = {}
     for tag in entries.keys() - left_out:
         with suppress(*BROKEN):

@@ -88,11 +88,12 @@ def from_pil(image: Image.Image) -> Picture:
     profile = image.info.get("icc_profile")
     if image.mode == "CMYK":
         image, profile = _from_cmyk(image, profile), None
-    pixels = np.asarray(image if image.mode.startswith("I;16") else _simple(image))
-    return _picture(pixels.reshape(*pixels.shape[:2], -1), turn, profile, exif.upright(metadata), file)
+    pixels = np.asarray(image if image.mode.startswith("I;16") else _in_plain_mode(image))
+    return _from_pixels(pixels.reshape(*pixels.shape[:2], -1), turn, profile, exif.upright(metadata), file)
 
 
 def _decode(data: bytes) -> Picture:
+    """A picture from the bytes of its file. Raises ValueError and what Pillow raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning)  # of corrupt metadata
@@ -112,6 +113,7 @@ def _decode(data: bytes) -> Picture:
 
 
 def _from_deep(data: bytes, image: Image.Image) -> Picture:
+    """A picture of 16 bits; `image` is what Pillow says of it."""
     pixels = rasters.decode_deep(data, image)
     metadata = exif.read(image)
     grey = image.mode.startswith("I") or (image.format == "PNG" and data[25] in (0, 4))
@@ -122,10 +124,11 @@ def _from_deep(data: bytes, image: Image.Image) -> Picture:
         alpha = np.where(pixels == key, 0, 65535).astype(np.uint16)
         pixels = np.concatenate([pixels, alpha], axis=2)
     profile = image.info.get("icc_profile")
-    return _picture(pixels, exif.orientation(metadata), profile, exif.upright(metadata), image.format or "PNG")
+    return _from_pixels(pixels, exif.orientation(metadata), profile, exif.upright(metadata), image.format or "PNG")
 
 
-def _picture(pixels: np.ndarray, turn: int, icc: bytes | None, metadata: bytes | None, file: str) -> Picture:
+def _from_pixels(pixels: np.ndarray, turn: int, icc: bytes | None, metadata: bytes | None, file: str) -> Picture:
+    """A picture from pixels (H, W, C) of uint8 or uint16 with 1 to 4 channels, and the EXIF orientation to undo."""
     channels = pixels.shape[2]
     bits = 8 * pixels.itemsize
     values = torch.from_numpy(pixels.astype(np.float32)).div_(2**bits - 1).permute(2, 0, 1)[None]  # (1, C, H, W)
@@ -145,7 +148,7 @@ def _turned(values: Tensor, orientation: int) -> Tensor:
 
 
 def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK to sRGB, by the picture's own profile if it has a usable one."""
+    """CMYK to sRGB, by `profile` if it is a usable one."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -157,7 +160,7 @@ def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _simple(image: Image.Image) -> Image.Image:
+def _in_plain_mode(image: Image.Image) -> Image.Image:
     """The image in mode L, LA, RGB or RGBA."""
     if image.mode in ("F", "I", "LAB", "HSV"):
         raise ValueError(f"pictures of kind {image.mode} can't be read; convert it to RGB")
@@ -174,8 +177,8 @@ def write(path: str | Path, picture: Picture) -> None:
     """Write a picture in the format of the file name's extension, whole or not at all.
 
     Kept where the format can hold it: 16 bits (PNG, TIFF), transparency (not JPEG and BMP), ICC and EXIF (not BMP).
-    JPEG and WebP have quality 95. The file is written under a temporary name beside it and renamed. Raises ValueError
-    if the format can't hold the picture's size or transparency and OSError if writing fails.
+    JPEG and WebP have quality 95. Raises ValueError if the format can't hold the picture's size or transparency and
+    OSError if writing fails.
     """
     path = Path(path)
     check_fits(path, *picture.size, picture.transparent)

@@ -75,6 +75,7 @@ def encode_png(pixels: np.ndarray, icc: bytes | None, exif_data: bytes | None) -
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file: length, kind, content and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
@@ -113,6 +114,7 @@ def _strip(pixels: np.ndarray) -> bytes:
 
 
 def _copy_exif(tags: ImageFileDirectory_v2, data: bytes | None) -> None:
+    """Put what can be written of EXIF data into a TIFF directory."""
     plain, directories = exif.writable(exif.parse(data))
     for tag, value in (plain | directories).items():
         tags[tag] = value

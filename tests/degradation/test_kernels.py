@@ -54,10 +54,8 @@ def test_sinc_passes_low_frequencies_and_stops_high_ones(omega: float) -> None:
 
 def test_sharpening_adds_what_a_gaussian_takes_away() -> None:
     strength, sigma = 1.2, 1.1
-    kernel, gaussian = (
-        make_kernel(kernels.SHARPEN, 13, sigma, sigma, 0, strength, 0),
-        make_kernel(0, 13, sigma, sigma, 0, 0, 0),
-    )
+    kernel = make_kernel(kernels.SHARPEN, 13, sigma, sigma, 0, strength, 0)
+    gaussian = make_kernel(0, 13, sigma, sigma, 0, 0, 0)
     delta = torch.zeros(13, 13)
     delta[6, 6] = 1
     torch.testing.assert_close(kernel, delta + strength * (delta - gaussian))
