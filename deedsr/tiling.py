@@ -31,11 +31,7 @@ class Window:
     @property
     def slices(self) -> tuple[EllipsisType, slice, slice]:
         """Index that cuts the window out of a tensor: ``image[window.slices]``, any leading dimensions."""
-        return (
-            ...,
-            slice(self.top, self.top + self.height),
-            slice(self.left, self.left + self.width),
-        )
+        return ..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def scaled(self, scale: int | float | Fraction) -> Window:
         """The same rectangle where every pixel became ``scale`` pixels; the result must be whole pixels."""

@@ -13,12 +13,8 @@ from deedsr.files import write_text
 
 def compare_command(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of outputs.")],
-    b: Annotated[
-        Path, typer.Argument(metavar="B", help="Folder of other outputs of the same inputs, matched by file stem.")
-    ],
-    hr: Annotated[
-        Path | None, typer.Option(help="Folder of ground truth; without it only metrics that need none.")
-    ] = None,
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of others of the same inputs, matched by file stem.")],
+    hr: Annotated[Path | None, typer.Option(help="Folder of ground truth; else only metrics that need none.")] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="FILE.json; FILE.md and FILE.png lie next to it.")
     ] = Path("comparison.json"),

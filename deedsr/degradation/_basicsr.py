@@ -24,9 +24,4 @@ from basicsr.data.degradations import (  # noqa: E402
     circular_lowpass_kernel,
 )
 
-__all__ = [
-    "bivariate_Gaussian",
-    "bivariate_generalized_Gaussian",
-    "bivariate_plateau",
-    "circular_lowpass_kernel",
-]
+__all__ = ["bivariate_Gaussian", "bivariate_generalized_Gaussian", "bivariate_plateau", "circular_lowpass_kernel"]

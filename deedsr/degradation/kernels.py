@@ -10,16 +10,7 @@ from deedsr.degradation._basicsr import (
     circular_lowpass_kernel,
 )
 
-KINDS = (
-    "iso",
-    "aniso",
-    "generalized_iso",
-    "generalized_aniso",
-    "plateau_iso",
-    "plateau_aniso",
-    "sinc",
-    "sharpen",
-)
+KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc", "sharpen")
 """Names of the kernel kinds; a `Degradation` stores positions in this tuple."""
 
 SINC, SHARPEN = KINDS.index("sinc"), KINDS.index("sharpen")

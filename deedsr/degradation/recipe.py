@@ -258,22 +258,10 @@ HEAVY = Recipe(
 MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")
 CAMERA = Recipe(
     first=Order(
-        blur=1,
-        sigma=(1, 4),
-        resize=(0, 0, 1),
-        scale=(1, 1),
-        gaussian=(0, 3),
-        poisson=(0, 0.1),
-        jpeg=(90, 100),
+        blur=1, sigma=(1, 4), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 3), poisson=(0, 0.1), jpeg=(90, 100)
     ),
     second=Order(
-        blur=0,
-        sigma=(0.2, 1),
-        resize=(0, 0, 1),
-        scale=(1, 1),
-        gaussian=(0, 4),
-        poisson=(0, 0.2),
-        jpeg=(80, 100),
+        blur=0, sigma=(0.2, 1), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 4), poisson=(0, 0.2), jpeg=(80, 100)
     ),
     beta_generalized=(0.5, 2),
     beta_plateau=(1, 1.5),

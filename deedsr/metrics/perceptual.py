@@ -5,6 +5,7 @@ pyiqa's licence is PolyForm Noncommercial: it is imported only where one of its 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,7 +21,13 @@ Scorer = Callable[[Tensor, "Tensor | None"], float]
 
 def load_perceptual(metric: Metric, device: torch.device | str = "cpu", download: bool = False) -> Scorer:
     """pyiqa's network for `metric`, ready to score one picture at a time. Raises Unavailable."""
-    model = load(metric.label, "pyiqa", metric.files, lambda: _inference_model(metric.pyiqa_name, device), download)
+
+    def build() -> nn.Module:
+        from pyiqa.models.inference_model import InferenceModel
+
+        return InferenceModel(metric.pyiqa_name, device=torch.device(device))
+
+    model = load(metric.label, "pyiqa", metric.files, build, download)
 
     def score(image: Tensor, reference: Tensor | None) -> float:
         pictures = (image, reference) if metric.needs_reference else (image,)
@@ -56,30 +63,20 @@ def lpips_loss(network: Literal["alex", "vgg"] = "alex", download: bool = False)
     """
     if network not in ("alex", "vgg"):
         raise ValueError(f"no LPIPS on {network!r}; there are 'alex' and 'vgg'")
-
-    def build() -> nn.Module:
-        from pyiqa.archs.lpips_arch import LPIPS
-
-        return LPIPS(net=network, version="0.1")
-
-    metric = METRICS["lpips" if network == "alex" else "lpips-vgg"]
-    return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
+    name = "lpips" if network == "alex" else "lpips-vgg"
+    return _loss(METRICS[name], "lpips_arch.LPIPS", download, net=network, version="0.1")
 
 
 def dists_loss(download: bool = False) -> PerceptualLoss:
     """DISTS (arXiv 2004.07728). Raises Unavailable, with what helps, where pyiqa or weights are missing."""
+    return _loss(METRICS["dists"], "dists_arch.DISTS", download)
+
+
+def _loss(metric: Metric, network: str, download: bool, **options: str) -> PerceptualLoss:
+    """`metric` as a loss, by its class in pyiqa."""
 
     def build() -> nn.Module:
-        from pyiqa.archs.dists_arch import DISTS
+        module, _, name = network.partition(".")
+        return getattr(importlib.import_module(f"pyiqa.archs.{module}"), name)(**options)
 
-        return DISTS()
-
-    metric = METRICS["dists"]
     return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
-
-
-def _inference_model(name: str, device: torch.device | str) -> nn.Module:
-    """A metric of pyiqa by its name there."""
-    from pyiqa.models.inference_model import InferenceModel
-
-    return InferenceModel(name, device=torch.device(device))

@@ -22,15 +22,7 @@ WEBP = Format("WEBP", side=16383)
 BMP = Format("BMP", side=2**31 - 1, alpha=False)
 JPEG = Format("JPEG", side=65500, alpha=False)
 
-FORMATS = {
-    ".png": PNG,
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".webp": WEBP,
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".bmp": BMP,
-}
+FORMATS = {".png": PNG, ".jpg": JPEG, ".jpeg": JPEG, ".webp": WEBP, ".tif": TIFF, ".tiff": TIFF, ".bmp": BMP}
 # Extensions that mean a picture to people, though none can be written here.
 FOREIGN = {".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".exr", ".dng", ".svg"}
 
