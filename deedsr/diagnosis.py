@@ -209,7 +209,7 @@ class Diagnoser:
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""
         check_size(rgb)
-        places = windows(*rgb.shape[-2:], self.head.tile, 0)
+        places = windows(rgb.shape[-2], rgb.shape[-1], self.head.tile, 0)
         aligned = (
             replace(place, top=place.top - place.top % GRID, left=place.left - place.left % GRID)
             for place in places[:: math.ceil(len(places) / MOST_TILES)]
