@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from types import EllipsisType
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from deedsr.nested import mapped
 
 T = TypeVar("T")
 
@@ -108,20 +110,8 @@ def merge(
 
 
 def join(parts: Sequence[T]) -> T:
-    """Batch what belongs to several tiles: tensors, or dataclasses, lists and tuples of tensors, along dimension 0.
-
-    Anything else is the same for all tiles.
-    """
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, list | tuple):
-        return type(first)(join(entries) for entries in zip(*parts, strict=True))
-    if not is_dataclass(first):
-        return first
-    return type(first)(**{field.name: join([getattr(part, field.name) for part in parts]) for field in fields(first)})
+    """Batch what belongs to several tiles: tensors, or what holds tensors, along dimension 0."""
+    return parts[0] if len(parts) == 1 else mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def _gaussian(window: Window, device: torch.device) -> Tensor:
