@@ -11,13 +11,11 @@ from importlib import metadata
 from typing import TypeVar
 
 import numpy as np
-import PIL
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-import deedsr
 from deedsr.metrics import fidelity, frechet
 from deedsr.metrics.catalogue import Metric, select
 from deedsr.metrics.loading import Unavailable, one_line
@@ -186,9 +184,8 @@ class _Scoring:
 
 def versions() -> dict[str, str]:
     """The versions of all that the numbers depend on; a package that isn't installed is left out."""
-    found = {"deedsr": deedsr.__version__, "python": platform.python_version(), "torch": torch.__version__}
-    found |= {"numpy": np.__version__, "pillow": PIL.__version__}
-    for package in ("torchvision", "pyiqa", "open_clip_torch"):
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("deedsr", "numpy", "pillow", "torchvision", "pyiqa", "open_clip_torch"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
