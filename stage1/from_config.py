@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.sizes import preset
+from deedsr.training.command import plain
 from deedsr.training.photographs import Batches, Photographs
+from deedsr.training.recipe import recipe
 from stage1.module import DegradationLearner
 from stage1.momentum import MomentumContrast
 from stage1.pool.pairs import Pool
 
 
+def encoder(cfg: DictConfig) -> DegradationEncoder:
+    """That of a model's size, with other numbers where the configuration has some."""
+    overrides = {"encoder": plain(cfg.encoder.overrides)}
+    return DegradationEncoder(**preset(cfg.encoder.size, overrides, ("encoder",)).encoder)
+
+
 def degradation_learner(cfg: DictConfig) -> DegradationLearner:
     """The module of a configuration, initialised from its seed."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    contrast = MomentumContrast(instantiate(cfg.encoder), **cfg.contrast)
+    contrast = MomentumContrast(encoder(cfg), **cfg.contrast)
     if cfg.compile:
         for network in (contrast.encoder, contrast.key_encoder):
             network.compile()  # in place: names in checkpoints stay
@@ -23,7 +32,7 @@ def degradation_learner(cfg: DictConfig) -> DegradationLearner:
         contrast=contrast,
         optimizer=cfg.optimizer,
         steps=cfg.steps,
-        recipe=cfg.recipe if isinstance(cfg.recipe, str) else instantiate(cfg.recipe),
+        recipe=recipe(cfg.recipe),
         positives=cfg.positives,
         parameters=cfg.parameters,
         shuffle=cfg.shuffle,

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import hydra
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.flaws import distinct
 from deedsr.data.photos import PhotoCrops, list_photos
-from deedsr.degradation import Recipe
 from deedsr.training.command import command
+from deedsr.training.recipe import recipe
 from deedsr.training.shards import check, numbered
 from stage1.pool.pairs import PREFIX, origin
 from stage1.views import Pairs, degrade
@@ -36,7 +35,7 @@ def make_pool(cfg: DictConfig) -> Path:
     if cfg.shard % BATCH or cfg.pairs % cfg.shard:
         raise ValueError(f"pairs={cfg.pairs} must be a multiple of shard={cfg.shard}, and that of {BATCH}")
     files, duplicates = distinct(list_photos(cfg.data.roots, cfg.data.split))
-    recipe = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else instantiate(cfg.recipe)
+    degradations = recipe(cfg.recipe)
     crops = PhotoCrops(files, cfg.crop, cfg.seed, BATCH, cache=cfg.data.cache)
     header = {**origin(cfg), "seed": cfg.seed, "shard": cfg.shard}
     for number in range(cfg.pairs // cfg.shard):
@@ -47,7 +46,7 @@ def make_pool(cfg: DictConfig) -> Path:
         rows = []
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
             hr = torch.stack([crops.crop(step, sample) for sample in range(BATCH)]).to(cfg.device).float() / 255
-            made = degrade(hr, recipe, "same_degradation", cfg.seed, step, 0)
+            made = degrade(hr, degradations, "same_degradation", cfg.seed, step, 0)
             first, second = ((255 * pictures).round().byte() for pictures in (made.first, made.second))
             rows.append(Pairs(first, second, made.degradation).tensors())
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)

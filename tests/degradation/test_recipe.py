@@ -1,7 +1,6 @@
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from deedsr.degradation.recipe import SHARPEN_SIZE
 
 Seeded = Callable[[int], torch.Generator]
 SHARPEN, SINC = KINDS.index("sharpen"), KINDS.index("sinc")
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def many(name: str, count: int = 20000) -> Degradation:
@@ -256,9 +254,62 @@ def test_sharpening_changes_no_other_draw(seeded: Seeded) -> None:
     assert (sharp["kernel_size"][~sharp["clean"], 2] > 0).all()
 
 
-@pytest.mark.parametrize("name", [*LEVELS, "camera", "mixed", "varied", "real"])
-def test_configs_equal_the_levels(name: str) -> None:
-    hydra = pytest.importorskip("hydra")
-    with hydra.initialize_config_dir(str(CONF), version_base=None):
-        config = hydra.compose(overrides=[f"+degradation={name}"])
-    assert hydra.utils.instantiate(config.degradation) == Recipe.level(name)
+ALWAYS = {"gaussian_share": 0.5, "grey": 0.4}
+FIRST, SECOND = {**ALWAYS, "blur": 1, "resize": (0.2, 0.7, 0.1)}, {**ALWAYS, "resize": (0.3, 0.4, 0.3)}
+KEPT = {**ALWAYS, "resize": (0, 0, 1), "scale": (1, 1)}
+WHOLE = {"kernels": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03), "sinc": 0.1, "kernel_size": (7, 21), "final_sinc": 0.8}
+WHOLE |= {"jpeg_last": 0.5, "clean": 0.01, "sharpen": 0, "sharpness": (0, 0), "radius": (1, 1), "skip": 0}
+RANGES = {  # of StableSR, Real-ESRGAN, the middle between them, and of what cameras store
+    "light": {
+        **WHOLE,
+        "beta_generalized": (0.5, 2),
+        "beta_plateau": (1, 1.5),
+        "first": {**FIRST, "sigma": (0.2, 1.5), "scale": (0.3, 1.5)}
+        | {"gaussian": (1, 15), "poisson": (0.05, 2), "jpeg": (60, 95)},
+        "second": {**SECOND, "blur": 0.5, "sigma": (0.2, 1), "scale": (0.6, 1.2)}
+        | {"gaussian": (1, 12), "poisson": (0.05, 1), "jpeg": (60, 100)},
+    },
+    "medium": {
+        **WHOLE,
+        "beta_generalized": (0.5, 3),
+        "beta_plateau": (1, 1.75),
+        "first": {**FIRST, "sigma": (0.2, 2.25), "scale": (0.225, 1.5)}
+        | {"gaussian": (1, 22.5), "poisson": (0.05, 2.5), "jpeg": (45, 95)},
+        "second": {**SECOND, "blur": 0.65, "sigma": (0.2, 1.25), "scale": (0.45, 1.2)}
+        | {"gaussian": (1, 18.5), "poisson": (0.05, 1.75), "jpeg": (45, 97.5)},
+    },
+    "heavy": {
+        **WHOLE,
+        "beta_generalized": (0.5, 4),
+        "beta_plateau": (1, 2),
+        "first": {**FIRST, "sigma": (0.2, 3), "scale": (0.15, 1.5)}
+        | {"gaussian": (1, 30), "poisson": (0.05, 3), "jpeg": (30, 95)},
+        "second": {**SECOND, "blur": 0.8, "sigma": (0.2, 1.5), "scale": (0.3, 1.2)}
+        | {"gaussian": (1, 25), "poisson": (0.05, 2.5), "jpeg": (30, 95)},
+    },
+    "camera": {
+        **WHOLE,
+        "beta_generalized": (0.5, 2),
+        "beta_plateau": (1, 1.5),
+        "first": {**KEPT, "blur": 1, "sigma": (1, 4), "gaussian": (0, 3), "poisson": (0, 0.1), "jpeg": (90, 100)},
+        "second": {**KEPT, "blur": 0, "sigma": (0.2, 1), "gaussian": (0, 4), "poisson": (0, 0.2), "jpeg": (80, 100)},
+        "final_sinc": 0.1,
+        "sharpen": 0.5,
+        "sharpness": (0, 1.5),
+        "radius": (0.5, 1.5),
+        "skip": 0.3,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ranges_are_the_documented_ones(name: str) -> None:
+    assert asdict(Recipe.level(name)) == {**RANGES[name], "name": name}
+
+
+def test_the_mixtures_are_the_documented_ones() -> None:
+    light, medium, heavy, camera = (Recipe.level(name) for name in RANGES)
+    assert Recipe.level("mixed") == Mixture([light, medium, heavy], [1, 1, 1])
+    light, medium, heavy = (replace(recipe, skip=0.9) for recipe in (light, medium, heavy))
+    assert Recipe.level("varied") == Mixture([light, medium, heavy], [1, 1, 1])
+    assert Recipe.level("real") == Mixture([light, camera, heavy], [1, 4, 1])

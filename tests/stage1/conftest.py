@@ -34,9 +34,7 @@ def tiny(photos: Path) -> Callable[..., DictConfig]:
 
     def make(output: Path, *overrides: str, config: str = "stage1") -> DictConfig:
         shrink = [
-            "encoder.layers=[1,1,1,1]",
-            "encoder.widths=[4,4,8,8]",
-            "encoder.stem=4",
+            "+encoder.overrides={widths:[4,4,8,8],stem:4}",
             "crop=64",
             "batch=4",
             "contrast.queue=16",

@@ -23,7 +23,7 @@ RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; 
 @pytest.fixture
 def command(photos: Path) -> list[str]:
     """The command of the README at a tiny size."""
-    shrink = [f"data.roots=[{photos}]", "encoder.layers=[1,1,1,1]", "encoder.widths=[4,4,8,8]", "encoder.stem=4"]
+    shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[4,4,8,8],stem:4}"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
     shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
     return [sys.executable, "-m", "stage1.train", *shrink]

@@ -111,7 +111,7 @@ SMALL = DeeDSRConfig(
         "scaling_factor": 1.0,
     },
     scheduler={**_SCHEDULER, "prediction_type": "v_prediction", "set_alpha_to_one": True},
-    encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32},
+    encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32, "tile": 64},
     adapter=AdapterConfig(
         in_channels=8,
         width=64,
