@@ -7,17 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from deedsr import models, weights
-from deedsr.degradation import Mixture, Recipe
 from deedsr.models.resolver import reference
 from deedsr.models.trained import ADAPTER, HEADER
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Batches, Photographs
+from deedsr.training.recipe import recipe
 from stage2 import scaling
 from stage2.cache.samples import Cached
 from stage2.module import RestorationRun
@@ -31,10 +30,10 @@ log = logging.getLogger(__name__)
 
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
-    recipe = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
-    names = ("crop", "enlarge", "seed", "texts", *(["null_text"] if cfg.texts else []))
-    numbers = {name: cfg[name] for name in names}
-    return {"base": reference(cfg.model.base), "recipe": recipe, **numbers}
+    words = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
+    told = cfg.model.get("texts")
+    numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if told else []))}
+    return {"base": reference(cfg.model.base), "recipe": words, "texts": told, **numbers}
 
 
 def assemble(cfg: DictConfig) -> models.Fresh:
@@ -52,16 +51,10 @@ def assemble(cfg: DictConfig) -> models.Fresh:
     return fresh
 
 
-def recipe(cfg: DictConfig) -> Recipe | Mixture:
-    """What a configuration degrades by: the name of a recipe, or its numbers."""
-    found = Recipe.level(cfg.recipe) if isinstance(cfg.recipe, str) else hydra.utils.instantiate(cfg.recipe)
-    assert isinstance(found, Recipe | Mixture)
-    return found
-
-
 def texts(cfg: DictConfig) -> Texts | None:
     """The photographs' texts, if the configuration has some."""
-    return Texts(Path(cfg.texts), cfg.null_text) if cfg.texts else None
+    told = cfg.model.get("texts")
+    return Texts(Path(told), cfg.null_text) if told else None
 
 
 def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
@@ -70,7 +63,7 @@ def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = Non
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
-    return RestorationRun(model, recipe(cfg), objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
+    return RestorationRun(model, recipe(cfg.recipe), objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
 
 
 def batches(cfg: DictConfig) -> Batches:

@@ -1,7 +1,7 @@
 """Distil a trained model into one that needs few steps: train the result of sampling itself.
 
     python -m stage2.distill data.roots=[PHOTOS] init=FOLDER +model.overrides.defaults.guidance=[0.35,1]
-    python -m stage2.distill data.roots=[PHOTOS] init=FOLDER model=sd21 optimizer.lr=1e-5 \\
+    python -m stage2.distill data.roots=[PHOTOS] init=FOLDER model=sd21 crop=512 batch=16 optimizer.lr=1e-5 \\
         '+model.overrides.defaults={steps: 2, eta: 0, spacing: trailing, guidance: [0.2, 1]}'
 
 The trained part starts as that of FOLDER; base, encoder and how to sample (the model's defaults: steps, start,
@@ -20,8 +20,9 @@ from omegaconf import DictConfig
 from deedsr.diffusion.sampler import Settings, make_scheduler
 from deedsr.models import RestorationModel
 from deedsr.training.command import command, own_output
+from deedsr.training.recipe import recipe
 from stage2.distill.module import StudentRun
-from stage2.from_config import recipe, train
+from stage2.from_config import train
 from stage2.objective import Objective
 from stage2.picture_loss import Fidelity
 
@@ -42,7 +43,7 @@ def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
     return StudentRun(
         cfg.adversary,
         model=model,
-        recipe=recipe(cfg),
+        recipe=recipe(cfg.recipe),
         objective=Objective(fidelity=Fidelity(**cfg.objective.fidelity)),
         optimizer=cfg.optimizer,
         steps=cfg.steps,
@@ -53,7 +54,7 @@ def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
 
 def check(settings: Settings) -> None:
     """Raises ValueError where a student would sample in too many steps, or never ask its network."""
-    where = "the model's defaults (+model.overrides.defaults.NAME=… of DeeDSR, model.defaults.NAME=… of the others)"
+    where = "the model's defaults (+model.overrides.defaults.NAME=… of DeeDSR, +model.defaults.NAME=… of the others)"
     if settings.steps > MOST_STEPS:
         raise ValueError(
             f"{settings.steps} steps, all of them with gradients, are too many: set steps to at most {MOST_STEPS} in "

@@ -29,7 +29,7 @@ def choices(primary: str) -> list[tuple[str, str]]:
 )
 def test_a_primary_composes_with_each_option(primary: str, group: str, option: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]", "++texts=texts"])
+        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]", "++model.texts=texts"])
     OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -54,13 +54,48 @@ def test_an_experiment_composes_with_one_primary(path: Path) -> None:
     assert fitting
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_repeats_nothing(path: Path) -> None:
+    """What it says is other than what its primary says by itself, with the choices of its list of defaults."""
+    own = OmegaConf.load(path)
+    words = []
+    for entry in own.pop("defaults", []):
+        word, option = ("experiment", entry) if isinstance(entry, str) else next(iter(entry.items()))
+        words.append(f"{word.removeprefix('override /')}={option}")
+    for primary in ("stage2", "distill", "base", "stage1"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(primary, ["data.roots=[photos]", *(word for word in words if fits(primary, word))])
+        if own.keys() <= cfg.keys():
+            break
+    absent = object()
+    repeated = [key for key, value in leaves(own) if OmegaConf.select(cfg, key, default=absent) == value]
+    assert not repeated, f"{primary} says so already"
+
+
+def fits(primary: str, word: str) -> bool:
+    group, _, _ = word.partition("=")
+    return group == "experiment" or group in dict(choices(primary))
+
+
+@pytest.mark.parametrize(
+    ("line", "homes"),
+    [
+        ("output_subdir: null", ["evaluate/shared/plain.yaml", "shared/run.yaml"]),
+        ("colour: wavelet", ["evaluate/shared/options.yaml"]),
+    ],
+)
+def test_blocks_that_many_commands_need_are_written_once(line: str, homes: list[str]) -> None:
+    files = (path for path in CONF.rglob("*.yaml") if line in path.read_text(encoding="utf-8"))
+    assert sorted(path.relative_to(CONF).as_posix() for path in files) == homes
+
+
 @pytest.mark.parametrize(
     ("primary", "words", "names"),
     [
         ("stage2", [], ["data.roots"]),
-        ("stage2", ["experiment=dit4sr_sd35"], ["data.roots", "texts"]),
-        ("stage2", ["experiment=[dit4sr_sd35,dit4sr_ablation_linear]", "texts=null"], ["data.roots"]),
-        ("stage2", ["model=sd3_controlnet"], ["data.roots", "texts"]),
+        ("stage2", ["experiment=dit4sr_sd35"], ["data.roots", "model.texts"]),
+        ("stage2", ["experiment=[dit4sr_sd35,dit4sr_ablation_linear]", "model.texts=null"], ["data.roots"]),
+        ("stage2", ["model=sd3_controlnet"], ["data.roots", "model.texts"]),
         ("distill", [], ["data.roots", "init"]),
         ("distill", ["experiment=built_in_distill"], ["data.roots", "init"]),
         ("cache", [], ["cache", "data.roots"]),
@@ -87,8 +122,13 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def test_one_word_changes_the_size_and_nothing_else() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        small, sd21 = (compose("stage2", [f"model={name}", "data.roots=[photos]"]) for name in ("small", "sd21"))
+        small, alone, sd21 = (
+            compose("stage2", [word, "data.roots=[photos]"])
+            for word in ("model=small", "model=sd21", "experiment=deedsr_sd21")
+        )
     assert (small.model.size, sd21.model.size) == ("small", "sd21")
+    assert sd21.model == alone.model
+    assert {**alone, "model": small.model} == small
     assert (sd21.crop, sd21.batch, sd21.optimizer.lr, sd21.optimizer.schedule) == (512, 16, 1e-5, "constant")
     assert sd21.objective == {"min_snr": None, "time_bias": 1.0, "rollout": 0.0, "weight": "plain", "fidelity": None}
     assert small.objective.fidelity.perceptual > 0

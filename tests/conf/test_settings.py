@@ -57,17 +57,18 @@ def test_frozen_parts_are_stored_as_the_run_computes(settings: DictConfig) -> No
 def test_each_ablation_of_dit4sr_changes_one_thing(name: str, changed: dict) -> None:
     experiments = f"experiment=[dit4sr_sd35,dit4sr_ablation_{name}]"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        whole = compose("stage2", ["experiment=dit4sr_sd35", "data.roots=[photos]", "texts=t"])
-        cfg = compose("stage2", [experiments, "data.roots=[photos]", "texts=t"])
+        whole = compose("stage2", ["experiment=dit4sr_sd35", "data.roots=[photos]", "model.texts=t"])
+        cfg = compose("stage2", [experiments, "data.roots=[photos]", "model.texts=t"])
     assert LRStream(**cfg.model.beside) == replace(LRStream(), **changed)
-    for part in ("optimizer", "objective", "trainer", "recipe", "crop", "batch", "texts"):
+    for part in ("optimizer", "objective", "trainer", "recipe", "crop", "batch"):
         assert cfg[part] == whole[part]
+    assert cfg.model.texts == whole.model.texts
 
 
 @pytest.mark.parametrize("name", ["dit4sr_sd35", "dit4sr_sd35_24gb"])
 def test_dit4sr_is_trained_as_its_authors_do(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("stage2", [f"experiment={name}", "data.roots=[photos]", "texts=t"])
+        cfg = compose("stage2", [f"experiment={name}", "data.roots=[photos]", "model.texts=t"])
     trainer, optimizer = cfg.trainer, cfg.optimizer
     assert cfg.batch * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches == 64
     assert (optimizer.lr, optimizer.weight_decay, optimizer.schedule, optimizer.warmup) == (5e-5, 0.01, "constant", 0)

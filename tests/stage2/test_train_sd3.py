@@ -26,7 +26,13 @@ from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
-MODELS = {"dit4sr_small": [], "dit4sr": [], "sd3_controlnet": ["model.beside.layers=1"]}
+AUTHORS = ["objective={weight:sigma_squared,min_snr:null,time_bias:logit_normal,rollout:0}", "objective.fidelity=null"]
+AUTHORS += ["optimizer.warmup=0", "optimizer.schedule=constant"]
+MODELS = {
+    "dit4sr_small": ["experiment=dit4sr_small", "objective.fidelity=null"],
+    "dit4sr": ["model=dit4sr", *AUTHORS],
+    "sd3_controlnet": ["model=sd3_controlnet", "+model.beside.layers=1", *AUTHORS],
+}
 TINY = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
 
 
@@ -49,8 +55,8 @@ def tiny_dit_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(photos: Path, tiny_dit_base: Path) -> Options:
     def typed(output: Path, model: str, *more: str) -> list[str]:
         quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0", "checkpoint_every=1000"]
-        files = [f"data.roots=[{photos}]", f"model.base={tiny_dit_base}", f"output={output}", f"model={model}"]
-        return [*quiet, *files, "texts=null", "crop=64", "batch=2", "objective.fidelity=null", *MODELS[model], *more]
+        files = [f"data.roots=[{photos}]", f"model.base={tiny_dit_base}", f"output={output}", "model.texts=null"]
+        return [*quiet, *files, "crop=64", "batch=2", *MODELS[model], *more]
 
     return typed
 

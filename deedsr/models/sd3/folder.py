@@ -40,7 +40,9 @@ SIZES = {
     SMALL.name: partial(build, SMALL),
     "sd3_controlnet": lambda: _with(SD35, SD3ControlNet, Branch()),
 }
-WORDS = ("base", "beside", "defaults", "texts")
+SAMPLING = {size.name: size.defaults for size in (SD35, SMALL)}
+"""Size → how to sample, as arguments of `Settings`."""
+WORDS = ("base", "beside", "defaults", "size", "texts")
 LAYOUT = [
     "transformer/config.json",
     "transformer/diffusion_pytorch_model.safetensors",
@@ -158,12 +160,15 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
 
 
 def fresh(config: Mapping[str, Any], seed: int) -> Fresh:
-    """A model to train, in float32: on `base`, with the numbers `beside` and the sampling `defaults`.
+    """A model to train, in float32: on `base`, with the numbers `beside`.
 
+    size: the name of one whose sampling defaults it takes, with other numbers where there are `defaults`.
     texts: of the configuration, a folder with ``texts.safetensors``, or None. seed: of what is not read from files.
     """
     numbers = KINDS[config["system"]][1](**config["beside"])
-    header = Header(reference(config["base"]), numbers, dict(config["defaults"]))
+    if config["size"] not in SAMPLING:
+        raise ValueError(f"unknown model.size {config['size']!r}; there are: {', '.join(SAMPLING)}")
+    header = Header(reference(config["base"]), numbers, {**SAMPLING[config["size"]], **config.get("defaults", {})})
     base = resolve(config["base"], files=LAYOUT)
     torch.manual_seed(seed)
     model = assemble(base, numbers, header.defaults).float()

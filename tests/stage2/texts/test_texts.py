@@ -94,7 +94,7 @@ def test_a_share_is_told_nothing_and_a_missing_text_is_named(photos: Path, tmp_p
 
 
 def test_training_and_its_cache_see_the_texts(photos: Path, base: Path, composed: Composed, tmp_path: Path) -> None:
-    texts = f"texts={write_texts(tmp_path / 'texts', [file.stem for file in list_photos(photos)])}"
+    texts = f"model.texts={write_texts(tmp_path / 'texts', [file.stem for file in list_photos(photos)])}"
     train(composed("stage2", words(photos, base, tmp_path / "told", texts)))
     model = load_model(tmp_path / "told" / "model")
     assert torch.equal(model.positive_tokens, torch.ones(1, 3, 8))
@@ -110,7 +110,10 @@ def test_training_and_its_cache_see_the_texts(photos: Path, base: Path, composed
     train(composed("stage2", words(photos, base, tmp_path / "untold", texts, "null_text=1")))
     untold = weights.load(tmp_path / "untold/model/adapter.safetensors").tensors
     assert any(not torch.equal(tensor, untold[name]) for name, tensor in told.items())
-    for wrong, message in (("texts=null", "made with texts="), ("null_text=1", r"made with null_text=0\.2, not 1")):
+    for wrong, message in (
+        ("model.texts=null", "made with texts="),
+        ("null_text=1", r"made with null_text=0\.2, not 1"),
+    ):
         with pytest.raises(ValueError, match=message):
             train(composed("stage2", [*cached, f"output={tmp_path / 'other'}", wrong]))
 
