@@ -1,17 +1,42 @@
-"""The README names only what there is."""
+"""What people read first names only what there is, and says what the cards say."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from deedsr import __version__
+from deedsr.training.command import missing
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+TEXT = TEXTS["README.md"]
+ALL = "\n".join(TEXTS.values())
+TODAY = TEXT + TEXTS["CONTRIBUTING.md"]  # the changelog also names what was
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line]
+CARDS = sorted((ROOT / "deedsr" / "assets").glob("*/README.md"))
+
+
+def commands(text: str) -> list[str]:
+    """The lines of shell blocks and all spans in backquotes, without comments."""
+    lines = [
+        line for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.split("\n")
+    ]
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [" ".join(line.split(" #")[0].split()) for line in lines + spans]
+
+
+RUNS = sorted({line for line in commands(ALL) if re.match(r"python -m stage\d", line)})
+VERBS = sorted({line for line in commands(ALL) if line.startswith("deedsr ")})
 
 
 def test_the_first_two_commands_set_up_all_by_themselves() -> None:
@@ -29,28 +54,148 @@ def test_ci_runs_the_second_command() -> None:
     assert [line for line in TEXT.splitlines() if re.match(r"^python3 .*-m pytest", line)] == [BLOCKS[1].rstrip("\n")]
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ((?:stage|deedsr)[\w.]+)", TEXT))))
-def test_commands_are_modules(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None
+def test_the_workflow_runs_ci_on_each_python_that_the_readme_promises() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    (job,) = workflow["jobs"].values()
+    pythons = job["strategy"]["matrix"]["python"]
+    assert all(isinstance(version, str) for version in pythons)  # 3.10 without quotes is the number 3.1
+    promised = re.search(r"Python (3\.\d+) to (3\.\d+)", TEXT)
+    assert promised is not None
+    assert pythons[0] == promised[1]
+    assert f'requires-python = ">={promised[1]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    later = [version for version in pythons if minor(version) > minor(promised[2])]
+    assert re.findall(r"'(3\.\d+)'", job.get("continue-on-error", "")) == later
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+    assert (ROOT / ".ci" / "run").is_file()
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
-def test_links_lead_to_files(target: str) -> None:
-    assert (ROOT / target).exists()
+def minor(version: str) -> int:
+    return int(version.split(".")[1])
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("deedsr ")])
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"\b((?:stage\d|deedsr)(?:\.\w+)+)", TODAY))))
+def test_dotted_names_are_modules_or_names_in_them(module: str) -> None:
+    name, rest = module, []
+    while _spec(name) is None:
+        name, _, last = name.rpartition(".")
+        assert name, module
+        rest.insert(0, last)
+    found = importlib.import_module(name)
+    for part in rest:
+        found = getattr(found, part)
+
+
+def _spec(name: str) -> object:
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m ((?:stage\d|deedsr)[\w.]*)", ALL))))
+def test_commands_can_be_run(name: str) -> None:
+    assert "__main__" in _file(name).read_text(encoding="utf-8")
+
+
+def _file(module: str) -> Path:
+    """What ``python -m`` runs."""
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def test_runs_were_found() -> None:
+    assert len(RUNS) >= 10
+    assert len(VERBS) >= 5
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_a_run_composes_and_lacks_nothing(line: str) -> None:
+    _, _, module, *words = shlex.split(line)
+    source = _file(module).read_text(encoding="utf-8")
+    config = re.search(r'config_path="([^"]+)", config_name="([^"]+)"', source)
+    assert config is not None
+    words = [word for word in words if not word.startswith(("--", "hydra"))]
+    with initialize_config_dir(str((_file(module).parent / config[1]).resolve()), version_base="1.3"):
+        cfg = compose(config[2], words)
+    if words:  # a command that is only mentioned needs no words
+        assert list(missing(OmegaConf.to_container(cfg))) == []
+
+
+@pytest.mark.parametrize("choice", sorted(set(re.findall(r"experiment=\[?([\w,]+)", ALL))))
+def test_experiments_exist(choice: str) -> None:
+    for name in choice.split(","):
+        assert (ROOT / "conf" / "experiment" / f"{name}.yaml").is_file()
+
+
+@pytest.mark.parametrize("line", VERBS)
 def test_verbs_and_options_exist(line: str) -> None:
     typer = pytest.importorskip("typer")
     from deedsr.cli.main import app
 
-    verb, *words = line.split("#")[0].split()[1:]
+    verb, *words = line.split()[1:]
     command = typer.main.get_command(app).commands[verb]
+    if hasattr(command, "commands") and words:
+        command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in words if word.startswith("-")} <= known
+    assert {word for word in words if word.startswith("-")} <= known | {"--help"}
 
 
-def test_no_placeholder_is_left() -> None:
-    assert "@@" not in TEXT
-    for card in (ROOT / "deedsr" / "assets").glob("*/README.md"):
-        assert "@@" not in card.read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [(page, target) for page in PAGES for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXTS[page])],
+)
+def test_links_lead_to_files(page: str, target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Label → cells of the table of scores, the header's label being empty."""
+    table = re.search(r"^\| \| PSNR-Y.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table[0].split("\n") if line]
+    header, _, *body = lines
+    return {"": header, **{label: cells for label, *cells in body}}
+
+
+def test_scores_are_the_cards() -> None:
+    ours, cards = rows(TEXT), rows((ROOT / "deedsr" / "assets" / "built-in" / "README.md").read_text(encoding="utf-8"))
+    assert list(ours) == list(cards)
+    assert ours.pop("") == cards.pop("")
+    for label, cells in ours.items():
+        assert cells == [rounded(cell, full) for cell, full in zip(cells, cards[label], strict=True)], label
+
+
+def rounded(cell: str, full: str) -> str:
+    """The mean of a card's cell, ``mean [low, high]``, to as many decimals as `cell` has."""
+    if full == "–":
+        return full
+    number = Decimal(full.split(" ")[0])
+    return str(number.quantize(Decimal(1).scaleb(-len(cell.partition(".")[2])), ROUND_HALF_EVEN))
+
+
+def test_the_small_dit4sr_has_its_cards_score() -> None:
+    said = re.search(r"has LPIPS\s(0\.\d+)", TEXT)
+    card = rows((ROOT / "deedsr" / "assets" / "built-in-dit" / "README.md").read_text(encoding="utf-8"))
+    assert said is not None
+    assert said[1] == rounded(said[1], card["restored"][card[""].index("LPIPS ↓")])
+
+
+def test_the_citation_is_of_this_version_and_names_both_papers() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["cff-version"], cited["title"], cited["version"]) == ("1.2.0", "deedsr", __version__)
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    papers = [reference["url"] for reference in cited["references"]]
+    assert len(papers) == 2
+    assert papers == re.findall(r"https://arxiv\.org/abs/[\d.]+\d", TEXT)
+
+
+def test_the_changelog_has_this_version_below_what_is_unreleased() -> None:
+    heads = re.findall(r"^## \[?([\w.]+)", TEXTS["CHANGELOG.md"], re.MULTILINE)
+    assert heads[0] == "Unreleased"
+    released = heads[1:]
+    assert not released or released[0] == __version__
+
+
+@pytest.mark.parametrize("path", [ROOT / page for page in PAGES] + CARDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_placeholder_is_left(path: Path) -> None:
+    assert "@@" not in path.read_text(encoding="utf-8")
