@@ -1,14 +1,9 @@
 """Filter kernels of the degradation: six blurs and the sinc of Real-ESRGAN (arXiv 2107.10833, 3.2, 3.5), sharpening."""
 
+import math
+
 import torch
 from torch import Tensor
-
-from deedsr.degradation._basicsr import (
-    bivariate_Gaussian,
-    bivariate_generalized_Gaussian,
-    bivariate_plateau,
-    circular_lowpass_kernel,
-)
 
 KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc", "sharpen")
 """Names of the kernel kinds; a `Degradation` stores positions in this tuple."""
@@ -29,16 +24,38 @@ def make_kernel(
     """
     assert size % 2 == 1, f"kernel size {size} is even"
     if kind == SINC:
-        return torch.from_numpy(circular_lowpass_kernel(omega, size)).float()
+        return _normalised(_sinc(size, omega))
     if kind == SHARPEN:
-        kernel = -beta * bivariate_Gaussian(size, sigma_x, sigma_y, rotation, isotropic=True)
+        kernel = -beta * _normalised(_square(size, sigma_x, sigma_x, 0).mul(-0.5).exp())
         kernel[size // 2, size // 2] += 1 + beta
-        return torch.from_numpy(kernel).float()
-    isotropic = kind % 2 == 0
-    if kind < 2:
-        kernel = bivariate_Gaussian(size, sigma_x, sigma_y, rotation, isotropic=isotropic)
-    elif kind < 4:
-        kernel = bivariate_generalized_Gaussian(size, sigma_x, sigma_y, rotation, beta, isotropic=isotropic)
-    else:
-        kernel = bivariate_plateau(size, sigma_x, sigma_y, rotation, beta, isotropic=isotropic)
-    return torch.from_numpy(kernel).float()
+        return kernel
+    square = _square(size, sigma_x, sigma_x, 0) if kind % 2 == 0 else _square(size, sigma_x, sigma_y, rotation)
+    shapes = (lambda: (-square / 2).exp(), lambda: (-(square**beta) / 2).exp(), lambda: 1 / (1 + square**beta))
+    return _normalised(shapes[kind // 2]())
+
+
+def _normalised(kernel: Tensor) -> Tensor:
+    return (kernel / kernel.sum()).float()
+
+
+def _grid(size: int) -> tuple[Tensor, Tensor]:
+    """Columns x and rows y around the middle, float64 (size, size)."""
+    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def _square(size: int, sigma_x: float, sigma_y: float, rotation: float) -> Tensor:
+    """xᵀ Σ⁻¹ x of each pixel, Σ the covariance with these axes turned by `rotation` (equation 2)."""
+    x, y = _grid(size)
+    along = x * math.cos(rotation) + y * math.sin(rotation)
+    across = y * math.cos(rotation) - x * math.sin(rotation)
+    return (along / sigma_x) ** 2 + (across / sigma_y) ** 2
+
+
+def _sinc(size: int, omega: float) -> Tensor:
+    """ω J₁(ω r) / (2π r), the ideal circular low-pass; ω² / 4π in the middle (equation 6)."""
+    radius = torch.hypot(*_grid(size))
+    kernel = omega * torch.special.bessel_j1(omega * radius) / (2 * math.pi * radius)
+    kernel[size // 2, size // 2] = omega**2 / (4 * math.pi)
+    return kernel

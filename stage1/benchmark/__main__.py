@@ -23,7 +23,6 @@ from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.files import write_json
 from deedsr.randomness import seeded
 from deedsr.training.command import command
-from stage1.benchmark.per_image import PerImage
 from stage1.from_config import batches, degradation_learner, photographs
 
 
@@ -158,6 +157,8 @@ def _degradations(
     crops: Tensor, recipe: Recipe | Mixture, device: torch.device, cfg: DictConfig
 ) -> tuple[list[float], list[float]]:
     """Median seconds of a batch on the device, and image by image, of each round of both."""
+    from stage1.benchmark.per_image import PerImage  # where there is no basicsr the command says so in one line
+
     hr, number = crops.to(device).float() / 255, iter(range(sys.maxsize))
     times, ours, theirs = cfg.benchmark, [], []
 

@@ -14,8 +14,7 @@ from torch.utils.data import IterableDataset
 
 from deedsr.degradation import FACTOR, KINDS, Mixture, Order, Recipe
 from deedsr.degradation.recipe import SHARPEN_SIZE
-
-from basicsr.data import degradations as basicsr  # isort: skip
+from stage1.benchmark._basicsr import degradations as basicsr
 
 MODES = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 

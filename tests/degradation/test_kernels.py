@@ -1,19 +1,12 @@
 import math
-import sys
 
 import pytest
 import torch
 
 from deedsr.degradation import kernels, operations
-from deedsr.degradation._basicsr import MISSING
 from deedsr.degradation.kernels import KINDS, make_kernel
 
 BLURS = range(6)
-
-
-def test_the_module_that_basicsr_misses_is_there() -> None:
-    grey = sys.modules[MISSING].rgb_to_grayscale(torch.tensor([1.0, 0, 0]).view(3, 1, 1), num_output_channels=1)
-    assert grey.item() == pytest.approx(0.2989)
 
 
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
