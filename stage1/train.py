@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from deedsr import weights
-from deedsr.training.command import command, own_output
+from deedsr.training.command import main
 from deedsr.training.fit import finished, fit
 from stage1.from_config import batches, degradation_learner
 from stage1.probe.while_training import Probing
@@ -54,10 +53,5 @@ def train(cfg: DictConfig) -> Path:
     return encoder
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="stage1")
-def main(cfg: DictConfig) -> None:
-    command(train, own_output(cfg))
-
-
 if __name__ == "__main__":
-    main()
+    main(train, "stage1")

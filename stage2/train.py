@@ -10,17 +10,8 @@ run stopped.
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from deedsr.training.command import command, own_output
+from deedsr.training.command import main
 from stage2.from_config import train
 
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="stage2")
-def main(cfg: DictConfig) -> None:
-    command(train, own_output(cfg))
-
-
 if __name__ == "__main__":
-    main()
+    main(train, "stage2")

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from deedsr import __version__
-from deedsr.training.command import missing
+from deedsr.training.command import CONF, missing
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -61,16 +61,11 @@ def test_the_workflow_runs_ci_on_each_python_that_the_readme_promises() -> None:
     assert all(isinstance(version, str) for version in pythons)  # 3.10 without quotes is the number 3.1
     promised = re.search(r"Python (3\.\d+) to (3\.\d+)", TEXT)
     assert promised is not None
-    assert pythons[0] == promised[1]
+    assert (pythons[0], pythons[-1]) == promised.groups()
     assert f'requires-python = ">={promised[1]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    later = [version for version in pythons if minor(version) > minor(promised[2])]
-    assert re.findall(r"'(3\.\d+)'", job.get("continue-on-error", "")) == later
+    assert "continue-on-error" not in job
     assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
     assert (ROOT / ".ci" / "run").is_file()
-
-
-def minor(version: str) -> int:
-    return int(version.split(".")[1])
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"\b((?:stage\d|deedsr)(?:\.\w+)+)", TODAY))))
@@ -112,11 +107,12 @@ def test_runs_were_found() -> None:
 def test_a_run_composes_and_lacks_nothing(line: str) -> None:
     _, _, module, *words = shlex.split(line)
     source = _file(module).read_text(encoding="utf-8")
-    config = re.search(r'config_path="([^"]+)", config_name="([^"]+)"', source)
+    config = re.search(r'^    main\(.*, "([\w/]+)"\)$', source, re.MULTILINE)
     assert config is not None
+    file = CONF / config[1]
     words = [word for word in words if not word.startswith(("--", "hydra"))]
-    with initialize_config_dir(str((_file(module).parent / config[1]).resolve()), version_base="1.3"):
-        cfg = compose(config[2], words)
+    with initialize_config_dir(str(file.parent), version_base="1.3"):
+        cfg = compose(file.name, words)
     if words:  # a command that is only mentioned needs no words
         assert list(missing(OmegaConf.to_container(cfg))) == []
 

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def main(work: Callable[[DictConfig], object], config: str) -> None:
+    """The command line of a module: ``work`` with the configuration ``conf/CONFIG.yaml`` and the words given."""
+    file = CONF / config
+
+    @hydra.main(version_base="1.3", config_path=str(file.parent), config_name=file.name)
+    def run(cfg: DictConfig) -> None:
+        command(work, own_output(cfg))
+
+    run()
 
 
 def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
@@ -40,9 +55,10 @@ def plain(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
 
 
 def own_output(cfg: DictConfig) -> DictConfig:
-    """`cfg`; each job of a ``--multirun`` has an output folder of its own."""
-    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        cfg.output = HydraConfig.get().runtime.output_dir
+    """`cfg`; in a ``--multirun`` of what has a folder ``output``, each job has one of its own in it."""
+    launched = HydraConfig.get()
+    if launched.mode is RunMode.MULTIRUN and launched.sweep.dir == cfg.get("output"):
+        cfg.output = launched.runtime.output_dir
     return cfg
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from statistics import median
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
@@ -22,7 +21,7 @@ from deedsr.data.photos import PhotoCrops
 from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.files import write_json
 from deedsr.randomness import seeded
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage1.from_config import batches, degradation_learner, photographs
 
 
@@ -180,10 +179,5 @@ def speeds_table(cfg: DictConfig) -> str:
     return speeds.table()
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="stage1_benchmark")
-def main(cfg: DictConfig) -> None:
-    command(speeds_table, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(speeds_table, "stage1_benchmark")

@@ -6,7 +6,6 @@ import copy
 import json
 from typing import Any
 
-import hydra
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
@@ -19,7 +18,7 @@ from deedsr.degradation import FACTOR
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.randomness import seeded
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.crops import splits
 from stage1.probe.exam import read
@@ -149,10 +148,5 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="head")
-def main(cfg: DictConfig) -> None:
-    command(lambda cfg: json.dumps(fit_and_judge(cfg), indent=2) + "\n", cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(lambda cfg: json.dumps(fit_and_judge(cfg), indent=2) + "\n", "head")

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.flaws import distinct
 from deedsr.data.photos import PhotoCrops, list_photos
-from deedsr.training.command import command
+from deedsr.training.command import main
 from deedsr.training.recipe import recipe
 from deedsr.training.shards import check, numbered
 from stage1.pool.pairs import PREFIX, origin
@@ -56,10 +55,5 @@ def make_pool(cfg: DictConfig) -> Path:
     return Path(cfg.pool)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="pool")
-def main(cfg: DictConfig) -> None:
-    command(make_pool, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(make_pool, "pool")

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
@@ -16,7 +15,7 @@ from deedsr import weights
 from deedsr.degradation import Mixture
 from deedsr.files import write_json, write_text
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage1.probe.crops import make_exam
 from stage1.probe.exam import Exam, Reader, probe
 from stage1.probe.levels import bayes_accuracy, graded
@@ -106,10 +105,5 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="probe")
-def main(cfg: DictConfig) -> None:
-    command(lambda cfg: json.dumps(examine(cfg), indent=2) + "\n", cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(lambda cfg: json.dumps(examine(cfg), indent=2) + "\n", "probe")

@@ -12,13 +12,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 
 from deedsr.models.frozen.parts import PART, load_part, part_tensors, read_part, write_part, write_scheduler
 from deedsr.models.frozen.stock import stock
-from deedsr.training.command import command, own_output, plain
+from deedsr.training.command import main, plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Photographs
 from stage2.base.modules import AutoencoderRun, DenoiserRun
@@ -92,10 +91,5 @@ def train(cfg: DictConfig) -> Path:
     return output / "base"
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="base")
-def main(cfg: DictConfig) -> None:
-    command(train, own_output(cfg))
-
-
 if __name__ == "__main__":
-    main()
+    main(train, "base")

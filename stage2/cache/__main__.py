@@ -15,7 +15,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import hydra
 import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
@@ -23,7 +22,7 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.flaws import Flaws
-from deedsr.training.command import command
+from deedsr.training.command import main
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
@@ -74,10 +73,5 @@ def samples(run: RestorationRun, batch: Crops, number: int) -> Samples:
     return replace(made, hr=None) if run.objective.fidelity is None else made
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="cache")
-def main(cfg: DictConfig) -> None:
-    command(make_cache, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(make_cache, "cache")

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from functools import partial
 
-import hydra
 from omegaconf import DictConfig
 
 from deedsr.diffusion.sampler import Settings, make_scheduler
 from deedsr.models import RestorationModel
-from deedsr.training.command import command, own_output
+from deedsr.training.command import main
 from deedsr.training.recipe import recipe
 from stage2.distill.module import StudentRun
 from stage2.from_config import train
@@ -67,10 +66,5 @@ def check(settings: Settings) -> None:
         )
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="distill")
-def main(cfg: DictConfig) -> None:
-    command(partial(train, make_run=student_run), own_output(cfg))
-
-
 if __name__ == "__main__":
-    main()
+    main(partial(train, make_run=student_run), "distill")

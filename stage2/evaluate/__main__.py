@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.data.pairs import match, pictures
@@ -19,7 +18,7 @@ from deedsr.metrics.evaluation import BICUBIC, RESTORED, TRUTH, Evaluator, Repor
 from deedsr.metrics.outputs import load
 from deedsr.metrics.semantic import ClipModel
 from deedsr.pictures.picture import from_pil, write
-from deedsr.training.command import command, plain
+from deedsr.training.command import main, plain
 
 Files = dict[str, dict[str, Path]]
 
@@ -91,10 +90,5 @@ def _given(cfg: DictConfig) -> dict[str, dict[str, Path]]:
     return roles | {str(name): pictures(folder) for name, folder in others.items()}
 
 
-@hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="evaluate")
-def main(cfg: DictConfig) -> None:
-    command(lambda cfg: table.to_markdown(evaluate(cfg)), cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(lambda cfg: table.to_markdown(evaluate(cfg)), "evaluate/evaluate")

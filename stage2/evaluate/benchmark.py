@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
@@ -33,7 +32,7 @@ from deedsr.models import RestorationModel, build, load_model
 from deedsr.models.deedsr.sizes import preset
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import SCALE, Restorer
-from deedsr.training.command import command, plain
+from deedsr.training.command import main, plain
 from stage2.evaluate.rivals import Run, naive, pipeline
 
 RANDOM = "-random"
@@ -256,10 +255,5 @@ def report(cfg: DictConfig) -> str:
     return to_text(found)
 
 
-@hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="benchmark")
-def main(cfg: DictConfig) -> None:
-    command(report, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(report, "evaluate/benchmark")

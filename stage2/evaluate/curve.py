@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import hydra
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.files import write_text
 from deedsr.metrics.catalogue import Metric
 from deedsr.metrics.evaluation import BICUBIC, TRUTH
-from deedsr.training.command import command, plain
+from deedsr.training.command import main, plain
 from stage2.evaluate.figures import panels_of
 from stage2.evaluate.rows import means, sweep, to_markdown
 
@@ -59,10 +58,5 @@ def figure(found: Means, hours: Mapping[str, float], metrics: Mapping[str, Metri
     return drawn
 
 
-@hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="curve")
-def main(cfg: DictConfig) -> None:
-    command(learning_curve, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(learning_curve, "evaluate/curve")

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import hydra
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from deedsr.files import write_text
 from deedsr.metrics.catalogue import Metric
-from deedsr.training.command import command, plain
+from deedsr.training.command import main, plain
 from stage2.evaluate.figures import panels_of
 from stage2.evaluate.rows import means, sweep, to_markdown
 
@@ -82,10 +81,5 @@ def figure(curves: Curves, metrics: Mapping[str, Metric]) -> Figure:
     return drawn
 
 
-@hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="steps")
-def main(cfg: DictConfig) -> None:
-    command(steps_against_quality, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(steps_against_quality, "evaluate/steps")

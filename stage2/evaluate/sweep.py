@@ -5,17 +5,8 @@ python -m stage2.evaluate.sweep data=DIR output=FILE.md ['~rows' '+rows={few: {s
 
 from __future__ import annotations
 
-import hydra
-from omegaconf import DictConfig
-
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage2.evaluate.rows import sweep, to_markdown
 
-
-@hydra.main(version_base="1.3", config_path="../../conf/evaluate", config_name="sweep")
-def main(cfg: DictConfig) -> None:
-    command(lambda cfg: to_markdown(sweep(cfg)), cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(lambda cfg: to_markdown(sweep(cfg)), "evaluate/sweep")

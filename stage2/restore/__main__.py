@@ -29,7 +29,7 @@ from deedsr.jobs import Job, attempt, make_plan
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import Restorer
-from deedsr.training.command import command, own_output, plain
+from deedsr.training.command import main, plain
 from stage2.restore.ledger import Ledger, file_digest, settings_digest
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,11 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     return totals
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="restore")
-def main(cfg: DictConfig) -> None:
-    def run(cfg: DictConfig) -> None:
-        failed = restore(cfg)["failed"]
-        sys.exit(int(failed > 0 and rank_zero_only.rank == 0))  # one rank's exit code ends the others
-
-    command(run, own_output(cfg))
+def restore_or_exit(cfg: DictConfig) -> None:
+    """`restore`; exit status 1 where a picture failed."""
+    failed = restore(cfg)["failed"]
+    sys.exit(int(failed > 0 and rank_zero_only.rank == 0))  # one rank's exit code ends the others
 
 
 if __name__ == "__main__":
-    main()
+    main(restore_or_exit, "restore")

@@ -15,14 +15,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 from PIL import Image
 
 from deedsr.data.members import Member, Photo
 from deedsr.data.photos import Corrupt, decode, list_photos
 from deedsr.files import write_text
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage2.texts.embedded import stem_of
 
 log = logging.getLogger(__name__)
@@ -99,10 +98,5 @@ def write(cfg: DictConfig) -> Path:
     return folder
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="captions")
-def main(cfg: DictConfig) -> None:
-    command(write, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(write, "captions")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import hydra
 import torch
 from diffusers import StableDiffusion3Pipeline
 from omegaconf import DictConfig
@@ -23,7 +22,7 @@ from deedsr import weights
 from deedsr.devices import pick_device
 from deedsr.models.sd3.folder import TEXTS
 from deedsr.options import DTYPES, one_of
-from deedsr.training.command import command
+from deedsr.training.command import main
 from stage2.texts.embedded import NULL
 
 log = logging.getLogger(__name__)
@@ -71,10 +70,5 @@ def write(cfg: DictConfig) -> Path:
     return folder
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="embed")
-def main(cfg: DictConfig) -> None:
-    command(write, cfg)
-
-
 if __name__ == "__main__":
-    main()
+    main(write, "embed")

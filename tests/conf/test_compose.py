@@ -80,7 +80,7 @@ def fits(primary: str, word: str) -> bool:
 @pytest.mark.parametrize(
     ("line", "homes"),
     [
-        ("output_subdir: null", ["evaluate/shared/plain.yaml", "shared/run.yaml"]),
+        ("output_subdir: null", ["evaluate/shared/plain.yaml"]),
         ("colour: wavelet", ["evaluate/shared/options.yaml"]),
     ],
 )
