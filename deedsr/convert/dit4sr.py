@@ -13,10 +13,10 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.files import new_folder
 from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.sd3.folder import Header, save_adapter
+from deedsr.models.sd3.folder import DIT4SR
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.transformer import DiT4SRTransformer
-from deedsr.models.trained import ADAPTER
+from deedsr.models.system import Header
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 CONV_SCALE = 1.2  # the authors' at inference
@@ -140,5 +140,5 @@ def convert(
     check(checkpoint.shapes, transformer, source)
     with new_folder(target) as folder:
         tensors = {f"transformer.{name}": ours(checkpoint, name) for name, _ in transformer.lr_stream()}
-        save_adapter(folder / ADAPTER, tensors, Header(base, stream, config.defaults))
+        DIT4SR.save(folder, tensors, Header(base, stream, config.defaults))
     return target

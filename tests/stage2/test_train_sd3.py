@@ -14,8 +14,7 @@ from PIL import Image
 from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images

@@ -21,7 +21,8 @@ from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen import latents
+from deedsr.models.frozen.base import stock
 from deedsr.tiling import Window
 
 
@@ -87,7 +88,7 @@ class DeeDSR(RestorationModel):
         self.maps = Maps()
         for block, modulation in zip(blocks, self.modulations, strict=True):
             block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
-        self.factor = 2 ** (len(_vae_widths(vae)) - 1)
+        self.factor = latents.factor(vae)
         self.channels = vae.config.latent_channels
         levels = max(len(unet.config.block_out_channels), len(adapter.widths))
         multiple = self.factor * 2 ** (levels - 1)
@@ -129,16 +130,10 @@ class DeeDSR(RestorationModel):
                 yield module
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        output = self.vae.encode(2 * image - 1)
-        posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
-        if posterior is None:
-            latent = output.latent
-        else:
-            latent = posterior.mode() if generator is None else posterior.sample(generator)
-        return latent * self.vae.config.scaling_factor
+        return latents.encode(self.vae, image, generator)
 
     def decode(self, latent: Tensor) -> Tensor:
-        return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
+        return latents.decode(self.vae, latent)
 
     def condition(
         self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
@@ -170,20 +165,10 @@ class DeeDSR(RestorationModel):
         return output
 
 
-def unet_changes(adapter: AdapterConfig) -> dict[str, int]:
-    """What an adapter changes in the configuration of the base's U-Net."""
-    return {"cross_attention_dim": adapter.context} if adapter.cross_attention == "fresh" else {}
-
-
-def _vae_widths(vae: nn.Module) -> list[int]:
-    config = vae.config
-    return config.get("block_out_channels") or config["encoder_block_out_channels"]
-
-
-def build(config: DeeDSRConfig) -> DeeDSR:
-    """A DeeDSR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
+def random_model(config: DeeDSRConfig) -> DeeDSR:
+    """A DeeDSR with random weights (on the meta device: none), for counting and measuring."""
     return DeeDSR(
-        stock(config.unet, **unet_changes(config.adapter)),
+        stock(config.unet, **config.adapter.unet_changes),
         stock(config.vae),
         Process.from_config(config.scheduler),
         DegradationEncoder(**config.encoder),
