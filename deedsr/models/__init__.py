@@ -8,27 +8,17 @@ from typing import Any
 
 import torch
 
-from deedsr.models.contract import Condition, RestorationModel, Text
+from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
 
-__all__ = [
-    "Condition",
-    "RestorationModel",
-    "Text",
-    "TrainableModel",
-    "describe",
-    "export",
-    "load_model",
-    "random_model",
-    "trainable_model",
-]
+__all__ = ["RestorationModel", "Text", "TrainableModel", "describe", "export", "load_model", "random_model"]
 
 SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
-SIZES = {name: system for system in SYSTEMS for name in system.sizes}
-"""The system of each model size."""
+BY_NAME = {system.name: system for system in SYSTEMS}
+SIZES = {name: size for system in SYSTEMS for name, size in system.sizes.items()}
 
 
 def load_model(
@@ -51,17 +41,16 @@ def describe(name: str = BUILT_IN) -> dict[str, int]:
     """Parameters by part of a built-in model, a model folder, a checkpoint, or a size (see `random_model`)."""
     if name in (BUILT_IN, BUILT_IN_DIT) or Path(name).exists():
         place = resolve(name)
-        return _system(place).counts(_system(place).skeleton(place))
+        return _system(place).skeleton(place).counts()
     with torch.device("meta"):
-        model = random_model(name)
-    return SIZES[name].counts(model)
+        return random_model(name).counts()
 
 
 def random_model(size: str) -> RestorationModel:
     """The model of a size, ``small``, ``sd21``, ``dit4sr`` …, with random weights. ValueError for an unknown size."""
     if size not in SIZES:
         raise ValueError(f"unknown model size {size!r}; there are: {', '.join(SIZES)}")
-    return SIZES[size].sizes[size]()
+    return SIZES[size]()
 
 
 def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
@@ -70,9 +59,9 @@ def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
     seed: of what is not read from files. Raises ValueError for an unknown system and for words that it doesn't take.
     """
     name = config["system"]
-    system = next((system for system in SYSTEMS if system.name == name), None)
-    if system is None:
-        raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(one.name for one in SYSTEMS)}")
+    if name not in BY_NAME:
+        raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(BY_NAME)}")
+    system = BY_NAME[name]
     if strange := sorted(config.keys() - {"system", *system.words}):
         raise ValueError(
             f"model.{strange[0]} means nothing to the system {name}, which takes {', '.join(system.words)}: choose "
@@ -92,5 +81,4 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
 
 def _system(place: Path) -> System[Any, Any]:
     """The system of a folder or checkpoint; for an unknown one DeeDSR, which says what is wrong with it."""
-    name = header_of(place).get("system")
-    return next((system for system in SYSTEMS if system.name == name), DEEDSR)
+    return BY_NAME.get(header_of(place).get("system"), DEEDSR)

@@ -82,6 +82,10 @@ class RestorationModel(nn.Module, ABC):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that training may change, chosen by module."""
 
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Parameters by part."""
+
     def blocks(self) -> Iterator[nn.Module]:
         """The modules that do most of the work: tensors in, one result out, none inside another.
 

@@ -42,17 +42,16 @@ class Header(Generic[Numbers]):
 
 @dataclass(frozen=True)
 class Trained(Generic[Numbers]):
-    """A trained model on the disk. place: its folder or a checkpoint. companion: another file that it needs, if any."""
+    """A trained model on the disk.
+
+    place: its folder or a checkpoint. file: what of it holds the trained tensors. companion: another file, if any.
+    """
 
     place: Path
+    file: Path
     header: Header[Numbers]
     base: Base
     companion: Path | None
-
-    @property
-    def file(self) -> Path:
-        """The file that holds what is trained."""
-        return file_of(self.place)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is trained, by name; of a checkpoint, the averaged values."""
@@ -103,10 +102,6 @@ class System(ABC, Generic[Model, Numbers]):
         """The model in the folder or checkpoint `place` on the meta device: its shapes, without its weights."""
 
     @abstractmethod
-    def counts(self, model: Model) -> dict[str, int]:
-        """Parameters by part."""
-
-    @abstractmethod
     def numbers(self, config: Mapping[str, Any]) -> Numbers:
         """The numbers of what is trained, of a header."""
 
@@ -119,20 +114,12 @@ class System(ABC, Generic[Model, Numbers]):
         """The companion of the model in `place`, whose header is `config`; None where it has none."""
 
     @abstractmethod
-    def plan(self, words: Mapping[str, Any]) -> tuple[Header[Numbers], Path | None]:
-        """The header of a model to train, from a configuration, and its companion."""
-
-    @abstractmethod
-    def new(self, base: Base, header: Header[Numbers], companion: Path | None) -> Model:
-        """A model on `base` in float32, its trainable parameters fresh."""
-
-    @abstractmethod
-    def save_companion(self, folder: Path, model: Model, companion: Path | None) -> None:
-        """Write the companion of `model`, which came from the file `companion`, to a model folder."""
+    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
+        """A model to train, in float32, as a configuration says. seed: of what is not read from files."""
 
     def open(self, place: Path) -> Trained[Numbers]:
         """What lies in the folder or checkpoint `place`; ValueError that names what is missing or damaged."""
-        file, config = file_of(place), header_of(place)
+        file, config = place if place.is_file() else place / ADAPTER, header_of(place)
         if config.get("system") != self.name:
             raise ValueError(f"{file}: its header says nothing of a {self.name} adapter; it was not written by stage 2")
         try:
@@ -141,7 +128,7 @@ class System(ABC, Generic[Model, Numbers]):
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{file}: the configuration in its header is damaged ({error})") from None
         companion = self.find_companion(place, config)
-        return Trained(place, header, Base.find(header.base, self.denoiser, file.parent), companion)
+        return Trained(place, file, header, Base.find(header.base, self.denoiser, file.parent), companion)
 
     def config(self, header: Header[Numbers]) -> dict[str, Any]:
         """A header as files hold it."""
@@ -167,24 +154,6 @@ class System(ABC, Generic[Model, Numbers]):
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""
         stored = weights.load(companion)
         weights.save(folder / self.companion, weights.cast(stored.tensors, dtype), stored.config)
-
-    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
-        """A model to train, in float32, as a configuration says. seed: of what is not read from files."""
-        header, companion = self.plan(words)
-        base = Base.find(words["base"], self.denoiser)
-        torch.manual_seed(seed)
-        model = self.new(base, header, companion)
-
-        def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-            self.save_companion(folder, model, companion)
-            self.save(folder, tensors, header)
-
-        return TrainableModel(model, self.config(header), save)
-
-
-def file_of(place: Path) -> Path:
-    """The file of a model folder or checkpoint that holds what is trained."""
-    return place if place.is_file() else place / ADAPTER
 
 
 def header_of(place: Path) -> dict[str, Any]:

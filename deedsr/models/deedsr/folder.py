@@ -7,19 +7,20 @@ encoder was; it is looked for in ``model/`` beside the checkpoint, then beside i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.model import DeeDSR, counts, random_model
+from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
@@ -66,9 +67,6 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         with torch.device("meta"):
             return random_model(size)
 
-    def counts(self, model: DeeDSR) -> dict[str, int]:
-        return counts(model)
-
     def numbers(self, config: Mapping[str, Any]) -> DeeDSRNumbers:
         return DeeDSRNumbers(AdapterConfig(**config["adapter"]), int(config["sft_hidden"]))
 
@@ -89,24 +87,21 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         super().copy_companion(companion, folder, dtype)
         _copy_head(companion, folder)
 
-    def save_companion(self, folder: Path, model: DeeDSR, companion: Path | None) -> None:
-        assert companion is not None
-        weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
-        _copy_head(companion, folder)
-
-    def plan(self, words: Mapping[str, Any]) -> tuple[Header[DeeDSRNumbers], Path]:
+    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
         """words: `size`, its name, with `overrides` of its numbers, on `base`, with the file `encoder` of stage 1."""
         size = model_size(words["size"], words["overrides"], ("adapter", "sft_hidden", "defaults"))
-        numbers = DeeDSRNumbers(size.adapter, size.sft_hidden)
-        return Header(reference(words["base"]), numbers, size.defaults), Path(words["encoder"])
+        header = Header(reference(words["base"]), DeeDSRNumbers(size.adapter, size.sft_hidden), size.defaults)
+        file = Path(words["encoder"])
+        base, encoder = Base.find(words["base"], self.denoiser), load_encoder(file)
+        torch.manual_seed(seed)
+        model = model_on_base(base, encoder, header)
 
-    def new(self, base: Base, header: Header[DeeDSRNumbers], companion: Path | None) -> DeeDSR:
-        assert companion is not None
-        return model_on_base(base, load_encoder(companion), header)
+        def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+            weights.save(folder / ENCODER, encoder.state_dict(), encoder.config())
+            _copy_head(file, folder)
+            self.save(folder, tensors, header)
 
-    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
-        made = super().trainable(words, seed)
-        return replace(made, header={**made.header, "encoder": str(Path(words["encoder"]).resolve())})
+        return TrainableModel(model, {**self.config(header), "encoder": str(file.resolve())}, save)
 
 
 def load_encoder(file: Path) -> DegradationEncoder:

@@ -164,6 +164,25 @@ class DeeDSR(RestorationModel):
             self.maps.fill([])
         return output
 
+    def counts(self) -> dict[str, int]:
+        """`cross_attention`: what is trained of attn2. `unet_total`: the U-Net with all modulations."""
+
+        def size(module: nn.Module) -> int:
+            return sum(parameter.numel() for parameter in module.parameters())
+
+        trained = {name: parameter.numel() for name, parameter in self.trainable()}
+        cross_attention = sum(count for name, count in trained.items() if name.startswith("unet."))
+        return {
+            "degradation_encoder": size(self.encoder),
+            "adapter": size(self.adapter),
+            "sft": size(self.modulations),
+            "cross_attention": cross_attention,
+            "trained": sum(trained.values()),
+            "unet_frozen": size(self.unet) - cross_attention,
+            "unet_total": size(self.unet) + size(self.modulations),
+            "vae": size(self.vae),
+        }
+
 
 def random_model(config: DeeDSRConfig) -> DeeDSR:
     """A DeeDSR with random weights (on the meta device: none), for counting and measuring."""
@@ -176,26 +195,3 @@ def random_model(config: DeeDSRConfig) -> DeeDSR:
         config.sft_hidden,
         Settings.from_dict(config.defaults),
     )
-
-
-def counts(model: DeeDSR) -> dict[str, int]:
-    """Parameters by part; `cross_attention`: what is trained of attn2, `unet_total`: the U-Net with all modulations."""
-
-    def size(module: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
-
-    trained = dict(model.trainable())
-    cross_attention = sum(parameter.numel() for name, parameter in trained.items() if name.startswith("unet."))
-    parts = {
-        "degradation_encoder": size(model.encoder),
-        "adapter": size(model.adapter),
-        "sft": size(model.modulations),
-        "cross_attention": cross_attention,
-    }
-    return {
-        **parts,
-        "trained": sum(parameter.numel() for parameter in trained.values()),
-        "unet_frozen": size(model.unet) - cross_attention,
-        "unet_total": size(model.unet) + parts["sft"],
-        "vae": size(model.vae),
-    }

@@ -9,7 +9,6 @@ file says nothing of its configuration: it is that of Stable Diffusion 2.1-base,
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -46,15 +45,15 @@ def stock(config: Mapping[str, Any], **overrides: Any) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Base(ABC):
-    """A base on the disk. place: its folder or its file."""
+class Base:
+    """A base in diffusers' layout. place: its folder."""
 
     place: Path
 
     @staticmethod
     def open(place: Path) -> Base:
         """The base in the folder or file `place`."""
-        return OriginalFile(place) if place.is_file() else Folder(place)
+        return OriginalFile(place) if place.is_file() else Base(place)
 
     @staticmethod
     def find(reference: str, denoiser: str, near: Path | None = None) -> Base:
@@ -65,21 +64,21 @@ class Base(ABC):
         parts = [f"{part}/{file}" for part in (denoiser, "vae") for file in ("config.json", PART)]
         return Base.open(resolve(reference, near, [*parts, f"scheduler/{SCHEDULER}"]))
 
-    @abstractmethod
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a part. Raises ValueError that names a missing or broken file."""
+        return read_config(_config_file(self.place, part))
 
-    @abstractmethod
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of a part in diffusers' names, in the dtypes of the file.
 
         Raises ValueError for a file that is missing or broken, and for an original one that lacks tensors of the part,
         has others or is of another size.
         """
+        return {_present(name): tensor for name, tensor in weights.load(self.file(part)).tensors.items()}
 
-    @abstractmethod
     def file(self, part: str) -> Path:
         """The file that holds the tensors of a part."""
+        return self.place / part / PART
 
     def process(self) -> Process:
         """The diffusion that the base was trained with, as its scheduler says."""
@@ -114,27 +113,14 @@ class Base(ABC):
         write_scheduler(target, self.config("scheduler"))
 
 
-class Folder(Base):
-    """A base in diffusers' layout."""
-
-    def config(self, part: str) -> dict[str, Any]:
-        return read_config(self.place / part / (SCHEDULER if part == "scheduler" else "config.json"))
-
-    def tensors(self, part: str) -> dict[str, Tensor]:
-        return {_present(name): tensor for name, tensor in weights.load(self.file(part)).tensors.items()}
-
-    def file(self, part: str) -> Path:
-        return self.place / part / PART
-
-
 class OriginalFile(Base):
     """A base as one safetensors file with Stable Diffusion's original names."""
 
     def config(self, part: str) -> dict[str, Any]:
         if part not in configs.SD21:
             raise ValueError(f"{self.place}: a single file has no {part}; give a folder in diffusers' layout")
-        beside_it = self.place.parent / part / (SCHEDULER if part == "scheduler" else "config.json")
-        return read_config(beside_it) if beside_it.is_file() else dict(configs.SD21[part])
+        file = _config_file(self.place.parent, part)
+        return read_config(file) if file.is_file() else dict(configs.SD21[part])
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         with torch.device("meta"):
@@ -155,6 +141,10 @@ class OriginalFile(Base):
 
     def file(self, part: str) -> Path:
         return self.place
+
+
+def _config_file(folder: Path, part: str) -> Path:
+    return folder / part / (SCHEDULER if part == "scheduler" else "config.json")
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
+from torch import Tensor
 
 from deedsr import weights
 from deedsr.diffusion.sampler import Settings
@@ -23,8 +24,8 @@ from deedsr.models.resolver import reference
 from deedsr.models.sd3.controlnet import Branch, SD3ControlNet
 from deedsr.models.sd3.dit4sr import SD35, SMALL, DiT4SR, DiT4SRConfig, random_model
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.sd3.model import SAMPLING, SD3Restoration, counts
-from deedsr.models.system import Header, System, companion_places, load_trained
+from deedsr.models.sd3.model import SAMPLING, SD3Restoration
+from deedsr.models.system import Header, System, TrainableModel, companion_places, load_trained
 from deedsr.options import one_of
 
 TEXTS = "texts.safetensors"
@@ -57,9 +58,6 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
             config = DiT4SRConfig(place.name, **parts, defaults=trained.header.defaults)
             return random_model(config, self.kind, trained.header.numbers)
 
-    def counts(self, model: SD3Restoration) -> dict[str, int]:
-        return counts(model)
-
     def numbers(self, config: Mapping[str, Any]) -> LRStream | Branch:
         return self.trained(**config["beside"])
 
@@ -69,26 +67,27 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         return next((file for file in companion_places(place, TEXTS) if file.is_file()), None)
 
-    def save_companion(self, folder: Path, model: SD3Restoration, companion: Path | None) -> None:
-        if companion is not None:
-            save_texts(folder / TEXTS, model.text("positive"), model.text("negative"))
-
-    def plan(self, words: Mapping[str, Any]) -> tuple[Header[LRStream | Branch], Path | None]:
+    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
         """words: on `base`, with the numbers `beside`, the sampling `defaults`, and a folder with `texts` or None.
 
         ``defaults.preset`` names a sampling preset, which the other defaults change.
         """
-        defaults = dict(words["defaults"])
+        defaults, texts = dict(words["defaults"]), words.get("texts")
         if "preset" in defaults:
             defaults = {**SAMPLING[one_of("model.defaults.preset", defaults.pop("preset"), list(SAMPLING))], **defaults}
         header = Header(reference(words["base"]), self.numbers(words), defaults)
-        return header, Path(words["texts"]) / TEXTS if words.get("texts") is not None else None
-
-    def new(self, base: Base, header: Header[LRStream | Branch], companion: Path | None) -> SD3Restoration:
+        base = Base.find(words["base"], self.denoiser)
+        torch.manual_seed(seed)
         model = self.model_on_base(base, header).float()
-        if companion is not None:
-            load_texts(companion, model)
-        return model
+        if texts is not None:
+            load_texts(Path(texts) / TEXTS, model)
+
+        def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+            if texts is not None:
+                save_texts(folder / TEXTS, model.text("positive"), model.text("negative"))
+            self.save(folder, tensors, header)
+
+        return TrainableModel(model, self.config(header), save)
 
     def model_on_base(self, base: Base, header: Header[LRStream | Branch]) -> SD3Restoration:
         """A model on a frozen base, its trainable parameters fresh, all but the autoencoder in the base's dtype."""

@@ -100,6 +100,13 @@ class SD3Restoration(RestorationModel):
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.transformer.transformer_blocks
 
+    def counts(self) -> dict[str, int]:
+        """`base`: what stays frozen. `total`: all that runs at every step."""
+        total = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("vae."))
+        trained = sum(parameter.numel() for _, parameter in self.trainable())
+        vae = sum(parameter.numel() for parameter in self.vae.parameters())
+        return {"base": total - trained, "trained": trained, "total": total, "vae": vae}
+
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return latents.encode(self.vae, image, generator, torch.float32)
 
@@ -138,11 +145,3 @@ class SD3Restoration(RestorationModel):
     @abstractmethod
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         """One call of the network. time: 1000·σ, (B,)."""
-
-
-def counts(model: SD3Restoration) -> dict[str, int]:
-    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
-    total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
-    trained = sum(parameter.numel() for _, parameter in model.trainable())
-    vae = sum(parameter.numel() for parameter in model.vae.parameters())
-    return {"base": total - trained, "trained": trained, "total": total, "vae": vae}

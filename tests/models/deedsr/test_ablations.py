@@ -11,7 +11,7 @@ import torch
 
 from deedsr.models.deedsr.blocks import DegradationBlock
 from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers, load_encoder, model_on_base
-from deedsr.models.deedsr.model import DeeDSR, counts, random_model
+from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.system import Header
@@ -90,14 +90,14 @@ def test_a_trained_ablation_loads_again(
     assert DEEDSR.open(tmp_path).header == header
     loaded = DEEDSR.load(tmp_path)
     assert torch.equal(answer(loaded), answer(model))
-    assert counts(loaded) == counts(model) == counts(random_model(config))
+    assert loaded.counts() == model.counts() == random_model(config).counts()
 
 
 def test_counts_at_full_size() -> None:
     sd21 = model_size("sd21")
     with torch.device("meta"):
-        found = {name: counts(random_model(ablated(sd21, name))) for name in ABLATIONS}
-        full = counts(random_model(sd21))
+        found = {name: random_model(ablated(sd21, name)).counts() for name in ABLATIONS}
+        full = random_model(sd21).counts()
     assert found["shuffled"] == full
     # W of v, and of both DAconvs W1, W2, A1, A2 and the 1x1 kernel, which K = 0 silences
     steered = sum(1024 * c + 2 * (c**2 + 9 * c**2 + 2 * c * c // 32 + c**2) for c in (256, 256, 512, 512))

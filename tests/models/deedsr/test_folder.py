@@ -17,7 +17,7 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.models import describe, load_model
 from deedsr.models.deedsr.folder import DEEDSR, DIAGNOSIS, ENCODER
-from deedsr.models.deedsr.model import DeeDSR, counts
+from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.frozen.base import PART, SCHEDULER
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 from deedsr.models.system import ADAPTER
@@ -60,7 +60,7 @@ def test_a_folder_gives_its_model(tiny_model_folder: Path, tiny_model: DeeDSR) -
 
 
 def test_counts_without_weights(tiny_model_folder: Path) -> None:
-    assert describe(str(tiny_model_folder)) == counts(DEEDSR.load(tiny_model_folder))
+    assert describe(str(tiny_model_folder)) == DEEDSR.load(tiny_model_folder).counts()
 
 
 @pytest.mark.parametrize("file", [ADAPTER, ENCODER, UNET, VAE])

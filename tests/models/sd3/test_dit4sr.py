@@ -19,7 +19,7 @@ from deedsr.models.sd3.controlnet import SD3ControlNet, controlnet_of
 from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig
 from deedsr.models.sd3.folder import DIT4SR, TEXTS, save_texts
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.sd3.model import Text, counts
+from deedsr.models.sd3.model import Text
 from deedsr.models.system import ADAPTER, Header
 from deedsr.tiling import Window, join
 
@@ -58,7 +58,7 @@ def test_the_baseline_has_the_papers_size() -> None:
         transformer = SD3Transformer2DModel.from_config(SD35.transformer)
         parts = (controlnet_of(transformer), stock(SD35.vae))
     model = SD3ControlNet(transformer, *parts, Process.from_config(SD35.scheduler), Settings())
-    assert round(counts(model)["total"] / 1e6) == 3504
+    assert round(model.counts()["total"] / 1e6) == 3504
 
 
 def test_the_lr_stream_alone_is_trained(tiny_dit4sr: DiT4SR) -> None:
@@ -201,7 +201,7 @@ def test_the_trained_part_and_the_texts_come_back_from_a_folder(
         model.denoise(x_t, t, model.condition(lr, z_lr, guidance=TextGuidance(2.0))) for model in (loaded, tiny_dit4sr)
     )
     assert torch.equal(guided, expected)
-    assert counts(DIT4SR.skeleton(tmp_path)) == counts(tiny_dit4sr)
+    assert DIT4SR.skeleton(tmp_path).counts() == tiny_dit4sr.counts()
 
 
 def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, tmp_path: Path) -> None:
