@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from deedsr.models.contract import RestorationModel, Text
+from deedsr.models.contract import RestorationModel
 from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
 
-__all__ = ["RestorationModel", "Text", "TrainableModel", "describe", "export", "load_model", "random_model"]
+__all__ = ["RestorationModel", "TrainableModel", "describe", "export", "load_model", "random_model", "trainable_model"]
 
 SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
 BY_NAME = {system.name: system for system in SYSTEMS}

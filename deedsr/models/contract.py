@@ -86,6 +86,17 @@ class RestorationModel(nn.Module, ABC):
     def counts(self) -> dict[str, int]:
         """Parameters by part."""
 
+    def freeze(self) -> None:
+        """Only what `trainable` names can be trained."""
+        self.requires_grad_(False)
+        for _, parameter in self.trainable():
+            parameter.requires_grad_(True)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> RestorationModel:
+        """Stays in evaluation mode: frozen BatchNorms must not move, and no trained part has a mode."""
+        return super().train(False)
+
     def blocks(self) -> Iterator[nn.Module]:
         """The modules that do most of the work: tensors in, one result out, none inside another.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +47,11 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
     def load(self, place: Path) -> DeeDSR:
         trained = self.open(place)
         assert trained.companion is not None
-        given, taken = load_encoder(trained.companion), trained.header.numbers.adapter.vector
-        if given.dimension != taken:
-            raise ValueError(
-                f"{trained.companion}: gives {given.dimension} numbers, but the adapter beside it takes {taken}"
-            )
-        model = model_on_base(trained.base, given, trained.header, device="meta")
+        encoder, taken = load_encoder(trained.companion), trained.header.numbers.adapter.vector
+        if (given := encoder.dimension) != taken:
+            raise ValueError(f"{trained.companion}: gives {given} numbers, but the adapter beside it takes {taken}")
+        model = model_on_base(trained.base, encoder, trained.header, device="meta")
         load_trained(model, weights.cast(trained.tensors(), torch.float32), trained.file, assign=True)
-        assert not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers()))
         return model
 
     def skeleton(self, place: Path) -> DeeDSR:

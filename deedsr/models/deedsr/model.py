@@ -95,17 +95,6 @@ class DeeDSR(RestorationModel):
         self.size = SizeRequirement(multiple, multiple)
         self.freeze()
 
-    def freeze(self) -> None:
-        """Only what `trainable` names can be trained; all stays in evaluation mode."""
-        self.requires_grad_(False)
-        for _, parameter in self.trainable():
-            parameter.requires_grad_(True)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> DeeDSR:
-        """Stays in evaluation mode: the frozen BatchNorms must not move, and no trained part has a mode."""
-        return super().train(False)
-
     def cross_attentions(self) -> Iterator[tuple[str, nn.Module]]:
         """Every attn2 of the U-Net, by its name within this module."""
         for name, module in self.unet.named_modules(prefix="unet"):

@@ -86,17 +86,6 @@ class SD3Restoration(RestorationModel):
         """The text called ``positive`` or ``negative``."""
         return Text(getattr(self, f"{name}_tokens"), getattr(self, f"{name}_pooled"))
 
-    def freeze(self) -> None:
-        """Only what `trainable` names can be trained."""
-        self.requires_grad_(False)
-        for _, parameter in self.trainable():
-            parameter.requires_grad_(True)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> SD3Restoration:
-        """Stays in evaluation mode: nothing that is trained has a mode."""
-        return super().train(False)
-
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.transformer.transformer_blocks
 
