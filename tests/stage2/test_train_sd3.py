@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_each_of_them_trains(name: str, composed: Composed, options: Options, tm
     same = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, start[name])}
     assert not same & trained
     assert same == start.keys() - trained
+
+
+def test_the_defaults_may_change_a_sampling_preset(composed: Composed, options: Options, tmp_path: Path) -> None:
+    words = ["~model.defaults", "+model.defaults={preset: fast, steps: 5}"]
+    model = restoration_run(composed("stage2", options(tmp_path, "dit4sr", *words))).model
+    assert model.defaults == replace(model.presets["fast"], steps=5)
+    with pytest.raises(ValueError, match=r"unknown model\.defaults\.preset 'slow'; choose one of paper, fast"):
+        restoration_run(composed("stage2", options(tmp_path, "dit4sr", words[0], "+model.defaults={preset: slow}")))
 
 
 def test_three_and_three_steps_equal_six(

@@ -159,6 +159,9 @@ def test_the_vae_sees_minus_one_to_one_and_gives_the_mode(tiny_config: DeeDSRCon
     decoded = model.decode(mode)
     assert decoded.shape == image.shape
     assert 0 <= decoded.min() <= decoded.max() <= 1
+    model.vae.register_to_config(shift_factor=0.5)
+    assert torch.allclose(model.encode(image), mode - 0.5 * 0.18215, atol=1e-6), "not what the base was trained on"
+    assert torch.allclose(model.decode(model.encode(image)), decoded, atol=1e-5)
 
 
 @torch.no_grad()
