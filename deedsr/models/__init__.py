@@ -81,4 +81,4 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
 
 def _system(place: Path) -> System[Any, Any]:
     """The system of a folder or checkpoint; for an unknown one DeeDSR, which says what is wrong with it."""
-    return BY_NAME.get(header_of(place).get("system"), DEEDSR)
+    return BY_NAME.get(header_of(place).get("system", ""), DEEDSR)
