@@ -80,12 +80,11 @@ def test_each_of_them_trains(name: str, composed: Composed, options: Options, tm
     assert same == start.keys() - trained
 
 
-def test_the_defaults_may_change_a_sampling_preset(composed: Composed, options: Options, tmp_path: Path) -> None:
-    words = ["~model.defaults", "+model.defaults={preset: fast, steps: 5}"]
-    model = restoration_run(composed("stage2", options(tmp_path, "dit4sr", *words))).model
-    assert model.defaults == replace(model.presets["fast"], steps=5)
-    with pytest.raises(ValueError, match=r"unknown model\.defaults\.preset 'slow'; choose one of paper, fast"):
-        restoration_run(composed("stage2", options(tmp_path, "dit4sr", words[0], "+model.defaults={preset: slow}")))
+def test_the_defaults_may_change_those_of_the_size(composed: Composed, options: Options, tmp_path: Path) -> None:
+    model = restoration_run(composed("stage2", options(tmp_path, "dit4sr", "+model.defaults.steps=5"))).model
+    assert model.defaults == replace(model.presets["paper"], steps=5)
+    with pytest.raises(ValueError, match=r"unknown model\.size 'large'; there are: dit4sr, dit4sr_small"):
+        restoration_run(composed("stage2", options(tmp_path, "dit4sr", "model.size=large")))
 
 
 def test_three_and_three_steps_equal_six(

@@ -24,11 +24,11 @@ from deedsr.models.resolver import reference
 from deedsr.models.sd3.controlnet import Branch, SD3ControlNet
 from deedsr.models.sd3.dit4sr import SD35, SMALL, DiT4SR, DiT4SRConfig, random_model
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.sd3.model import SAMPLING, SD3Restoration
+from deedsr.models.sd3.model import SD3Restoration
 from deedsr.models.system import Header, System, TrainableModel, companion_places, load_trained
-from deedsr.options import one_of
 
 TEXTS = "texts.safetensors"
+SIZES = {size.name: size for size in (SD35, SMALL)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
     sizes: Mapping[str, Callable[[], SD3Restoration]]
     denoiser: str = "transformer"
     companion: str = TEXTS
-    words: tuple[str, ...] = ("base", "beside", "defaults", "texts")
+    words: tuple[str, ...] = ("base", "beside", "defaults", "size", "texts")
 
     def load(self, place: Path) -> SD3Restoration:
         trained = self.open(place)
@@ -68,13 +68,14 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
         return next((file for file in companion_places(place, TEXTS) if file.is_file()), None)
 
     def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
-        """words: on `base`, with the numbers `beside`, the sampling `defaults`, and a folder with `texts` or None.
+        """words: on `base`, with the numbers `beside`, and a folder with `texts` or None.
 
-        ``defaults.preset`` names a sampling preset, which the other defaults change.
+        size: the name of one whose sampling defaults it takes, with other numbers where there are `defaults`.
         """
-        defaults, texts = dict(words["defaults"]), words.get("texts")
-        if "preset" in defaults:
-            defaults = {**SAMPLING[one_of("model.defaults.preset", defaults.pop("preset"), list(SAMPLING))], **defaults}
+        size, texts = words["size"], words.get("texts")
+        if size not in SIZES:
+            raise ValueError(f"unknown model.size {size!r}; there are: {', '.join(SIZES)}")
+        defaults = {**SIZES[size].defaults, **words.get("defaults", {})}
         header = Header(reference(words["base"]), self.numbers(words), defaults)
         base = Base.find(words["base"], self.denoiser)
         torch.manual_seed(seed)
@@ -119,7 +120,7 @@ def load_texts(file: Path, model: SD3Restoration) -> None:
     model.set_texts(*texts)
 
 
-DIT4SR = SD3System("dit4sr", DiT4SR, LRStream, {size.name: partial(random_model, size) for size in (SD35, SMALL)})
+DIT4SR = SD3System("dit4sr", DiT4SR, LRStream, {name: partial(random_model, size) for name, size in SIZES.items()})
 SD3_CONTROLNET = SD3System(
     "sd3_controlnet", SD3ControlNet, Branch, {"sd3_controlnet": partial(random_model, SD35, SD3ControlNet, Branch())}
 )
