@@ -14,7 +14,7 @@ from deedsr import weights
 from deedsr.devices import pick_device
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import DIAGNOSIS, ENCODER, load_encoder
-from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
+from deedsr.models.resolver import BUILT_IN, resolve
 from deedsr.pictures.picture import Picture, read
 from deedsr.restorer import check_size
 from deedsr.tiling import windows
@@ -185,7 +185,7 @@ class Diagnoser:
     @classmethod
     def from_pretrained(cls, name: str = BUILT_IN, device: str = "auto") -> Diagnoser:
         """From ``built-in``, a model folder or an id. Raises ValueError for one that is missing or has no head."""
-        folder = ASSETS / BUILT_IN if name == BUILT_IN else resolve(name)
+        folder = resolve(name)
         encoder = load_encoder(folder / ENCODER)
         return cls(encoder, load_head(folder / DIAGNOSIS, encoder), pick_device(device))
 

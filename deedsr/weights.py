@@ -84,6 +84,13 @@ def _is_pickle(path: Path) -> bool:
     return bare or start.startswith(b"PK\x03\x04")  # torch.save writes a zip file
 
 
+def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Floating-point tensors in `dtype`, if there is one; all others as they are."""
+    return {
+        name: tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a Lightning checkpoint with ``weights_only=True``: tensors and plain values, no code is run.
 

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.sizes import model_size
 from deedsr.training.command import plain
 from deedsr.training.photographs import Batches, Photographs
 from deedsr.training.recipe import recipe
@@ -18,7 +18,7 @@ from stage1.pool.pairs import Pool
 def encoder(cfg: DictConfig) -> DegradationEncoder:
     """That of a model's size, with other numbers where the configuration has some."""
     overrides = {"encoder": plain(cfg.encoder.overrides)}
-    return DegradationEncoder(**preset(cfg.encoder.size, overrides, ("encoder",)).encoder)
+    return DegradationEncoder(**model_size(cfg.encoder.size, overrides, ("encoder",)).encoder)
 
 
 def degradation_learner(cfg: DictConfig) -> DegradationLearner:

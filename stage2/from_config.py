@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from deedsr import models, weights
 from deedsr.models.resolver import reference
-from deedsr.models.trained import ADAPTER, HEADER
+from deedsr.models.system import ADAPTER, HEADER, load_trained
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Batches, Photographs
@@ -36,19 +36,19 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     return {"base": reference(cfg.model.base), "recipe": words, "texts": told, **numbers}
 
 
-def assemble(cfg: DictConfig) -> models.Fresh:
-    """The model of a configuration, its fresh parts initialised from its seed, or from ``cfg.init``."""
-    fresh = models.assemble(plain(cfg.model), cfg.seed)
-    model = fresh.model
+def trainable_model(cfg: DictConfig) -> models.TrainableModel:
+    """The model of a configuration, its trainable parameters initialised from its seed, or from ``cfg.init``."""
+    trainable = models.trainable_model(plain(cfg.model), cfg.seed)
+    model = trainable.model
     if cfg.init:
         start = Path(cfg.init) / ADAPTER
-        model.load_trained(weights.load(start).tensors, start)
+        load_trained(model, weights.load(start).tensors, start)
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
-    return fresh
+    return trainable
 
 
 def texts(cfg: DictConfig) -> Texts | None:
@@ -58,8 +58,8 @@ def texts(cfg: DictConfig) -> Texts | None:
 
 
 def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:
-    """The run of a configuration, with `model`, or the one that `assemble` gives."""
-    model = model or assemble(cfg).model
+    """The run of a configuration, with `model`, or the one that `trainable_model` gives."""
+    model = model or trainable_model(cfg).model
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
@@ -76,14 +76,14 @@ def batches(cfg: DictConfig) -> Batches:
 class ModelFolder(pl.Callback):
     """Writes the model folder, with the averaged parameters, whenever a checkpoint is saved; it gets the header too."""
 
-    def __init__(self, folder: Path, fresh: models.Fresh) -> None:
-        self.folder, self.fresh = folder, fresh
+    def __init__(self, folder: Path, trainable: models.TrainableModel) -> None:
+        self.folder, self.trainable = folder, trainable
 
     def on_save_checkpoint(self, trainer: pl.Trainer, run: pl.LightningModule, checkpoint: dict) -> None:
-        checkpoint[HEADER] = self.fresh.header
+        checkpoint[HEADER] = self.trainable.header
         tensors = run.average.whole()
         if trainer.is_global_zero:
-            self.fresh.save(self.folder, tensors)
+            self.trainable.save(self.folder, tensors)
 
 
 def train(
@@ -94,10 +94,10 @@ def train(
     folder = output / "model"
     if finished(output, cfg.steps, folder / ADAPTER):
         return folder
-    data, fresh = batches(cfg), assemble(cfg)
-    callbacks: list[pl.Callback] = [ModelFolder(folder, fresh)]
+    data, trainable = batches(cfg), trainable_model(cfg)
+    callbacks: list[pl.Callback] = [ModelFolder(folder, trainable)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
-    fit(cfg, make_run(cfg, fresh.model), data, output, cfg.steps, callbacks)
+    fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks)
     log.info("the model is in %s", folder)
     return folder

@@ -20,11 +20,11 @@ from deedsr.metrics.catalogue import METRICS
 from deedsr.metrics.loading import missing_weights
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER, Header, save_adapter
-from deedsr.models.deedsr.model import DeeDSR, build
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers
+from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
+from deedsr.models.system import Header
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -39,7 +39,7 @@ def shared() -> Path:
 
 def tiny() -> DeeDSRConfig:
     """`small`, as narrow as GroupNorm lets it be."""
-    small = preset("small")
+    small = model_size("small")
     return dataclasses.replace(
         small,
         unet={**small.unet, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 32, 32]},
@@ -66,12 +66,12 @@ def tiny_config() -> DeeDSRConfig:
 @pytest.fixture
 def tiny_model() -> DeeDSR:
     """A DeeDSR whose fresh zero weights are random too, so that every part has a say."""
-    return random_model(tiny())
+    return without_zeros(tiny())
 
 
-def random_model(config: DeeDSRConfig) -> DeeDSR:
+def without_zeros(config: DeeDSRConfig) -> DeeDSR:
     torch.manual_seed(0)
-    model = build(config)
+    model = random_model(config)
     for _, parameter in model.trainable():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -104,10 +104,10 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model folder, base inside, for `load_model`."""
     folder, config = tmp_path_factory.mktemp("model"), tiny()
     write_base(folder / "base", config)
-    model = random_model(config)
+    model = without_zeros(config)
     weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
-    header = Header("base", config.adapter, config.sft_hidden, config.defaults)
-    save_adapter(folder / ADAPTER, dict(model.trainable()), header)
+    header = Header("base", DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
+    DEEDSR.save(folder, dict(model.trainable()), header)
     return folder
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from deedsr import colour
 from deedsr.devices import pick_device
 from deedsr.geometry import pad_to, upsample
-from deedsr.models.deedsr.folder import ADAPTER
 from deedsr.models.resolver import ASSETS, BUILT_IN
+from deedsr.models.system import ADAPTER
 from deedsr.options import SAMPLERS, Options
 from deedsr.pictures.picture import Picture, read, write
 from deedsr.restorer import Restorer, content_seed

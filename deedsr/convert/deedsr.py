@@ -13,15 +13,14 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.files import new_folder
-from deedsr.models.deedsr.folder import ENCODER, Header, save_adapter
-from deedsr.models.deedsr.model import DeeDSR, build, unet_changes
+from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers
+from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
 from deedsr.models.frozen import original_names
+from deedsr.models.frozen.base import write_part, write_scheduler
 from deedsr.models.frozen.original_names import Pairs, joined
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.trained import ADAPTER
+from deedsr.models.system import Header
 
-SAMPLING = {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]}
 LISTED = 20  # names of each fault in a message
 PREFIX = "Encoder_degrad."
 RES_BLOCK = {**original_names.RES_BLOCK, "emb_layers.1": "time", "skip_connection": "skip"}
@@ -118,7 +117,7 @@ def fitted(tensors: Mapping[str, Tensor], config: DeeDSRConfig, source: str | Pa
     Raises ValueError that names `source` and lists what is missing, surplus, of another size or of another schedule.
     """
     with torch.device("meta"):
-        model = build(config)
+        model = random_model(config)
     names = key_table(model)
     vae = {f"vae.{name}" for name in model.vae.state_dict()}
     pairs = ((f"{original_names.VAE}{theirs}", f"vae.{ours}") for theirs, ours in original_names.vae_pairs(model.vae))
@@ -141,7 +140,7 @@ def _close(buffer: Tensor, expected: Tensor) -> bool:
 def convert(source: Path, target: Path, config: DeeDSRConfig = SD21) -> None:
     """Write the checkpoint `source` of the authors' repository as the model folder `target`, its base inside.
 
-    Reproduced: the sampling of their test script, as the folder's defaults (`SAMPLING`): 50 steps of DDIM with η = 1
+    Reproduced: the sampling of their test script, as the folder's defaults (`SD21`): 50 steps of DDIM with η = 1
     from pure noise at leading times, the first step's x̂0 replaced by z_lr, no classifier-free guidance. Not
     reproduced, being slips that a network is not trained for: z_lr from a picture in [0, 1] instead of [-1, 1] and
     drawn from the posterior instead of its mode; 64 pixels of padding on sides that need none; tiles that are sampled
@@ -152,14 +151,14 @@ def convert(source: Path, target: Path, config: DeeDSRConfig = SD21) -> None:
     with new_folder(target) as folder:
         state = fitted(read(source), config, source)
         with torch.device("meta"):
-            model = build(config)
+            model = random_model(config)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
-        write_part(folder / "base" / "unet", part("unet."), {**config.unet, **unet_changes(config.adapter)})
+        write_part(folder / "base" / "unet", part("unet."), {**config.unet, **config.adapter.unet_changes})
         write_part(folder / "base" / "vae", part("vae."), config.vae)
         write_scheduler(folder / "base", config.scheduler)
         weights.save(folder / ENCODER, part("encoder."), config.encoder)
         trained = {name: state[name] for name, _ in model.trainable()}
-        save_adapter(folder / ADAPTER, trained, Header("base", config.adapter, config.sft_hidden, SAMPLING))
+        DEEDSR.save(folder, trained, Header("base", DeeDSRNumbers(config.adapter, config.sft_hidden), SD21.defaults))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.files import new_folder
-from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.sd3.folder import Header, save_adapter
+from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig, random_model
+from deedsr.models.sd3.folder import DIT4SR
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.transformer import DiT4SRTransformer
-from deedsr.models.trained import ADAPTER
+from deedsr.models.system import Header
 
 BASE = "stabilityai/stable-diffusion-3.5-medium"
 CONV_SCALE = 1.2  # the authors' at inference
@@ -35,13 +35,13 @@ def their_name(name: str) -> str:
     return PROJECTION.sub(r".to_\1_control.", name).replace(".ff.net.1.", ".ff.control_conv.")
 
 
-def fold(own: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def fold(outer: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Of y = W_c (W x + b) + b_c, the weight W_c·W, or with their `bias` b_c the bias W_c·b + b_c.
 
-    own: W_c. weight: W, or b where the bias is asked for.
+    outer: W_c. weight: W, or b where the bias is asked for.
     """
-    kind = torch.promote_types(own.dtype, torch.float32)
-    product = own.double() @ weight.double()
+    kind = torch.promote_types(outer.dtype, torch.float32)
+    product = outer.double() @ weight.double()
     return (product if bias is None else product + bias.double()).to(kind)
 
 
@@ -134,11 +134,10 @@ def convert(
     if not source.exists():
         raise ValueError(f"{source}: does not exist")
     checkpoint, stream = Checkpoint(source), STREAMS[version]
-    numbers = {name: value for name, value in config.transformer.items() if not name.startswith("_")}
     with torch.device("meta"):
-        transformer = DiT4SRTransformer(**numbers, **vars(stream))
+        transformer = random_model(config, numbers=stream).transformer
     check(checkpoint.shapes, transformer, source)
     with new_folder(target) as folder:
         tensors = {f"transformer.{name}": ours(checkpoint, name) for name, _ in transformer.lr_stream()}
-        save_adapter(folder / ADAPTER, tensors, Header(base, stream, config.defaults))
+        DIT4SR.save(folder, tensors, Header(base, stream, config.defaults))
     return target

@@ -54,7 +54,7 @@ def _named(value: Any, prefix: str = "") -> dict[str, Tensor]:
 class Crops(Batch):
     """HR crops, uint8 (B, 3, S, S), and where there are texts, those of their photographs, embedded.
 
-    tokens: (B, T, D) and pooled: (B, P), as in `deedsr.models.Text`.
+    tokens: (B, T, D) and pooled: (B, P), as in `deedsr.models.contract.Text`.
     """
 
     hr: Tensor

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from deedsr.models.contract import Condition, RestorationModel, Text
-from deedsr.models.deedsr import folder
+from deedsr.models.contract import RestorationModel
+from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
-from deedsr.models.sd3 import folder as sd3_folder
-from deedsr.models.trained import Fresh, header_of
+from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
+from deedsr.models.system import System, TrainableModel, header_of
 
-__all__ = ["Condition", "Fresh", "RestorationModel", "Text", "assemble", "build", "describe", "export", "load_model"]
+__all__ = ["RestorationModel", "TrainableModel", "describe", "export", "load_model", "random_model", "trainable_model"]
 
-SYSTEMS = {folder.SYSTEM: folder, **dict.fromkeys(sd3_folder.KINDS, sd3_folder)}
-"""Each has `load`, `skeleton`, `counts`, `export`, `fresh` (which takes `WORDS`), and `SIZES`: by name, what makes
-a model without files."""
+SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
+BY_NAME = {system.name: system for system in SYSTEMS}
+SIZES = {name: size for system in SYSTEMS for name, size in system.sizes.items()}
 
 
 def load_model(
@@ -29,7 +28,7 @@ def load_model(
 
     Raises ValueError, with the way out, for a model that does not exist, has no weights, or is damaged.
     """
-    if str(name) in _sizes() and not Path(name).exists():
+    if str(name) in SIZES and not Path(name).exists():
         raise ValueError(
             f"{name} is a size, and no trained part of it is published with this package; train one with `python -m "
             f"stage2.train model={name}`, then give the folder that stage 2 wrote"
@@ -39,37 +38,36 @@ def load_model(
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:
-    """Parameters by part of a built-in model, a model folder, a checkpoint, or a size (see `build`)."""
+    """Parameters by part of a built-in model, a model folder, a checkpoint, or a size (see `random_model`)."""
     if name in (BUILT_IN, BUILT_IN_DIT) or Path(name).exists():
         place = resolve(name)
-        return _system(place).counts(_system(place).skeleton(place))
+        return _system(place).skeleton(place).counts()
     with torch.device("meta"):
-        model = build(name)
-    return next(system for system in SYSTEMS.values() if name in system.SIZES).counts(model)
+        return random_model(name).counts()
 
 
-def build(name: str) -> RestorationModel:
-    """The model of a size, ``small``, ``sd21``, ``dit4sr`` …, with random weights. ValueError for an unknown name."""
-    if name not in _sizes():
-        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(_sizes())}")
-    return _sizes()[name]()
+def random_model(size: str) -> RestorationModel:
+    """The model of a size, ``small``, ``sd21``, ``dit4sr`` …, with random weights. ValueError for an unknown size."""
+    if size not in SIZES:
+        raise ValueError(f"unknown model size {size!r}; there are: {', '.join(SIZES)}")
+    return SIZES[size]()
 
 
-def assemble(config: Mapping[str, Any], seed: int) -> Fresh:
-    """A model to train, from plain words: its `system`, and what `fresh` of that system takes.
+def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
+    """A model to train, from plain words: its `system`, and the words that this system takes.
 
-    Raises ValueError for an unknown system and for words that it doesn't take.
+    seed: of what is not read from files. Raises ValueError for an unknown system and for words that it doesn't take.
     """
     name = config["system"]
-    if name not in SYSTEMS:
-        raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(SYSTEMS)}")
-    system = SYSTEMS[name]
-    if strange := sorted(config.keys() - {"system", *system.WORDS}):
+    if name not in BY_NAME:
+        raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(BY_NAME)}")
+    system = BY_NAME[name]
+    if strange := sorted(config.keys() - {"system", *system.words}):
         raise ValueError(
-            f"model.{strange[0]} means nothing to the system {name}, which takes {', '.join(system.WORDS)}: choose "
+            f"model.{strange[0]} means nothing to the system {name}, which takes {', '.join(system.words)}: choose "
             "model=… and experiment=… of one system"
         )
-    return system.fresh(config, seed)
+    return system.trainable(config, seed)
 
 
 def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
@@ -81,9 +79,6 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     _system(source).export(source, target, with_base, dtype)
 
 
-def _system(place: Path) -> ModuleType:
-    return SYSTEMS.get(header_of(place).get("system"), folder)  # which says what is wrong with an unknown one
-
-
-def _sizes() -> dict[str, Any]:
-    return {name: make for system in SYSTEMS.values() for name, make in system.SIZES.items()}
+def _system(place: Path) -> System[Any, Any]:
+    """The system of a folder or checkpoint; for an unknown one DeeDSR, which says what is wrong with it."""
+    return BY_NAME.get(header_of(place).get("system", ""), DEEDSR)

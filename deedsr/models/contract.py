@@ -5,13 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
@@ -46,8 +44,8 @@ class RestorationModel(nn.Module, ABC):
 
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
     factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
-    presets: other ways, by name. limit: the longest side of an image, in HR pixels, that it takes in one piece; None
-    for any. takes_text: whether it can be guided by text.
+    presets: other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels, that it takes
+    in one piece; None for any. takes_text: whether it can be guided by text.
     """
 
     process: Process
@@ -84,21 +82,24 @@ class RestorationModel(nn.Module, ABC):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that training may change, chosen by module."""
 
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Parameters by part."""
+
+    def freeze(self) -> None:
+        """Only what `trainable` names can be trained."""
+        self.requires_grad_(False)
+        for _, parameter in self.trainable():
+            parameter.requires_grad_(True)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> RestorationModel:
+        """Stays in evaluation mode: frozen BatchNorms must not move, and no trained part has a mode."""
+        return super().train(False)
+
     def blocks(self) -> Iterator[nn.Module]:
         """The modules that do most of the work: tensors in, one result out, none inside another.
 
         Training may recompute their activations, and shard them, one by one.
         """
         raise NotImplementedError
-
-    def load_trained(self, tensors: Mapping[str, Tensor], source: str | Path, assign: bool = False) -> None:
-        """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
-
-        assign: make them the model's own instead. Raises ValueError that names `source` and the first names that are
-        missing, surplus or of another size.
-        """
-        trained = {name for name, _ in self.trainable()}
-        surplus = sorted(tensors.keys() & self.state_dict().keys() - trained)
-        if surplus:
-            raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
-        weights.load_strict(self, tensors, source, allow_missing=self.state_dict().keys() - trained, assign=assign)

@@ -15,24 +15,17 @@ MIRRORS = {
     ),
 }
 PATIENCE = 10.0  # seconds that the hub may take to answer
-DIFFUSERS_LAYOUT = [
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-    "scheduler/scheduler_config.json",
-]
 
 
-def resolve(reference: str, beside: Path | None = None, files: list[str] | None = None) -> Path:
-    """The local folder or file that `reference` means: a path (also relative to the folder `beside`), else a hub id.
+def resolve(reference: str, near: Path | None = None, files: list[str] | None = None) -> Path:
+    """The local folder or file that `reference` means: a path (also relative to the folder `near`), else a hub id.
 
     A hub id is looked up as given, then in its known mirrors; without a network, in the hub's cache. `files` are those
     to get, or None for all. Raises ValueError that says what was tried and what to do.
     """
     if reference in (BUILT_IN, BUILT_IN_DIT):
         return ASSETS / reference
-    for place in ([beside / reference] if beside else []) + [Path(reference).expanduser()]:
+    for place in ([near / reference] if near else []) + [Path(reference).expanduser()]:
         if place.exists():
             return place
     if reference.count("/") != 1 or reference.startswith((".", "/", "~")):
@@ -64,7 +57,7 @@ def _from_hub(reference: str, files: list[str] | None) -> Path:
     layout = "that stage 2 wrote"
     if files:
         layout = f"in diffusers' layout ({', '.join(sorted({file.split('/')[0] + '/' for file in files}))})"
-    if files == DIFFUSERS_LAYOUT:
+    if files and "unet/config.json" in files:
         layout += " or of a safetensors file with Stable Diffusion's original names"
     raise ValueError(
         f"{reference}: neither a local folder nor to be had from the hub ({'; '.join(reasons)}); where there is a "

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from deedsr.models.frozen.parts import PART, load_part, part_tensors, read_part, write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import PART, Base, stock, write_part, write_scheduler
 from deedsr.training.command import main, plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Photographs
@@ -36,7 +35,8 @@ def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
         given = Path(cfg.autoencoder.given)
         if not same_part(given, vae):
             keep(output)
-            write_part(vae, part_tensors(given), read_part(given))
+            base = Base.open(given.parent)
+            write_part(vae, base.tensors(given.name), base.config(given.name))
         return
     if finished(output / "autoencoder", cfg.autoencoder.steps, vae / PART):
         return
@@ -54,8 +54,8 @@ def same_part(one: Path, other: Path) -> bool:
     """Whether the folder `other` is there and holds the weights and the scaling factor of `one`."""
     if not (other / PART).is_file():
         return False
-    scales = [read_part(folder).get("scaling_factor") for folder in (one, other)]
-    tensors, there = part_tensors(one), part_tensors(other)
+    scales = [Base.open(folder.parent).config(folder.name).get("scaling_factor") for folder in (one, other)]
+    tensors, there = (Base.open(folder.parent).tensors(folder.name) for folder in (one, other))
     equal = tensors.keys() == there.keys() and all(torch.equal(tensors[name], there[name]) for name in tensors)
     return equal and scales[0] == scales[1]
 
@@ -74,7 +74,8 @@ def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
     if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / size.part / PART):
         return
     torch.manual_seed(cfg.seed)
-    run = DenoiserRun(stock(size.denoiser), load_part(output / "base" / "vae"), size.scheduler, cfg.denoiser, cfg.seed)
+    denoiser, vae = stock(size.denoiser), Base.open(output / "base").load("vae")
+    run = DenoiserRun(denoiser, vae, size.scheduler, cfg.denoiser, cfg.seed)
     crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
     fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
     write_scheduler(output / "base", size.scheduler)

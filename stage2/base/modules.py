@@ -58,12 +58,12 @@ class AutoencoderRun(BaseRun):
 
     def training_step(self, batch: Crops) -> Tensor:
         image = pixels(batch.hr)
-        z = self.vae.encoder(2 * image - 1)
+        z = self.vae.encoder(latents.signed(image))
         square = z.float().square().mean()
         self.mean_square.lerp_(self.trainer.strategy.reduce(square.detach()), 0.01)
         noise = torch.randn(z.shape, generator=self.generator(1)).to(z)
         output = self.vae.decoder(z + self.cfg.latent_noise * square.detach().sqrt().to(z) * noise).float()
-        result = (output + 1) / 2
+        result = latents.unsigned(output)
         l1 = functional.l1_loss(result, image)
         loss = l1 + self.cfg.latent_penalty * square
         if self.perceptual is not None and self.global_step % self.cfg.perceptual_every == 0:
@@ -89,7 +89,7 @@ class DenoiserRun(BaseRun):
 
     def training_step(self, batch: Crops) -> Tensor:
         with torch.no_grad():
-            z = latents.encode(self.vae.network, pixels(batch.hr))
+            z = latents.encode(self.vae.network, pixels(batch.hr), dtype=torch.float32)
         generator = self.generator(1)
         if self.process.flows:
             t = self.process.steps * (1 - torch.rand(len(z), generator=generator)).to(z.device)

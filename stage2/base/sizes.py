@@ -1,7 +1,8 @@
-"""Small bases before anything is trained on them: their numbers, and a denoiser that is told nothing."""
+"""Small bases before anything is trained on them: their numbers, and a denoiser without a text."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ import diffusers
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from deedsr.models.deedsr import sizes
-from deedsr.models.sd3 import dit4sr
+from deedsr.models.deedsr.sizes import merged
+from deedsr.models.frozen import configs
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,22 @@ class BaseConfig:
     scheduler: dict[str, Any]
 
 
+BASES = {"sd21": configs.SD21, "small": configs.SMALL, "dit4sr_small": configs.SMALL_DIT}
+
+
 def base_config(name: str, overrides: Mapping[str, Any]) -> BaseConfig:
     """The base of the size `name`, with other numbers where `overrides` has some, as {part: {name: number}}.
 
     Raises ValueError for an unknown size, part or name.
     """
-    if name != dit4sr.SMALL.name:
-        size = sizes.preset(name, overrides, ("unet", "vae", "scheduler"))
-        return BaseConfig("unet", size.unet, size.vae, size.scheduler)
-    parts = {part: dict(getattr(dit4sr.SMALL, part)) for part in ("transformer", "vae", "scheduler")}
+    if name not in BASES:
+        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(BASES)}")
+    parts = copy.deepcopy(BASES[name])
     for part, numbers in overrides.items():
         if part not in parts:
             raise ValueError(f"there is nothing to override in {part!r} here; there are: {', '.join(parts)}")
-        takes = getattr(diffusers, parts[part]["_class_name"])
-        parts[part] = sizes.merged(part, parts[part], takes, numbers)
-    return BaseConfig("transformer", *parts.values())
+        parts[part] = merged(part, parts[part], getattr(diffusers, parts[part]["_class_name"]), numbers)
+    return BaseConfig(next(iter(parts)), *parts.values())
 
 
 def unconditional(denoiser: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     python -m stage2.evaluate.benchmark model=sd21-random steps=1 dtype=bfloat16 against=null warmup=0 repeats=1
     python -m stage2.evaluate.benchmark model=dit4sr-random steps=40 dtype=bfloat16 against=sd3_controlnet-random
 
-``PRESET-random`` is a preset with random weights. ``against=naive``: a float32 restorer that computes everything anew
+``SIZE-random`` is a model size with random weights. ``against=naive``: a float32 restorer that computes everything anew
 at every step, one tile at a time; the outputs must agree. ``against=pipeline``: diffusers' ControlNet pipeline on the
 same stock base. ``against=MODEL``: another model with the same options.
 """
@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.devices import pick_device
 from deedsr.files import write_json
-from deedsr.models import RestorationModel, build, load_model
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models import RestorationModel, load_model, random_model
+from deedsr.models.deedsr.sizes import model_size
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import SCALE, Restorer
 from deedsr.training.command import main, plain
@@ -92,7 +92,7 @@ def _model(name: str, device: torch.device, dtype: torch.dtype) -> RestorationMo
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # so that there is never a float32 copy
     try:
-        return build(name.removesuffix(RANDOM)).to(device).requires_grad_(False)
+        return random_model(name.removesuffix(RANDOM)).to(device).requires_grad_(False)
     finally:
         torch.set_default_dtype(default)
 
@@ -167,7 +167,7 @@ def rival(
     if cfg.against == "pipeline":
         if not cfg.model.endswith(RANDOM):
             raise ValueError("against=pipeline needs a model with random weights: model=sd21-random")
-        config = preset(cfg.model.removesuffix(RANDOM))
+        config = model_size(cfg.model.removesuffix(RANDOM))
         return {cfg.against: pipeline(config, ours.settings.steps, device, ours.dtype)}
     try:
         other = Restorer(_model(cfg.against, device, ours.dtype), options, cfg.compile)

@@ -13,7 +13,7 @@ from deedsr.diffusion.sampler import SAMPLERS, Settings, begin
 from deedsr.geometry import pad_to, upsample
 from deedsr.models import RestorationModel
 from deedsr.models.deedsr.sizes import DeeDSRConfig
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock
 from deedsr.restorer import SCALE, UNTILED, content_seed
 from deedsr.tiling import Window, blend, windows
 

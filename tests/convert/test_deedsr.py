@@ -17,17 +17,17 @@ from deedsr.diffusion.sampler import Settings
 from deedsr.models import load_model
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.model import DeeDSR, build
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
+from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.models.frozen import original_names
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def small() -> DeeDSR:
     """The configuration of ``deedsr_small``: full-width encoder of one block a stage, everything else narrow."""
-    sd21 = preset("sd21")
+    sd21 = model_size("sd21")
     return DeeDSR(
         stock(
             sd21.unet, block_out_channels=[64, 128, 256, 256], attention_head_dim=[2, 4, 8, 8], cross_attention_dim=128
@@ -88,7 +88,7 @@ def test_vector_maps_tokens_and_noise_equal_the_authors(model: DeeDSR, golden: d
 
 def test_every_name_and_shape_at_full_size_is_the_authors() -> None:
     with torch.device("meta"):
-        full = build(preset("sd21"))
+        full = random_model(model_size("sd21"))
     own = full.state_dict()
     listed = dict(line.split("\t") for line in (GOLDEN / "deedsr_keys.tsv").read_text().splitlines())
     table = key_table(full)
@@ -102,7 +102,7 @@ def test_every_name_and_shape_at_full_size_is_the_authors() -> None:
 @pytest.fixture(scope="module")
 def config(tiny_config: DeeDSRConfig) -> DeeDSRConfig:
     """The authors' architecture as narrow as it can be: four levels, an AutoencoderKL, SD's schedule."""
-    sd21 = preset("sd21")
+    sd21 = model_size("sd21")
     return dataclasses.replace(
         sd21,
         unet={**sd21.unet, "block_out_channels": [32, 32, 32, 32], "attention_head_dim": [2, 2, 2, 2]},
@@ -144,7 +144,7 @@ def authors_checkpoint(model: DeeDSR) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("suffix", ["ckpt", "pth", "safetensors"])
 def test_a_checkpoint_of_theirs_gives_the_same_outputs(config: DeeDSRConfig, tmp_path: Path, suffix: str) -> None:
     torch.manual_seed(0)
-    model = build(config)
+    model = random_model(config)
     for _, parameter in model.trainable():
         torch.nn.init.normal_(parameter, std=0.05)
     source, tensors = tmp_path / f"theirs.{suffix}", authors_checkpoint(model)
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_theirs_gives_the_same_outputs(config: DeeDSRConfig, tmp
 
 def test_a_whole_checkpoint_fits_at_full_size_and_the_rest_is_listed() -> None:
     with torch.device("meta"):
-        model = build(preset("sd21"))
+        model = random_model(model_size("sd21"))
     listed = dict(line.split("\t") for line in (GOLDEN / "deedsr_keys.tsv").read_text().splitlines())
     shapes = {name: [int(side) for side in shape.split("x") if side] for name, shape in listed.items()}
     tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
@@ -177,14 +177,14 @@ def test_a_whole_checkpoint_fits_at_full_size_and_the_rest_is_listed() -> None:
     tensors |= {theirs: own[ours] for theirs, ours in their_vae_names(model).items()}
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     tensors |= {"betas": beta.float(), "alphas_cumprod": (1 - beta).cumprod(0).float()}
-    state = fitted(tensors, preset("sd21"), "theirs.ckpt")
+    state = fitted(tensors, model_size("sd21"), "theirs.ckpt")
     shapes = {name: tensor.shape for name, tensor in own.items()}
     assert {name: tensor.shape for name, tensor in state.items()} == shapes
     wrong = {**tensors, "cond_stage_model.logit_scale": torch.ones(()), "betas": torch.linspace(1e-4, 0.02, 1000)}
     del wrong["first_stage_model.quant_conv.bias"]
     wrong["Encoder_degrad.time_embed.0.bias"] = torch.empty(7, device="meta")
     with pytest.raises(ValueError, match=r"^theirs\.ckpt: not a DeeDSR of the authors' repository: ") as refused:
-        fitted(wrong, preset("sd21"), "theirs.ckpt")
+        fitted(wrong, model_size("sd21"), "theirs.ckpt")
     for fault in (
         "1 missing (first_stage_model.quant_conv.bias)",
         "1 unexpected (cond_stage_model.logit_scale)",
@@ -209,7 +209,7 @@ def test_what_is_no_state_dict_is_refused(config: DeeDSRConfig, tmp_path: Path) 
 def test_the_schedule_is_the_published_one() -> None:
     """Against the recursion, in numpy's words."""
     beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    ours = schedule(Process.from_config(preset("sd21").scheduler))
+    ours = schedule(Process.from_config(model_size("sd21").scheduler))
     product, before = 1.0, 1.0
     for t in range(1000):
         product *= 1 - float(beta[t])

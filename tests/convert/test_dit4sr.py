@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from deedsr.cli import main as cli
 from deedsr.convert.dit4sr import STREAMS, convert, fold, version_of
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
-from deedsr.models.sd3.folder import load
+from deedsr.models.sd3.folder import DIT4SR
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 POSITIONS = "pos_embed.pos_embed"
@@ -77,7 +76,7 @@ def test_a_converted_checkpoint_gives_the_authors_output(
 ) -> None:
     write_shards(tmp_path / version / "transformer", theirs)
     folder = convert(tmp_path / version, tmp_path / "model", base=str(base), config=config)
-    model = load(folder)
+    model = DIT4SR.load(folder)
     assert model.transformer.stream == STREAMS[version]
     assert STREAMS[version].conv_scale == 1.2
     assert STREAMS[version].legacy_noise_keys == (output == "v1")

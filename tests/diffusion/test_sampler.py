@@ -11,9 +11,9 @@ from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, make_scheduler, sample
 from deedsr.diffusion.text_guidance import TextGuidance
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.sizes import model_size
 
-CONFIG = preset("sd21").scheduler
+CONFIG = model_size("sd21").scheduler
 EPSILON, VELOCITY = (Process.from_config({**CONFIG, "prediction_type": kind}) for kind in ("epsilon", "v_prediction"))
 FLOW = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler"})
 
@@ -86,7 +86,7 @@ def test_without_guidance_the_loop_is_diffusers(
 def test_added_noise_is_that_of_diffusers() -> None:
     """The reference preset without its guidance: 50 steps, η = 1, leading."""
     z_lr, noise = latents()
-    settings = Settings.from_dict({**preset("sd21").defaults, "guidance": [0.0, 0]})
+    settings = Settings.from_dict({**model_size("sd21").defaults, "guidance": [0.0, 0]})
     ours = sample(network, EPSILON, z_lr, settings, noise, torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     theirs = by_hand(diffusers.DDIMScheduler, EPSILON, "leading", 50, noise, eta=1.0, generator=generator)
@@ -129,7 +129,7 @@ def test_ddim_without_noise_is_the_closed_form() -> None:
 
 
 def test_the_reference_preset_visits_981_to_1() -> None:
-    settings = Settings.from_dict(preset("sd21").defaults)
+    settings = Settings.from_dict(model_size("sd21").defaults)
     assert make_scheduler(EPSILON, settings).timesteps.tolist() == list(range(981, 0, -20))
     assert (settings.eta, settings.guidance) == (1.0, NoiseGuidance(1.0, 1))
 

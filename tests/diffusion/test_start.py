@@ -8,9 +8,9 @@ from torch import Tensor
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.sizes import model_size
 
-VELOCITY = Process.from_config({**preset("sd21").scheduler, "prediction_type": "v_prediction"})
+VELOCITY = Process.from_config({**model_size("sd21").scheduler, "prediction_type": "v_prediction"})
 
 
 def latents() -> tuple[Tensor, Tensor]:

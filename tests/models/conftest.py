@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig, build
+from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig, random_model
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def tiny_sd3() -> DiT4SRConfig:
 def tiny_dit4sr(tiny_sd3: DiT4SRConfig) -> DiT4SR:
     """Its LR stream random, so that every part has a say."""
     torch.manual_seed(0)
-    model = build(tiny_sd3)
+    model = random_model(tiny_sd3)
     for _, parameter in model.trainable():
         torch.nn.init.normal_(parameter, std=0.1)
     return model

@@ -15,8 +15,8 @@ from PIL import Image
 from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER
-from deedsr.models.trained import HEADER
+from deedsr.models.deedsr.folder import ENCODER
+from deedsr.models.system import ADAPTER, HEADER
 from deedsr.pictures import picture as images
 from stage2.train import train
 

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER
+from deedsr.models.deedsr.folder import ENCODER
 from deedsr.models.deedsr.sizes import DeeDSRConfig
+from deedsr.models.system import ADAPTER
 from stage2.from_config import restoration_run
 from stage2.train import train
 

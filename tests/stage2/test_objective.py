@@ -10,11 +10,11 @@ from deedsr.degradation import Recipe
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
 from deedsr.models.deedsr.model import DeeDSR
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.sizes import model_size
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective, draw_times, snr_weight
 
-CONFIG = preset("sd21").scheduler
+CONFIG = model_size("sd21").scheduler
 FLOW = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
 EPSILON, VELOCITY = (Process.from_config({**CONFIG, "prediction_type": kind}) for kind in ("epsilon", "v_prediction"))
 

@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 
 from deedsr import weights
 from deedsr.degradation import Recipe
-from deedsr.models.deedsr.folder import ADAPTER
-from deedsr.models.deedsr.model import DeeDSR, build
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.sizes import model_size
+from deedsr.models.system import ADAPTER
 from stage2.module import RestorationRun
 from stage2.objective import Objective
 from stage2.scaling import prepare, shard, store_frozen
@@ -141,7 +141,9 @@ def test_all_options_at_once_train_resume_and_keep_float32(
 
 def test_a_checkpoint_of_stable_diffusion_holds_the_trained_part_alone() -> None:
     with torch.device("meta"):
-        run = RestorationRun(build(preset("sd21")), Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+        run = RestorationRun(
+            random_model(model_size("sd21")), Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0
+        )
     state, saved = run.state_dict(), run.saved()
     assert saved == {f"model.{name}" for name, _ in run.model.trainable()} <= state.keys()
     assert sum(state[name].numel() for name in saved) == 166_456_384

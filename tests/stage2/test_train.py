@@ -16,7 +16,8 @@ from PIL import Image
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.models import load_model
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER
+from deedsr.models.deedsr.folder import ENCODER
+from deedsr.models.system import ADAPTER
 from deedsr.training.command import command
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ from PIL import Image
 from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images
@@ -78,6 +78,13 @@ def test_each_of_them_trains(name: str, composed: Composed, options: Options, tm
     same = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, start[name])}
     assert not same & trained
     assert same == start.keys() - trained
+
+
+def test_the_defaults_may_change_those_of_the_size(composed: Composed, options: Options, tmp_path: Path) -> None:
+    model = restoration_run(composed("stage2", options(tmp_path, "dit4sr", "+model.defaults.steps=5"))).model
+    assert model.defaults == replace(model.presets["paper"], steps=5)
+    with pytest.raises(ValueError, match=r"unknown model\.size 'large'; there are: dit4sr, dit4sr_small"):
+        restoration_run(composed("stage2", options(tmp_path, "dit4sr", "model.size=large")))
 
 
 def test_three_and_three_steps_equal_six(

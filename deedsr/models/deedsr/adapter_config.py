@@ -52,3 +52,8 @@ class AdapterConfig:
     @property
     def context(self) -> int:
         return self.widths[-1]
+
+    @property
+    def unet_changes(self) -> dict[str, int]:
+        """What differs from the base in the configuration of the U-Net."""
+        return {"cross_attention_dim": self.context} if self.cross_attention == "fresh" else {}

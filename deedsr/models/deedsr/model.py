@@ -21,7 +21,8 @@ from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen import latents
+from deedsr.models.frozen.base import stock
 from deedsr.tiling import Window
 
 
@@ -87,23 +88,12 @@ class DeeDSR(RestorationModel):
         self.maps = Maps()
         for block, modulation in zip(blocks, self.modulations, strict=True):
             block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
-        self.factor = 2 ** (len(_vae_widths(vae)) - 1)
+        self.factor = latents.factor(vae)
         self.channels = vae.config.latent_channels
         levels = max(len(unet.config.block_out_channels), len(adapter.widths))
         multiple = self.factor * 2 ** (levels - 1)
         self.size = SizeRequirement(multiple, multiple)
         self.freeze()
-
-    def freeze(self) -> None:
-        """Only what `trainable` names can be trained; all stays in evaluation mode."""
-        self.requires_grad_(False)
-        for _, parameter in self.trainable():
-            parameter.requires_grad_(True)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> DeeDSR:
-        """Stays in evaluation mode: the frozen BatchNorms must not move, and no trained part has a mode."""
-        return super().train(False)
 
     def cross_attentions(self) -> Iterator[tuple[str, nn.Module]]:
         """Every attn2 of the U-Net, by its name within this module."""
@@ -129,16 +119,10 @@ class DeeDSR(RestorationModel):
                 yield module
 
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        output = self.vae.encode(2 * image - 1)
-        posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
-        if posterior is None:
-            latent = output.latent
-        else:
-            latent = posterior.mode() if generator is None else posterior.sample(generator)
-        return latent * self.vae.config.scaling_factor
+        return latents.encode(self.vae, image, generator)
 
     def decode(self, latent: Tensor) -> Tensor:
-        return ((self.vae.decode(latent / self.vae.config.scaling_factor).sample + 1) / 2).clamp(0, 1)
+        return latents.decode(self.vae, latent)
 
     def condition(
         self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
@@ -169,21 +153,30 @@ class DeeDSR(RestorationModel):
             self.maps.fill([])
         return output
 
+    def counts(self) -> dict[str, int]:
+        """`cross_attention`: what is trained of attn2. `unet_total`: the U-Net with all modulations."""
 
-def unet_changes(adapter: AdapterConfig) -> dict[str, int]:
-    """What an adapter changes in the configuration of the base's U-Net."""
-    return {"cross_attention_dim": adapter.context} if adapter.cross_attention == "fresh" else {}
+        def size(module: nn.Module) -> int:
+            return sum(parameter.numel() for parameter in module.parameters())
+
+        trained = {name: parameter.numel() for name, parameter in self.trainable()}
+        cross_attention = sum(count for name, count in trained.items() if name.startswith("unet."))
+        return {
+            "degradation_encoder": size(self.encoder),
+            "adapter": size(self.adapter),
+            "sft": size(self.modulations),
+            "cross_attention": cross_attention,
+            "trained": sum(trained.values()),
+            "unet_frozen": size(self.unet) - cross_attention,
+            "unet_total": size(self.unet) + size(self.modulations),
+            "vae": size(self.vae),
+        }
 
 
-def _vae_widths(vae: nn.Module) -> list[int]:
-    config = vae.config
-    return config.get("block_out_channels") or config["encoder_block_out_channels"]
-
-
-def build(config: DeeDSRConfig) -> DeeDSR:
-    """A DeeDSR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
+def random_model(config: DeeDSRConfig) -> DeeDSR:
+    """A DeeDSR with random weights (on the meta device: none), for counting and measuring."""
     return DeeDSR(
-        stock(config.unet, **unet_changes(config.adapter)),
+        stock(config.unet, **config.adapter.unet_changes),
         stock(config.vae),
         Process.from_config(config.scheduler),
         DegradationEncoder(**config.encoder),
@@ -191,26 +184,3 @@ def build(config: DeeDSRConfig) -> DeeDSR:
         config.sft_hidden,
         Settings.from_dict(config.defaults),
     )
-
-
-def counts(model: DeeDSR) -> dict[str, int]:
-    """Parameters by part; `cross_attention`: what is trained of attn2, `unet_total`: the U-Net with all modulations."""
-
-    def size(module: nn.Module) -> int:
-        return sum(parameter.numel() for parameter in module.parameters())
-
-    trained = dict(model.trainable())
-    cross_attention = sum(parameter.numel() for name, parameter in trained.items() if name.startswith("unet."))
-    parts = {
-        "degradation_encoder": size(model.encoder),
-        "adapter": size(model.adapter),
-        "sft": size(model.modulations),
-        "cross_attention": cross_attention,
-    }
-    return {
-        **parts,
-        "trained": sum(parameter.numel() for parameter in trained.values()),
-        "unet_frozen": size(model.unet) - cross_attention,
-        "unet_total": size(model.unet) + parts["sft"],
-        "vae": size(model.vae),
-    }

@@ -1,4 +1,4 @@
-"""The two sizes of DeeDSR, as plain numbers. Stock diffusers classes are built from the `unet` and `vae` entries."""
+"""The two sizes of DeeDSR, as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import diffusers
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.frozen import configs
 
 
 @dataclass(frozen=True)
@@ -34,40 +35,9 @@ class DeeDSRConfig:
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
-_SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "clip_sample": False,
-    "prediction_type": "epsilon",
-}
-
 SD21 = DeeDSRConfig(
     name="sd21",
-    unet={
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 64,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "layers_per_block": 2,
-        "attention_head_dim": [5, 10, 20, 20],
-        "cross_attention_dim": 1024,
-        "use_linear_projection": True,
-    },
-    vae={
-        "_class_name": "AutoencoderKL",
-        "sample_size": 512,
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "scaling_factor": 0.18215,
-    },
-    scheduler=_SCHEDULER,
+    **configs.SD21,
     encoder={"layers": [3, 4, 6, 3], "widths": [128, 256, 512, 1024], "stem": 64},
     adapter=AdapterConfig(
         in_channels=4,
@@ -83,34 +53,7 @@ SD21 = DeeDSRConfig(
 
 SMALL = DeeDSRConfig(
     name="small",
-    unet={
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 128,
-        "in_channels": 8,
-        "out_channels": 8,
-        "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"],
-        "mid_block_type": "UNetMidBlock2DCrossAttn",
-        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-        "block_out_channels": [64, 96, 128],
-        "layers_per_block": 1,
-        "attention_head_dim": [2, 3, 4],
-        "norm_num_groups": 16,
-        "cross_attention_dim": 128,
-        "use_linear_projection": True,
-    },
-    vae={
-        "_class_name": "AutoencoderDC",
-        "latent_channels": 8,
-        "encoder_block_out_channels": [32, 32, 64],
-        "decoder_block_out_channels": [32, 32, 64],
-        "encoder_layers_per_block": [0, 1, 4],
-        "decoder_layers_per_block": [0, 1, 6],
-        "encoder_qkv_multiscales": [[], [], []],
-        "decoder_qkv_multiscales": [[], [], []],
-        "decoder_conv_act_fn": "silu",
-        "scaling_factor": 1.0,
-    },
-    scheduler={**_SCHEDULER, "prediction_type": "v_prediction", "set_alpha_to_one": True},
+    **configs.SMALL,
     encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32, "tile": 64},
     adapter=AdapterConfig(
         in_channels=8,
@@ -125,18 +68,18 @@ SMALL = DeeDSRConfig(
     defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},
 )
 
-PRESETS = {preset.name: preset for preset in (SD21, SMALL)}
+SIZES = {size.name: size for size in (SD21, SMALL)}
 PARTS = ("unet", "vae", "scheduler", "encoder", "adapter", "sft_hidden", "defaults")
 
 
-def preset(name: str, overrides: Mapping[str, Any] | None = None, parts: Collection[str] = PARTS) -> DeeDSRConfig:
-    """The preset called `name`, with other numbers where `overrides` has some, as {part: {name: number}}.
+def model_size(name: str, overrides: Mapping[str, Any] | None = None, parts: Collection[str] = PARTS) -> DeeDSRConfig:
+    """The size called `name`, with other numbers where `overrides` has some, as {part: {name: number}}.
 
-    parts: those that may be overridden. Raises ValueError for an unknown preset, part or name.
+    parts: those that may be overridden. Raises ValueError for an unknown size, part or name.
     """
-    if name not in PRESETS:
-        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(PRESETS)}")
-    config = copy.deepcopy(PRESETS[name])
+    if name not in SIZES:
+        raise ValueError(f"unknown model size {name!r}; there are: {', '.join(SIZES)}")
+    config = copy.deepcopy(SIZES[name])
     changes: dict[str, Any] = {}
     for part, numbers in (overrides or {}).items():
         if part not in parts:

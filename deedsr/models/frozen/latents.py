@@ -6,20 +6,35 @@ import torch
 from torch import Tensor, nn
 
 
-def encode(vae: nn.Module, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f), float32: the posterior's mode, or with a generator a sample."""
-    output = vae.encode(2 * image - 1)
+def signed(image: Tensor) -> Tensor:
+    """[0, 1] → [-1, 1], which autoencoders take and give."""
+    return 2 * image - 1
+
+
+def unsigned(image: Tensor) -> Tensor:
+    """[-1, 1] → [0, 1]; values outside stay outside."""
+    return (image + 1) / 2
+
+
+def encode(
+    vae: nn.Module, image: Tensor, generator: torch.Generator | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample.
+
+    dtype: in which the latent is shifted and scaled; None leaves it in the autoencoder's.
+    """
+    output = vae.encode(signed(image))
     posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
     if posterior is None:
         latent = output.latent
     else:
         latent = posterior.mode() if generator is None else posterior.sample(generator)
-    return (latent.float() - _shift(vae)) * vae.config.scaling_factor
+    return (latent.to(dtype or latent.dtype) - _shift(vae)) * vae.config.scaling_factor
 
 
 def decode(vae: nn.Module, latent: Tensor) -> Tensor:
     """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
-    return ((vae.decode(latent / vae.config.scaling_factor + _shift(vae)).sample + 1) / 2).clamp(0, 1)
+    return unsigned(vae.decode(latent / vae.config.scaling_factor + _shift(vae)).sample).clamp(0, 1)
 
 
 def factor(vae: nn.Module) -> int:

@@ -113,8 +113,8 @@ def _prefixes(name: str) -> Iterator[str]:
 
 def misfits(tensors: Mapping[str, Tensor], names: Mapping[str, str], module: nn.Module, listed: int = 3) -> str:
     """What of `tensors`, under their names, does not fit `module`, or "". names: a table for all of the module."""
-    own = module.state_dict()
-    wanted = {theirs: own[ours].shape for theirs, ours in names.items()}
+    state = module.state_dict()
+    wanted = {theirs: state[ours].shape for theirs, ours in names.items()}
     given = {name: tensor.shape for name, tensor in tensors.items()}
     for name in given.keys() & wanted.keys():
         if given[name].numel() == wanted[name].numel() and _trimmed(given[name]) == _trimmed(wanted[name]):
@@ -131,5 +131,5 @@ def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], module: nn.Module) -> dict[str, Tensor]:
     """`tensors` that fit (see `misfits`), in the names and shapes of `module`."""
-    own = module.state_dict()
-    return {ours: tensors[theirs].reshape(own[ours].shape) for theirs, ours in names.items()}
+    state = module.state_dict()
+    return {ours: tensors[theirs].reshape(state[ours].shape) for theirs, ours in names.items()}

@@ -57,9 +57,9 @@ class SD3ControlNet(SD3Restoration):
         yield from self.controlnet.transformer_blocks
 
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
-        told = {"encoder_hidden_states": text.tokens, "pooled_projections": text.pooled, "timestep": time}
-        (residuals,) = self.controlnet(x_t, z_lr, **told, return_dict=False)
-        return self.transformer(x_t, **told, block_controlnet_hidden_states=residuals, return_dict=False)[0]
+        inputs = {"encoder_hidden_states": text.tokens, "pooled_projections": text.pooled, "timestep": time}
+        (residuals,) = self.controlnet(x_t, z_lr, **inputs, return_dict=False)
+        return self.transformer(x_t, **inputs, block_controlnet_hidden_states=residuals, return_dict=False)[0]
 
 
 def controlnet_of(transformer: SD3Transformer2DModel, layers: int = 12) -> SD3ControlNetModel:
@@ -72,6 +72,6 @@ def controlnet_of(transformer: SD3Transformer2DModel, layers: int = 12) -> SD3Co
     numbers = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     numbers |= {"num_layers": layers, "force_zeros_for_pooled_projection": False}
     controlnet = SD3ControlNetModel(**numbers)
-    own, given = controlnet.state_dict(), transformer.state_dict()
-    controlnet.load_state_dict({name: given.get(name, value) for name, value in own.items()})
+    copied = transformer.state_dict()
+    controlnet.load_state_dict({name: copied.get(name, value) for name, value in controlnet.state_dict().items()})
     return controlnet.to(transformer.proj_out.weight)

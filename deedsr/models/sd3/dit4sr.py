@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from diffusers import SD3Transformer2DModel
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.contract import Text
-from deedsr.models.deedsr import sizes
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen import configs
+from deedsr.models.frozen.base import stock
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.sd3.model import SD3Restoration
+from deedsr.models.sd3.model import SAMPLING, SD3Restoration
 from deedsr.models.sd3.transformer import DiT4SRTransformer
 
 
@@ -63,72 +63,14 @@ class DiT4SRConfig:
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
-SD35 = DiT4SRConfig(
-    name="dit4sr",
-    transformer={
-        "_class_name": "SD3Transformer2DModel",
-        "sample_size": 128,
-        "patch_size": 2,
-        "in_channels": 16,
-        "num_layers": 24,
-        "attention_head_dim": 64,
-        "num_attention_heads": 24,
-        "joint_attention_dim": 4096,
-        "caption_projection_dim": 1536,
-        "pooled_projection_dim": 2048,
-        "out_channels": 16,
-        "pos_embed_max_size": 384,
-        "dual_attention_layers": list(range(13)),
-        "qk_norm": "rms_norm",
-    },
-    vae={
-        "_class_name": "AutoencoderKL",
-        "sample_size": 1024,
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
-        "latent_channels": 16,
-        "scaling_factor": 1.5305,
-        "shift_factor": 0.0609,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-    },
-    scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3.0},
-    defaults={"sampler": "euler", "steps": 40, "text": [8.0]},
-)
-
-SMALL = DiT4SRConfig(
-    name="dit4sr_small",
-    transformer={
-        "_class_name": "SD3Transformer2DModel",
-        "sample_size": 64,
-        "patch_size": 2,
-        "in_channels": 8,
-        "num_layers": 6,
-        "attention_head_dim": 24,
-        "num_attention_heads": 6,
-        "joint_attention_dim": 32,
-        "caption_projection_dim": 144,
-        "pooled_projection_dim": 32,
-        "out_channels": 8,
-        "pos_embed_max_size": 16,
-        "dual_attention_layers": [],
-        "qk_norm": "rms_norm",
-    },
-    vae=sizes.SMALL.vae,
-    scheduler={"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0},
-    defaults={"sampler": "euler", "steps": 8},
-)
-"""For the built-in autoencoder's latents: 128 pixels a side in one piece, no text."""
+SD35 = DiT4SRConfig("dit4sr", **configs.SD35, defaults=SAMPLING["paper"])
+SMALL = DiT4SRConfig("dit4sr_small", **configs.SMALL_DIT, defaults={"sampler": "euler", "steps": 8})
 
 
-def build(config: DiT4SRConfig) -> DiT4SR:
-    """A DiT4SR with random weights (on the meta device: none), for counting, tests and training from a loaded base."""
-    numbers = {name: value for name, value in config.transformer.items() if not name.startswith("_")}
-    return DiT4SR(
-        DiT4SRTransformer(**numbers, **asdict(config.stream)),
-        stock(config.vae),
-        Process.from_config(config.scheduler),
-        Settings.from_dict(config.defaults),
-    )
+def random_model(config: DiT4SRConfig, system: type[SD3Restoration] = DiT4SR, numbers: Any = None) -> SD3Restoration:
+    """A model with random weights (on the meta device: none), for counting and measuring.
+
+    system: DiT4SR, or another on the same base, with `numbers` of what it trains instead of the LR stream's.
+    """
+    process, defaults = Process.from_config(config.scheduler), Settings.from_dict(config.defaults)
+    return system.on(stock(config.transformer), numbers or config.stream, stock(config.vae), process, defaults)

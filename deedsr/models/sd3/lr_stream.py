@@ -112,13 +112,13 @@ class LRAttention(nn.Module):
         """[X; L] (B, 2N, D) and C (B, T, D) after AdaLN → the same after attention; without C, [X; L] alone."""
         x, lr = hidden_states.chunk(2, dim=1)
         noise = _noise(attention, x)
-        own = self._project(attention, lr, noise.key)
+        low = self._project(attention, lr, noise.key)
         text = [] if encoder_hidden_states is None else [_text(attention, encoder_hidden_states)]
         if self.stream.lr_attention == "joint":
-            a_x, a_lr, *a_text = attend([noise, own, *text])
+            a_x, a_lr, *a_text = attend([noise, low, *text])
         else:
             a_x, *a_text = attend([noise, *text])
-            (a_lr,) = attend([own])
+            (a_lr,) = attend([low])
         output = torch.cat([attention.to_out[0](a_x), self._out(a_lr, lr)], dim=1)
         if not a_text:
             return output

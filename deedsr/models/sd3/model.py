@@ -19,10 +19,12 @@ from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.frozen import latents
 from deedsr.tiling import Window, join
 
-PAPER = Settings("euler", steps=40, text=TextGuidance(8.0))
-"""arXiv 2503.23580, section 4.1."""
-FAST = Settings("euler", steps=12, start=0.8, text=TextGuidance(8.0, low=0.6))
-"""A quarter of the work: from the LR latent at σ = 0.92 where the shift is 3, guided in the first 7 steps alone."""
+SAMPLING: dict[str, dict[str, Any]] = {
+    "paper": {"sampler": "euler", "steps": 40, "text": [8.0]},
+    "fast": {"sampler": "euler", "steps": 12, "start": 0.8, "text": [8.0, 0.6]},
+}
+"""Sampling presets, as arguments of `Settings`. paper: arXiv 2503.23580, section 4.1. fast: a quarter of the work, from
+the LR latent at σ = 0.92 where the shift is 3, guided in the first 7 steps alone."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,13 @@ class SD3Condition:
 
 
 class SD3Restoration(RestorationModel):
-    """A frozen transformer of Stable Diffusion 3 with something trained beside it; a subclass says what.
+    """A frozen transformer of Stable Diffusion 3 and the trained part of a subclass.
 
     transformer: `SD3Transformer2DModel` or a subclass; its positional embedding sets the limit. vae: AutoencoderKL or
-    AutoencoderDC. Without texts of its own (see `set_texts`), a model is told nothing, one token of zeros, and guidance
-    has no effect.
+    AutoencoderDC. Without texts (see `set_texts`), a model sees one token of zeros, and guidance has no effect.
     """
 
-    presets = {"paper": PAPER, "fast": FAST}
+    presets = {name: Settings.from_dict(numbers) for name, numbers in SAMPLING.items()}
     takes_text = True
 
     def __init__(self, transformer: nn.Module, vae: nn.Module, process: Process, defaults: Settings) -> None:
@@ -65,42 +66,38 @@ class SD3Restoration(RestorationModel):
             torch.zeros(1, transformer.config.pooled_projection_dim),
         )
         self.set_texts(nothing, nothing)
-        self.told = False
+        self.has_texts = False
 
     @classmethod
     @abstractmethod
     def on(
         cls, transformer: SD3Transformer2DModel, numbers: Any, vae: nn.Module, process: Process, defaults: Settings
     ) -> SD3Restoration:
-        """On a stock transformer, with `numbers` of what is trained beside it; that is fresh."""
+        """On a stock transformer, the trained part fresh and of these `numbers`."""
 
     def set_texts(self, positive: Text, negative: Text) -> None:
-        """What every image is told, and what guidance leads away from; a batch of 1 each."""
+        """The text of every image, and the one that guidance leads away from; a batch of 1 each."""
         for name, text in (("positive", positive), ("negative", negative)):
             self.register_buffer(f"{name}_tokens", text.tokens, persistent=False)
             self.register_buffer(f"{name}_pooled", text.pooled, persistent=False)
-        self.told = True
+        self.has_texts = True
 
     def text(self, name: str) -> Text:
         """The text called ``positive`` or ``negative``."""
         return Text(getattr(self, f"{name}_tokens"), getattr(self, f"{name}_pooled"))
 
-    def freeze(self) -> None:
-        """Only what `trainable` names can be trained."""
-        self.requires_grad_(False)
-        for _, parameter in self.trainable():
-            parameter.requires_grad_(True)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> SD3Restoration:
-        """Stays in evaluation mode: nothing that is trained has a mode."""
-        return super().train(False)
-
     def blocks(self) -> Iterator[nn.Module]:
         yield from self.transformer.transformer_blocks
 
+    def counts(self) -> dict[str, int]:
+        """`base`: what stays frozen. `total`: all that runs at every step."""
+        total = sum(parameter.numel() for name, parameter in self.named_parameters() if not name.startswith("vae."))
+        trained = sum(parameter.numel() for _, parameter in self.trainable())
+        vae = sum(parameter.numel() for parameter in self.vae.parameters())
+        return {"base": total - trained, "trained": trained, "total": total, "vae": vae}
+
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return latents.encode(self.vae, image, generator)
+        return latents.encode(self.vae, image, generator, torch.float32)
 
     def decode(self, latent: Tensor) -> Tensor:
         return latents.decode(self.vae, latent)
@@ -112,7 +109,7 @@ class SD3Restoration(RestorationModel):
 
         Raises ValueError where guidance is asked for and the two texts have not the same number of tokens.
         """
-        silent = text is None and not self.told
+        silent = text is None and not self.has_texts
         text = (text or self.text("positive")).like(z_lr)
         if guidance.scale == 1 or silent:
             return SD3Condition(z_lr, text, None, guidance)
@@ -137,11 +134,3 @@ class SD3Restoration(RestorationModel):
     @abstractmethod
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         """One call of the network. time: 1000·σ, (B,)."""
-
-
-def counts(model: SD3Restoration) -> dict[str, int]:
-    """Parameters by part: `base` is what stays frozen, `total` all that runs at every step."""
-    total = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("vae."))
-    trained = sum(parameter.numel() for _, parameter in model.trainable())
-    vae = sum(parameter.numel() for parameter in model.vae.parameters())
-    return {"base": total - trained, "trained": trained, "total": total, "vae": vae}

@@ -1,4 +1,4 @@
-"""The transformer of DiT4SR (arXiv 2503.23580): the stock one of Stable Diffusion 3.5 with an LR stream beside it."""
+"""The transformer of DiT4SR (arXiv 2503.23580): the stock one of Stable Diffusion 3.5 with an LR stream."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class DiT4SRTransformer(SD3Transformer2DModel):
         stock = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with torch.device("meta"):
             model = cls(**stock, **asdict(stream or LRStream()))
-        own = {name for name, _ in model.lr_stream()}
-        assert own == model.state_dict().keys() - base.state_dict().keys()
+        added = {name for name, _ in model.lr_stream()}
+        assert added == model.state_dict().keys() - base.state_dict().keys()
         model.load_state_dict(base.state_dict(), strict=False, assign=True)
         like = base.proj_out.weight
         for part in model.modules():
@@ -130,7 +130,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
         if lr is None:
             raise ValueError("DiT4SR needs the latent of the LR image: joint_attention_kwargs={'lr_latents': …}")
         if lr.shape[1:] != hidden_states.shape[1:] or len(hidden_states) % len(lr):
-            shapes = f"{tuple(lr.shape)} beside {tuple(hidden_states.shape)}"
+            shapes = f"{tuple(lr.shape)} with {tuple(hidden_states.shape)}"
             raise ValueError(f"lr_latents must have the shape of hidden_states, not {shapes}")
         patch = self.config.patch_size
         self.grid.size = (hidden_states.shape[-2] // patch, hidden_states.shape[-1] // patch)

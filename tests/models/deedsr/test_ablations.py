@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from deedsr.models.deedsr.blocks import DegradationBlock
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER, Header, Trained, assemble, load, load_encoder, save_adapter
-from deedsr.models.deedsr.model import DeeDSR, build, counts
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
-from deedsr.models.frozen.parts import load_part
+from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers, load_encoder, model_on_base
+from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
+from deedsr.models.frozen.base import Base
+from deedsr.models.system import Header
 
 ABLATIONS = {
     "zero": {"degradation": "zero"},
@@ -38,7 +39,8 @@ def assembled(tiny_config: DeeDSRConfig, tiny_base: Path, tiny_encoder: Path) ->
     def make(name: str) -> DeeDSR:
         config = ablated(tiny_config, name)
         torch.manual_seed(0)
-        return assemble(tiny_base, load_encoder(tiny_encoder), config.adapter, config.sft_hidden, config.defaults)
+        header = Header("", DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
+        return model_on_base(Base.open(tiny_base), load_encoder(tiny_encoder), header)
 
     return make
 
@@ -59,7 +61,7 @@ def answer(model: DeeDSR) -> torch.Tensor:
 @each
 def test_all_that_is_trained_has_a_gradient_by_the_third_backward(tiny_config: DeeDSRConfig, name: str) -> None:
     torch.manual_seed(0)
-    model = build(ablated(tiny_config, name))
+    model = random_model(ablated(tiny_config, name))
     lr, z_lr, x_t, t = inputs()
     trained = dict(model.trainable())
     optimizer = torch.optim.SGD(trained.values(), lr=0.1)
@@ -83,19 +85,19 @@ def test_a_trained_ablation_loads_again(
     for _, parameter in model.trainable():
         torch.nn.init.normal_(parameter, std=0.05)
     (tmp_path / ENCODER).write_bytes(tiny_encoder.read_bytes())
-    header = Header(str(tiny_base), config.adapter, config.sft_hidden, config.defaults)
-    save_adapter(tmp_path / ADAPTER, dict(model.trainable()), header)
-    assert Trained.find(tmp_path).header == header
-    loaded = load(tmp_path)
+    header = Header(str(tiny_base), DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
+    DEEDSR.save(tmp_path, dict(model.trainable()), header)
+    assert DEEDSR.open(tmp_path).header == header
+    loaded = DEEDSR.load(tmp_path)
     assert torch.equal(answer(loaded), answer(model))
-    assert counts(loaded) == counts(model) == counts(build(config))
+    assert loaded.counts() == model.counts() == random_model(config).counts()
 
 
 def test_counts_at_full_size() -> None:
-    sd21 = preset("sd21")
+    sd21 = model_size("sd21")
     with torch.device("meta"):
-        found = {name: counts(build(ablated(sd21, name))) for name in ABLATIONS}
-        full = counts(build(sd21))
+        found = {name: random_model(ablated(sd21, name)).counts() for name in ABLATIONS}
+        full = random_model(sd21).counts()
     assert found["shuffled"] == full
     # W of v, and of both DAconvs W1, W2, A1, A2 and the 1x1 kernel, which K = 0 silences
     steered = sum(1024 * c + 2 * (c**2 + 9 * c**2 + 2 * c * c // 32 + c**2) for c in (256, 256, 512, 512))
@@ -128,7 +130,7 @@ def test_the_vector_is_own_absent_or_the_next_pictures(tiny_config: DeeDSRConfig
     models = {}
     for kind in ("own", "zero", "shuffled"):
         torch.manual_seed(0)
-        models[kind] = build(
+        models[kind] = random_model(
             dataclasses.replace(tiny_config, adapter=dataclasses.replace(tiny_config.adapter, degradation=kind))
         )
     lr, z_lr, _, _ = inputs()
@@ -148,7 +150,7 @@ def test_without_cross_attention_attn2_stays_stock(assembled: Assembled, tiny_ba
     """Only the modulations, which start at zero, tell it from the base with its zero token."""
     model = assembled("none")
     _, _, x_t, t = inputs()
-    base = load_part(tiny_base / "unet").eval()
+    base = Base.open(tiny_base).load("unet").eval()
     token = torch.zeros(2, 1, base.config.cross_attention_dim)
     assert torch.equal(answer(model), base(x_t, t, encoder_hidden_states=token).sample)
 
@@ -156,7 +158,7 @@ def test_without_cross_attention_attn2_stays_stock(assembled: Assembled, tiny_ba
 @torch.no_grad()
 def test_projection_keeps_the_bases_keys_and_values(assembled: Assembled, tiny_base: Path) -> None:
     model = assembled("projected")
-    base, trained = load_part(tiny_base / "unet"), dict(model.trainable())
+    base, trained = Base.open(tiny_base).load("unet"), dict(model.trainable())
     for name, parameter in base.named_parameters():
         assert torch.equal(model.unet.get_parameter(name), parameter)
         if ".attn2." in name:
@@ -169,7 +171,7 @@ def test_projection_keeps_the_bases_keys_and_values(assembled: Assembled, tiny_b
 @torch.no_grad()
 def test_without_modulation_the_resblocks_are_the_bases(tiny_config: DeeDSRConfig) -> None:
     torch.manual_seed(0)
-    model = build(ablated(tiny_config, "modulation"))
+    model = random_model(ablated(tiny_config, "modulation"))
     assert len(model.modulations) == len(model.adapter.heads) == 0
     assert not any(module._forward_hooks for module in model.unet.modules())
     assert not any(name.startswith(("modulations.", "adapter.heads.")) for name, _ in model.trainable())
@@ -185,4 +187,4 @@ def test_without_modulation_the_resblocks_are_the_bases(tiny_config: DeeDSRConfi
 )
 def test_wrong_ablations_are_named(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preset("small", {"adapter": change})
+        model_size("small", {"adapter": change})

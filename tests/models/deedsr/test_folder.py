@@ -16,10 +16,11 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.folder import ADAPTER, DIAGNOSIS, ENCODER, export, fresh, load
-from deedsr.models.deedsr.model import DeeDSR, counts
-from deedsr.models.frozen.parts import PART, SCHEDULER
+from deedsr.models.deedsr.folder import DEEDSR, DIAGNOSIS, ENCODER
+from deedsr.models.deedsr.model import DeeDSR
+from deedsr.models.frozen.base import PART, SCHEDULER
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
+from deedsr.models.system import ADAPTER
 
 UNET, VAE = f"base/unet/{PART}", f"base/vae/{PART}"
 Change = Callable[[dict[str, Tensor]], object]
@@ -59,7 +60,7 @@ def test_a_folder_gives_its_model(tiny_model_folder: Path, tiny_model: DeeDSR) -
 
 
 def test_counts_without_weights(tiny_model_folder: Path) -> None:
-    assert describe(str(tiny_model_folder)) == counts(load(tiny_model_folder))
+    assert describe(str(tiny_model_folder)) == DEEDSR.load(tiny_model_folder).counts()
 
 
 @pytest.mark.parametrize("file", [ADAPTER, ENCODER, UNET, VAE])
@@ -78,8 +79,8 @@ def test_missing_surplus_and_misshapen_tensors_are_named(folder: Path, file: str
 
 
 def test_frozen_tensors_in_the_adapters_file_are_refused(folder: Path) -> None:
-    frozen = next(name for name in load(folder).state_dict() if name.startswith("encoder."))
-    rewrite(folder / ADAPTER, lambda tensors: tensors.update({frozen: load(folder).state_dict()[frozen]}))
+    frozen = next(name for name in DEEDSR.load(folder).state_dict() if name.startswith("encoder."))
+    rewrite(folder / ADAPTER, lambda tensors: tensors.update({frozen: DEEDSR.load(folder).state_dict()[frozen]}))
     assert_refused(folder, rf"{ADAPTER}: holds {frozen}, which is not trained in stage 2")
 
 
@@ -158,9 +159,9 @@ def test_a_base_that_is_gone_or_broken_is_named(folder: Path) -> None:
 
 
 def test_half_precision_is_exported_with_its_base(tiny_model_folder: Path, tmp_path: Path) -> None:
-    export(tiny_model_folder, tmp_path / "half", with_base=True, dtype=torch.float16)
+    DEEDSR.export(tiny_model_folder, tmp_path / "half", with_base=True, dtype=torch.float16)
     moved = (tmp_path / "half").rename(tmp_path / "elsewhere")
-    whole, half = load(tiny_model_folder).state_dict(), load_model(str(moved)).state_dict()
+    whole, half = DEEDSR.load(tiny_model_folder).state_dict(), load_model(str(moved)).state_dict()
     for name, tensor in whole.items():
         expected = tensor.half().float() if tensor.is_floating_point() else tensor
         assert torch.equal(half[name], expected), name
@@ -172,20 +173,22 @@ def test_half_precision_is_exported_with_its_base(tiny_model_folder: Path, tmp_p
 
 
 def test_without_its_base_an_export_points_to_it(tiny_model_folder: Path, tmp_path: Path) -> None:
-    export(tiny_model_folder, tmp_path / "thin", with_base=False)
+    DEEDSR.export(tiny_model_folder, tmp_path / "thin", with_base=False)
     assert sorted(file.name for file in (tmp_path / "thin").iterdir()) == [ADAPTER, ENCODER]
-    whole, thin = load(tiny_model_folder).state_dict(), load(tmp_path / "thin").state_dict()
+    whole, thin = DEEDSR.load(tiny_model_folder).state_dict(), DEEDSR.load(tmp_path / "thin").state_dict()
     assert all(torch.equal(tensor, thin[name]) for name, tensor in whole.items())
-    export(tmp_path / "thin", tmp_path / "thinner", with_base=False)
+    DEEDSR.export(tmp_path / "thin", tmp_path / "thinner", with_base=False)
     assert weights.header(tmp_path / "thinner" / ADAPTER)["base"] == str((tiny_model_folder / "base").resolve())
 
 
 def test_the_head_of_a_diagnosis_goes_with_its_encoder(folder: Path, tmp_path: Path) -> None:
     weights.save(folder / DIAGNOSIS, {"bias": torch.rand(3)}, {"vector": 16})
-    export(folder, tmp_path / "new", with_base=False, dtype=torch.float16)
+    DEEDSR.export(folder, tmp_path / "new", with_base=False, dtype=torch.float16)
     assert (tmp_path / "new" / DIAGNOSIS).read_bytes() == (folder / DIAGNOSIS).read_bytes()
     own = ASSETS / BUILT_IN
-    made = fresh({"size": "small", "overrides": {}, "base": str(own / "base"), "encoder": str(own / ENCODER)}, seed=0)
+    made = DEEDSR.trainable(
+        {"size": "small", "overrides": {}, "base": str(own / "base"), "encoder": str(own / ENCODER)}, seed=0
+    )
     made.save(tmp_path / "trained", dict(made.model.trainable()))
     assert (tmp_path / "trained" / DIAGNOSIS).read_bytes() == (own / DIAGNOSIS).read_bytes()
 
@@ -193,9 +196,9 @@ def test_the_head_of_a_diagnosis_goes_with_its_encoder(folder: Path, tmp_path: P
 def test_a_base_below_a_folder_called_snapshots_is_found_again(folder: Path, tmp_path: Path) -> None:
     moved = tmp_path / "snapshots" / "mine"
     moved.parent.mkdir()
-    export(folder, moved, with_base=True)
-    export(moved, tmp_path / "new", with_base=False)
-    assert load(tmp_path / "new")
+    DEEDSR.export(folder, moved, with_base=True)
+    DEEDSR.export(moved, tmp_path / "new", with_base=False)
+    assert DEEDSR.load(tmp_path / "new")
 
 
 def test_export_keeps_what_is_there_and_refuses_what_is_broken(folder: Path, tmp_path: Path) -> None:
@@ -204,10 +207,10 @@ def test_export_keeps_what_is_there_and_refuses_what_is_broken(folder: Path, tmp
     (target / "mine.txt").write_text("mine")
     for occupied in (target, target / "mine.txt"):
         with pytest.raises(ValueError, match="exists already; remove it or name another folder"):
-            export(folder, occupied, with_base=True)
+            DEEDSR.export(folder, occupied, with_base=True)
     rewrite(folder / ENCODER, lambda tensors: tensors.popitem())
     with pytest.raises(ValueError, match=rf"{ENCODER}: does not fit"):
-        export(folder, tmp_path / "new", with_base=True)
+        DEEDSR.export(folder, tmp_path / "new", with_base=True)
     assert not (tmp_path / "new").exists()
 
 

@@ -9,10 +9,9 @@ import torch
 
 from deedsr.models import describe, load_model
 from deedsr.models.deedsr.blocks import DegradationBlock, Modulation
-from deedsr.models.deedsr.model import DeeDSR, build
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
-from deedsr.models.frozen.parts import load_part
-from deedsr.models.frozen.stock import stock
+from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
+from deedsr.models.frozen.base import Base, stock
 from deedsr.tiling import Window, join
 
 
@@ -31,7 +30,7 @@ def test_sd21_has_the_exact_parameter_counts() -> None:
 
 def test_sd21_parts_of_the_adapter() -> None:
     with torch.device("meta"):
-        model = build(preset("sd21"))
+        model = random_model(model_size("sd21"))
 
     def size(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -68,7 +67,7 @@ def noisy_inputs(model: DeeDSR, height: int = 16, width: int = 24) -> tuple[torc
 def test_gamma_and_beta_learn_at_once_and_everything_by_the_third_backward(tiny_config: DeeDSRConfig) -> None:
     """Trap 1: with the whole modulation at zero, its convolutions would never get a gradient."""
     torch.manual_seed(0)
-    model = build(tiny_config)
+    model = random_model(tiny_config)
     lr, z_lr, x_t, t = noisy_inputs(model)
     trained = dict(model.trainable())
     optimizer = torch.optim.SGD(trained.values(), lr=0.1)
@@ -108,7 +107,7 @@ def test_the_encoders_batch_norms_never_move(tiny_model: DeeDSR) -> None:
 @torch.no_grad()
 def test_a_fresh_adapter_leaves_the_stock_unet_as_it_is(tiny_config: DeeDSRConfig) -> None:
     torch.manual_seed(0)
-    model = build(tiny_config)
+    model = random_model(tiny_config)
     lr, z_lr, x_t, t = noisy_inputs(model)
     condition = model.condition(lr, z_lr)
     output = model.denoise(x_t, t, condition)
@@ -144,12 +143,12 @@ def test_the_answer_depends_on_lr_vector_latent_and_time(tiny_model: DeeDSR) -> 
 @torch.no_grad()
 def test_the_vae_sees_minus_one_to_one_and_gives_the_mode(tiny_config: DeeDSRConfig) -> None:
     """Traps 3 and 5, on Stable Diffusion's own class."""
-    kl = {**preset("sd21").vae, "block_out_channels": [32, 32, 32], "latent_channels": 4}
+    kl = {**model_size("sd21").vae, "block_out_channels": [32, 32, 32], "latent_channels": 4}
     kl["down_block_types"], kl["up_block_types"] = ["DownEncoderBlock2D"] * 3, ["UpDecoderBlock2D"] * 3
     unet = {**tiny_config.unet}
     config = DeeDSRConfig("t", unet, kl, tiny_config.scheduler, tiny_config.encoder, tiny_config.adapter, 8)
     torch.manual_seed(0)
-    model = build(config)
+    model = random_model(config)
     image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
     mode = model.vae.encode(2 * image - 1).latent_dist.mode() * 0.18215
     assert torch.equal(model.encode(image), mode)
@@ -160,6 +159,9 @@ def test_the_vae_sees_minus_one_to_one_and_gives_the_mode(tiny_config: DeeDSRCon
     decoded = model.decode(mode)
     assert decoded.shape == image.shape
     assert 0 <= decoded.min() <= decoded.max() <= 1
+    model.vae.register_to_config(shift_factor=0.5)
+    assert torch.allclose(model.encode(image), mode - 0.5 * 0.18215, atol=1e-6), "not what the base was trained on"
+    assert torch.allclose(model.decode(model.encode(image)), decoded, atol=1e-5)
 
 
 @torch.no_grad()
@@ -175,8 +177,8 @@ def test_a_batch_of_tiles_equals_its_tiles(tiny_model: DeeDSR) -> None:
 
 
 def test_another_context_width_starts_fresh_and_finite(tiny_base: Path) -> None:
-    stored = load_part(tiny_base / "unet")
-    unet = load_part(tiny_base / "unet", cross_attention_dim=24)
+    stored = Base.open(tiny_base).load("unet")
+    unet = Base.open(tiny_base).load("unet", cross_attention_dim=24)
     fresh = 0
     for name, parameter in unet.named_parameters():
         assert not parameter.is_meta
@@ -191,6 +193,6 @@ def test_another_context_width_starts_fresh_and_finite(tiny_base: Path) -> None:
 
 def test_sizes_are_read_from_the_parts() -> None:
     with torch.device("meta"):
-        sd21, small = build(preset("sd21")), build(preset("small"))
+        sd21, small = random_model(model_size("sd21")), random_model(model_size("small"))
     assert (sd21.factor, sd21.size.multiple, sd21.process.prediction) == (8, 64, "epsilon")
     assert (small.factor, small.size.multiple, small.process.prediction) == (4, 16, "v_prediction")

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from deedsr.models.deedsr.model import build
-from deedsr.models.deedsr.sizes import preset
+from deedsr.models.deedsr.model import random_model
+from deedsr.models.deedsr.sizes import model_size
 
 
 def test_overrides_change_what_they_name_and_nothing_else() -> None:
-    small = preset("small")
-    config = preset(
+    small = model_size("small")
+    config = model_size(
         "small",
         {
             "unet": {"block_out_channels": [32, 32, 32], "dropout": 0.5},
@@ -27,9 +27,9 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
     assert (config.adapter.width, config.adapter.attention) == (32, (True, False, False))
     assert config.adapter.multipliers == small.adapter.multipliers
     assert (config.vae, config.encoder) == (small.vae, {**small.encoder, "stem": 8})
-    model = build(config)
+    model = random_model(config)
     assert (model.defaults.steps, model.defaults.start, model.process.prediction) == (3, 0.5, "epsilon")
-    assert preset("small") == small, "the preset itself has changed"
+    assert model_size("small") == small, "the preset itself has changed"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_overrides_change_what_they_name_and_nothing_else() -> None:
 )
 def test_wrong_overrides_are_named(overrides: Mapping[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        preset("small", overrides)
+        model_size("small", overrides)
 
 
 def test_a_run_allows_what_it_can_change() -> None:
     with pytest.raises(ValueError, match="nothing to override in 'unet' here; there are: adapter"):
-        preset("small", {"unet": {"dropout": 0.5}}, ("adapter",))
+        model_size("small", {"unet": {"dropout": 0.5}}, ("adapter",))

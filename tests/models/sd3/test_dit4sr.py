@@ -13,15 +13,14 @@ from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
 from deedsr.diffusion.text_guidance import TextGuidance
-from deedsr.models import build, describe
-from deedsr.models.deedsr.folder import ADAPTER
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models import describe, random_model
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.controlnet import SD3ControlNet, controlnet_of
 from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig
-from deedsr.models.sd3.folder import TEXTS, Header, counts, load, save_adapter, save_texts, skeleton
+from deedsr.models.sd3.folder import DIT4SR, TEXTS, save_texts
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.model import Text
+from deedsr.models.system import ADAPTER, Header
 from deedsr.tiling import Window, join
 
 
@@ -50,7 +49,7 @@ def test_the_exact_counts() -> None:
         "vae": 83_819_683,
     }
     with torch.device("meta"):
-        assert len(list(build("dit4sr").trainable())) == 344
+        assert len(list(random_model("dit4sr").trainable())) == 344
 
 
 def test_the_baseline_has_the_papers_size() -> None:
@@ -59,7 +58,7 @@ def test_the_baseline_has_the_papers_size() -> None:
         transformer = SD3Transformer2DModel.from_config(SD35.transformer)
         parts = (controlnet_of(transformer), stock(SD35.vae))
     model = SD3ControlNet(transformer, *parts, Process.from_config(SD35.scheduler), Settings())
-    assert round(counts(model)["total"] / 1e6) == 3504
+    assert round(model.counts()["total"] / 1e6) == 3504
 
 
 def test_the_lr_stream_alone_is_trained(tiny_dit4sr: DiT4SR) -> None:
@@ -182,7 +181,7 @@ def write_model(folder: Path, config: DiT4SRConfig, model: DiT4SR) -> None:
     write_part(folder / "base" / "transformer", tensors, config.transformer)
     write_part(folder / "base" / "vae", model.vae.state_dict(), config.vae)
     write_scheduler(folder / "base", config.scheduler)
-    save_adapter(folder / ADAPTER, dict(model.trainable()), Header("base", model.transformer.stream, config.defaults))
+    DIT4SR.save(folder, dict(model.trainable()), Header("base", model.transformer.stream, config.defaults))
 
 
 @torch.no_grad()
@@ -193,23 +192,23 @@ def test_the_trained_part_and_the_texts_come_back_from_a_folder(
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
     assert weights.load(tmp_path / ADAPTER).tensors.keys() == dict(tiny_dit4sr.trainable()).keys()
     silent = tiny_dit4sr.denoise(x_t, t, tiny_dit4sr.condition(lr, z_lr))
-    loaded = load(tmp_path)
+    loaded = DIT4SR.load(tmp_path)
     assert torch.equal(loaded.denoise(x_t, t, loaded.condition(lr, z_lr)), silent)
     tiny_dit4sr.set_texts(texts(), texts(9))
     save_texts(tmp_path / TEXTS, texts(), texts(9))
-    loaded = load(tmp_path)
+    loaded = DIT4SR.load(tmp_path)
     guided, expected = (
         model.denoise(x_t, t, model.condition(lr, z_lr, guidance=TextGuidance(2.0))) for model in (loaded, tiny_dit4sr)
     )
     assert torch.equal(guided, expected)
-    assert counts(skeleton(tmp_path)) == counts(tiny_dit4sr)
+    assert DIT4SR.skeleton(tmp_path).counts() == tiny_dit4sr.counts()
 
 
 def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, tmp_path: Path) -> None:
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
     save_texts(tmp_path / TEXTS, texts(), Text(torch.zeros(1, 6, 8), torch.zeros(1, 40)))
     with pytest.raises(ValueError, match=r"texts\.safetensors: negative\.tokens"):
-        load(tmp_path)
+        DIT4SR.load(tmp_path)
     (tmp_path / TEXTS).unlink()
     tensors = dict(tiny_dit4sr.trainable())
     first, header = next(iter(tensors)), Header("base", LRStream(), tiny_sd3.defaults)
@@ -218,15 +217,15 @@ def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr
         ({**tensors, "transformer.proj_out.bias": torch.zeros(64)}, "proj_out.bias, which is not trained"),
         ({**tensors, "transformer.other": torch.zeros(1)}, "unexpected"),
     ):
-        save_adapter(tmp_path / ADAPTER, wrong, header)
+        DIT4SR.save(tmp_path, wrong, header)
         with pytest.raises(ValueError, match=pattern):
-            load(tmp_path)
-    weights.save(tmp_path / ADAPTER, tensors, {**header.config(), "beside": {"injection": "bad"}})
+            DIT4SR.load(tmp_path)
+    weights.save(tmp_path / ADAPTER, tensors, {**DIT4SR.config(header), "beside": {"injection": "bad"}})
     with pytest.raises(ValueError, match=r"damaged.*injection"):
-        skeleton(tmp_path)
+        DIT4SR.skeleton(tmp_path)
     weights.save(tmp_path / ADAPTER, tensors, {"system": "other"})
-    with pytest.raises(ValueError, match="nothing of a model on Stable Diffusion 3"):
-        load(tmp_path)
+    with pytest.raises(ValueError, match="nothing of a dit4sr adapter"):
+        DIT4SR.load(tmp_path)
 
 
 def test_the_baseline_starts_as_the_base_and_learns(tiny_sd3: DiT4SRConfig) -> None:

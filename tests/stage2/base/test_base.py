@@ -18,10 +18,8 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.metrics.loading import Unavailable
 from deedsr.models import describe
-from deedsr.models.frozen.parts import PART, load_part
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import PART, Base, stock
 from deedsr.models.sd3.dit4sr import SMALL
-from deedsr.models.sd3.folder import load_transformer
 from deedsr.training.command import command
 from stage2.base.__main__ import train
 from stage2.base.sizes import unconditional
@@ -88,7 +86,7 @@ def test_a_finished_run_is_left_alone(
 
 
 def test_the_base_is_in_diffusers_layout_with_its_averaged_denoiser(whole: Path) -> None:
-    vae, unet = load_part(whole / "base" / "vae"), load_part(whole / "base" / "unet")
+    vae, unet = (Base.open(whole / "base").load(part) for part in ("vae", "unet"))
     phase1 = weights.load_checkpoint(whole / "autoencoder" / "last.ckpt")["state_dict"]
     assert phase1.keys() == {f"vae.{name}" for name in vae.state_dict()} | {"mean_square"}
     assert vae.config.scaling_factor == pytest.approx(phase1["mean_square"].item() ** -0.5)
@@ -196,7 +194,7 @@ def test_a_rectified_flow_on_a_given_autoencoder(
     assert not (tmp_path / "whole" / "autoencoder").exists()
     given, kept = (weights.load(folder / "vae" / PART).tensors for folder in (tiny_base, base))
     assert all(torch.equal(tensor, kept[name]) for name, tensor in given.items())
-    transformer = load_transformer(base / "transformer")
+    transformer = Base.open(base).load("transformer")
     assert transformer.proj_out.weight.any(), "it starts at zero, so it was trained"
     scheduler = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["_class_name"] == "FlowMatchEulerDiscreteScheduler"

@@ -18,7 +18,7 @@ from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
 from stage2.distill import __main__ as distill
 from stage2.distill.module import Adversary
-from stage2.from_config import assemble
+from stage2.from_config import trainable_model
 from stage2.picture_loss import Fidelity, FidelityLoss
 from stage2.train import train
 
@@ -56,7 +56,7 @@ def test_two_and_two_steps_equal_four(
 
 def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
     cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01", "trainer.precision=bf16-mixed"])
-    run = distill.student_run(cfg, assemble(cfg).model)
+    run = distill.student_run(cfg, trainable_model(cfg).model)
     before = {name: value.clone() for name, value in run.state_dict().items()}
     fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     changed = {name for name, value in run.state_dict().items() if not torch.equal(value, before[name])}
@@ -70,10 +70,10 @@ def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_p
     """What is compared is what the restorer's sampler gives with the defaults in the header: steps, start, guidance."""
     numbers = "+model.overrides.defaults={steps:2,start:0.6,guidance:[0.3,1]}"
     cfg = config(tmp_path, ["steps=1", numbers, "adversary=null"])
-    fresh = assemble(cfg)
-    run, model, settings = distill.student_run(cfg, fresh.model), fresh.model, fresh.model.defaults
+    trainable = trainable_model(cfg)
+    run, model, settings = distill.student_run(cfg, trainable.model), trainable.model, trainable.model.defaults
     assert (settings.steps, settings.start, settings.guidance.weight) == (2, 0.6, 0.3)
-    assert fresh.header["defaults"]["start"] == 0.6
+    assert trainable.header["defaults"]["start"] == 0.6
     lr = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
     z_lr = model.encode(upsample(lr))
     condition = model.condition(lr, z_lr)
@@ -87,7 +87,7 @@ def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_p
 
 def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Path) -> None:
     cfg = config(tmp_path, ["steps=1"])
-    run = distill.student_run(cfg, assemble(cfg).model)
+    run = distill.student_run(cfg, trainable_model(cfg).model)
     with torch.no_grad():
         next(iter(run.model.trainable()))[1].fill_(float("nan"))
     with pytest.raises(ValueError, match=r"sampling gave NaN or inf at step 0: .*this batch is in .*bad_batch"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.evaluate.benchmark import benchmark, difference, picture, to_text
@@ -88,7 +88,7 @@ def test_another_model_is_a_rival_too(tiny_model_folder: Path) -> None:
 
 def tiny_stable_diffusion() -> DeeDSRConfig:
     """The layout of Stable Diffusion 2.1, as narrow as can be."""
-    config = preset("sd21")
+    config = model_size("sd21")
     widths = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
     unet = {**config.unet, **widths, "attention_head_dim": 2, "cross_attention_dim": 16}
     return dataclasses.replace(config, unet=unet, vae={**config.vae, **widths})

@@ -14,8 +14,7 @@ from PIL import Image
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, decode, list_photos
 from deedsr.models import load_model
-from deedsr.models.frozen.parts import write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
 from stage2.cache.__main__ import make_cache
 from stage2.texts import captions, embed

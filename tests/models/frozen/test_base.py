@@ -14,14 +14,15 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import Tensor, nn
 
 from deedsr import weights
-from deedsr.models.deedsr.folder import ADAPTER, ENCODER, Header, assemble, export, load, load_encoder, save_adapter
-from deedsr.models.deedsr.sizes import DeeDSRConfig, preset
+from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers, load_encoder, model_on_base
+from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen import original_names as originals
-from deedsr.models.frozen.parts import PART, load_part, part_tensors, read_part, write_part, write_scheduler
-from deedsr.models.frozen.stock import stock
+from deedsr.models.frozen.base import PART, Base, stock, write_part, write_scheduler
+from deedsr.models.frozen.configs import SD21, SMALL
+from deedsr.models.system import ADAPTER, Header
 
-UNET = {**preset("sd21").unet, "block_out_channels": [32] * 4, "attention_head_dim": [2] * 4, "cross_attention_dim": 24}
-VAE = {**preset("sd21").vae, "block_out_channels": [32, 32, 64, 64]}
+UNET = {**SD21["unet"], "block_out_channels": [32] * 4, "attention_head_dim": [2] * 4, "cross_attention_dim": 24}
+VAE = {**SD21["vae"], "block_out_channels": [32, 32, 64, 64]}
 
 
 def original_names(module: nn.Module, root: str) -> dict[str, Tensor]:
@@ -46,7 +47,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for base in (root / "sd", root / "base"):
         for part, module, config in (("unet", unet, UNET), ("vae", vae, VAE)):
             write_part(base / part, module.state_dict(), config)
-        write_scheduler(base, {**preset("sd21").scheduler, "prediction_type": "v_prediction"})
+        write_scheduler(base, {**SD21["scheduler"], "prediction_type": "v_prediction"})
     for part in ("unet", "vae"):
         (root / "sd" / part / PART).unlink()
     return root
@@ -54,7 +55,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
 def test_an_original_file_is_the_same_network_as_the_folder(original: Path, part: str) -> None:
-    file, folder = load_part(original / "sd" / "sd.safetensors" / part), load_part(original / "base" / part)
+    file, folder = (Base.open(original / place).load(part) for place in ("sd/sd.safetensors", "base"))
     assert type(file) is type(folder)
     state = file.state_dict()
     assert state.keys() == folder.state_dict().keys()
@@ -69,7 +70,7 @@ def test_names_are_those_that_diffusers_itself_converts(original: Path) -> None:
         "vae": convert_ldm_vae_checkpoint(dict(tensors), dict(stock(VAE).config)),
     }
     for part, expected in theirs.items():
-        ours = part_tensors(original / "sd" / "sd.safetensors" / part)
+        ours = Base.open(original / "sd" / "sd.safetensors").tensors(part)
         assert ours.keys() == expected.keys()
         assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
 
@@ -78,10 +79,10 @@ def test_without_configurations_a_file_is_stable_diffusion_21(original: Path, tm
     file = tmp_path / "sd.safetensors"
     shutil.copy(original / "sd" / "sd.safetensors", file)
     for part in ("unet", "vae", "scheduler"):
-        assert read_part(file / part) == getattr(preset("sd21"), part)
+        assert Base.open(file).config(part) == SD21[part]
     with pytest.raises(ValueError, match=r"sd\.safetensors: holds no unet of this .*of another size.*beside"):
-        load_part(file / "unet")
-    assert read_part(original / "sd" / "sd.safetensors" / "scheduler")["prediction_type"] == "v_prediction"
+        Base.open(file).load("unet")
+    assert Base.open(original / "sd" / "sd.safetensors").config("scheduler")["prediction_type"] == "v_prediction"
 
 
 def test_what_a_file_lacks_or_has_too_much_is_named(original: Path, tmp_path: Path) -> None:
@@ -90,15 +91,15 @@ def test_what_a_file_lacks_or_has_too_much_is_named(original: Path, tmp_path: Pa
     tensors["first_stage_model.loss.logvar"] = tensors.pop("first_stage_model.quant_conv.bias")
     weights.save(base / "sd.safetensors", tensors)
     with pytest.raises(ValueError, match=r"1 missing \(first_.*\.quant_conv\.bias\); 1 unexpected \(first_.*loss"):
-        load_part(base / "sd.safetensors" / "vae")
-    load_part(base / "sd.safetensors" / "unet")
-    config = {**preset("small").vae}
+        Base.open(base / "sd.safetensors").load("vae")
+    Base.open(base / "sd.safetensors").load("unet")
+    config = SMALL["vae"]
     (base / "vae" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"AutoencoderDC has no original names; give a folder"):
-        load_part(base / "sd.safetensors" / "vae")
+        Base.open(base / "sd.safetensors").load("vae")
     (base / "sd.safetensors").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match=r"sd\.safetensors: a pickle, which is not read; convert it"):
-        load_part(base / "sd.safetensors" / "unet")
+        Base.open(base / "sd.safetensors").load("unet")
 
 
 def test_a_vae_with_the_attention_names_of_old_is_read(original: Path, tmp_path: Path) -> None:
@@ -112,8 +113,8 @@ def test_a_vae_with_the_attention_names_of_old_is_read(original: Path, tmp_path:
         tensors[name] = tensor
     assert any(".proj_attn." in name for name in tensors)
     weights.save(tmp_path / "vae" / PART, tensors)
-    expected = load_part(original / "base" / "vae").state_dict()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_part(tmp_path / "vae").state_dict().items())
+    expected, loaded = (Base.open(place).load("vae").state_dict() for place in (original / "base", tmp_path))
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
 
 
 def test_a_model_on_an_original_file(
@@ -123,18 +124,18 @@ def test_a_model_on_an_original_file(
     multipliers, attention = (1, 1, 1, 1), (False, False, False, True)
     adapter = dataclasses.replace(tiny_config.adapter, multipliers=multipliers, attention=attention)
     base = original / "sd" / "sd.safetensors"
-    model = assemble(base, load_encoder(tiny_encoder), adapter, 8, {"steps": 2})
+    header = Header(str(base), DeeDSRNumbers(adapter, 8), {"steps": 2})
+    model = model_on_base(Base.open(base), load_encoder(tiny_encoder), header)
     assert model.process.prediction == "v_prediction"
     assert model.unet.config.cross_attention_dim == 32
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / ENCODER).write_bytes(tiny_encoder.read_bytes())
-    header = Header(str(base), adapter, 8, {"steps": 2})
-    save_adapter(tmp_path / "model" / ADAPTER, dict(model.trainable()), header)
-    export(tmp_path / "model", tmp_path / "whole", with_base=True)
-    export(tmp_path / "model", tmp_path / "slim", with_base=False)
+    DEEDSR.save(tmp_path / "model", dict(model.trainable()), header)
+    DEEDSR.export(tmp_path / "model", tmp_path / "whole", with_base=True)
+    DEEDSR.export(tmp_path / "model", tmp_path / "slim", with_base=False)
     assert weights.header(tmp_path / "slim" / ADAPTER)["base"] == str(base.resolve())
     for folder in ("model", "whole", "slim"):
-        loaded = load(tmp_path / folder)
+        loaded = DEEDSR.load(tmp_path / folder)
         state = loaded.state_dict()
         assert loaded.process.prediction == "v_prediction"
         assert not any(tensor.is_meta for tensor in state.values())

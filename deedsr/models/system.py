@@ -1,0 +1,181 @@
+"""A restoration system: how its models come from the disk, get there, and are made ready to train.
+
+Stage 2 writes ``adapter.safetensors`` in a model folder, and checkpoints. Both hold what is trained, and say in a
+header what they are: the `system`, its base, the numbers of what is trained, and how to sample.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from deedsr import weights
+from deedsr.diffusion.sampler import Settings
+from deedsr.files import new_folder
+from deedsr.models.contract import RestorationModel
+from deedsr.models.frozen.base import Base
+
+ADAPTER, HEADER = "adapter.safetensors", "model"  # HEADER: key of a checkpoint
+
+Model = TypeVar("Model", bound=RestorationModel)
+Numbers = TypeVar("Numbers")
+
+
+@dataclass(frozen=True)
+class Header(Generic[Numbers]):
+    """What files say of a trained model.
+
+    base: its frozen backbone, a path (also relative to the model's folder) or a hub id. numbers: of what is trained on
+    it. defaults: how to sample, arguments of `Settings`.
+    """
+
+    base: str
+    numbers: Numbers
+    defaults: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Numbers]):
+    """A trained model on the disk.
+
+    place: its folder or a checkpoint. file: what of it holds the trained tensors. companion: another file, if any.
+    """
+
+    place: Path
+    file: Path
+    header: Header[Numbers]
+    base: Base
+    companion: Path | None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is trained, by name; of a checkpoint, the averaged values."""
+        if self.place.is_file():
+            averages = weights.load_checkpoint(self.place).get("average", {}).get("tensors", {})
+            return {name: tensor.clone() for name, tensor in averages.items()}
+        return weights.load(self.file).tensors
+
+    def pointer(self) -> str:
+        """What the model calls its base when it is handed on: a hub id, or the whole path."""
+        called, place = self.header.base, self.base.place
+        found = (self.file.parent / called).exists() or Path(called).exists()
+        return str(place.resolve()) if found or "snapshots" not in place.parts else called
+
+
+@dataclass(frozen=True)
+class TrainableModel:
+    """A model to train. header: what its files say of it. save: (folder, trained tensors) → a model folder."""
+
+    model: RestorationModel
+    header: dict[str, Any]
+    save: Callable[[Path, Mapping[str, Tensor]], None]
+
+
+class System(ABC, Generic[Model, Numbers]):
+    """One kind of restoration model on one kind of base.
+
+    name: in headers and configurations. denoiser: the part of the base that predicts, ``unet`` or ``transformer``.
+    companion: the name of the other file of a model folder. words: what a configuration says of a model to train.
+    sizes: by name, what makes a model with random weights.
+    """
+
+    name: str
+    denoiser: str
+    companion: str
+    words: tuple[str, ...]
+    sizes: Mapping[str, Callable[[], Model]]
+
+    @abstractmethod
+    def load(self, place: Path) -> Model:
+        """The model in the folder or checkpoint `place`.
+
+        Raises ValueError that names the file for anything missing, surplus or of another size.
+        """
+
+    @abstractmethod
+    def skeleton(self, place: Path) -> Model:
+        """The model in the folder or checkpoint `place` on the meta device: its shapes, without its weights."""
+
+    @abstractmethod
+    def numbers(self, config: Mapping[str, Any]) -> Numbers:
+        """The numbers of what is trained, of a header."""
+
+    @abstractmethod
+    def plain(self, numbers: Numbers) -> dict[str, Any]:
+        """Inverse of `numbers`, as JSON holds it."""
+
+    @abstractmethod
+    def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
+        """The companion of the model in `place`, whose header is `config`; None where it has none."""
+
+    @abstractmethod
+    def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
+        """A model to train, in float32, as a configuration says. seed: of what is not read from files."""
+
+    def open(self, place: Path) -> Trained[Numbers]:
+        """What lies in the folder or checkpoint `place`; ValueError that names what is missing or damaged."""
+        file, config = place if place.is_file() else place / ADAPTER, header_of(place)
+        if config.get("system") != self.name:
+            raise ValueError(f"{file}: its header says nothing of a {self.name} adapter; it was not written by stage 2")
+        try:
+            header = Header(str(config["base"]), self.numbers(config), config["defaults"])
+            Settings.from_dict(header.defaults)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: the configuration in its header is damaged ({error})") from None
+        companion = self.find_companion(place, config)
+        return Trained(place, file, header, Base.find(header.base, self.denoiser, file.parent), companion)
+
+    def config(self, header: Header[Numbers]) -> dict[str, Any]:
+        """A header as files hold it."""
+        return {"system": self.name, "base": header.base, **self.plain(header.numbers), "defaults": header.defaults}
+
+    def save(self, folder: Path, tensors: Mapping[str, Tensor], header: Header[Numbers]) -> None:
+        """Write the trained `tensors` to a model folder, with all that `load` needs to know."""
+        weights.save(folder / ADAPTER, tensors, self.config(header))
+
+    def export(self, source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
+        """See `deedsr.models.export`."""
+        with new_folder(target) as folder:
+            self.load(source)
+            trained = self.open(source)
+            header = replace(trained.header, base="base" if with_base else trained.pointer())
+            self.save(folder, weights.cast(trained.tensors(), dtype), header)
+            if trained.companion is not None:
+                self.copy_companion(trained.companion, folder, dtype)
+            if with_base:
+                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype)
+
+    def copy_companion(self, companion: Path, folder: Path, dtype: torch.dtype | None) -> None:
+        """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""
+        stored = weights.load(companion)
+        weights.save(folder / self.companion, weights.cast(stored.tensors, dtype), stored.config)
+
+
+def header_of(place: Path) -> dict[str, Any]:
+    """What the model folder or the checkpoint `place` says of itself; ValueError for one that is missing or damaged."""
+    return weights.load_checkpoint(place).get(HEADER, {}) if place.is_file() else weights.header(place / ADAPTER)
+
+
+def companion_places(place: Path, name: str) -> list[Path]:
+    """Where the file `name` of a model folder or checkpoint may lie."""
+    return [place.parent / "model" / name, place.parent / name] if place.is_file() else [place / name]
+
+
+def load_trained(
+    model: RestorationModel, tensors: Mapping[str, Tensor], source: str | Path, assign: bool = False
+) -> None:
+    """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
+
+    assign: make them the model's own instead. Raises ValueError that names `source` and the first names that are
+    missing, surplus or of another size.
+    """
+    trained, names = {name for name, _ in model.trainable()}, model.state_dict().keys()
+    surplus = sorted(tensors.keys() & names - trained)
+    if surplus:
+        raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
+    weights.load_strict(model, tensors, source, allow_missing=names - trained, assign=assign)
