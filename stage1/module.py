@@ -22,15 +22,9 @@ class DegradationLearner(Run):
 
     A batch is HR `Crops`, or `Patches` that were made already, see `stage1.pool`.
 
-    Args:
-        contrast: encoder, key encoder and queue.
-        optimizer: of the trained parameters, and its schedule, see `deedsr.training.optimizer.scheduled`.
-        steps: of the whole run.
-        recipe: what the degradations are drawn from, or the name of its level.
-        positives: which two patches count as the same, see `stage1.views.views`.
-        parameters: weight of reading the drawn parameters from the vector; the contrast's is 1. 0: contrast alone.
-        shuffle: exchange the keys between ranks and BatchNorm groups.
-        seed: of the degradations.
+    optimizer: see `deedsr.training.optimizer.scheduled`. recipe: what the degradations are drawn from. positives: which
+    two patches count as the same, see `stage1.views.degrade`. parameters: weight of reading the drawn parameters from
+    the vector; the contrast's is 1; 0: contrast alone. shuffle: exchange the keys between ranks and BatchNorm groups.
     """
 
     def __init__(

@@ -26,11 +26,8 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.0
 
     The negatives are the queue alone, never the rest of the batch. If all vectors are the same the loss is log(1 + K).
 
-    Args:
-        query: (B, D), unit length.
-        key: (B, D), unit length; row i is the positive of query i.
-        queue: (K, D), unit length: the negatives.
-        temperature: τ > 0.
+    query, key: (B, D); row i of one is the positive of row i of the other. queue: (K, D). All rows have unit length.
+    temperature: τ > 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key, queue = query.float(), key.float(), queue.float()
@@ -71,16 +68,10 @@ class MomentumContrast(nn.Module):
     The queue and its pointer are buffers, so a checkpoint holds them. On several ranks the keys of all ranks go into
     every rank's queue, which therefore stay equal.
 
-    Args:
-        encoder: the network to train; its copy makes the keys.
-        queue: number of negatives K.
-        momentum: share of the key network that stays at each step.
-        temperature: τ of the loss.
-        groups: BatchNorm takes its statistics over this many parts of a rank's batch, and the keys are divided
-            otherwise than the queries where a `shuffle` is given to `forward` (shuffled BN; on one device as well).
-
-    Raises:
-        ValueError: a number out of its range.
+    encoder: the network to train; its copy makes the keys. queue: number of negatives K. momentum: share of the key
+    network that stays at each step. temperature: τ of the loss. groups: BatchNorm takes its statistics over this many
+    parts of a rank's batch, and the keys are divided otherwise than the queries where a `shuffle` is given to `forward`
+    (shuffled BN; on one device as well). Raises ValueError for a number out of its range.
     """
 
     queue: Tensor
@@ -141,14 +132,10 @@ class MomentumContrast(nn.Module):
     def forward(self, query: Tensor, key: Tensor, shuffle: torch.Generator | None = None) -> tuple[Contrast, Tensor]:
         """One training step, but for the optimizer: moves the key network, compares, and enqueues the keys.
 
-        Args:
-            query: (B, 3, h, w) LR patches in [0, 1].
-            key: (B, 3, h, w); row i has the degradation of row i of `query`.
-            shuffle: a CPU generator in the same state on all ranks: exchanges the keys' patches between ranks and
-                groups before BatchNorm sees them (shuffled BN, section 3.3). None: they stay where they are.
-
-        Returns:
-            The comparison, and the queries' degradation vectors (B, D), before the head.
+        query, key: LR patches (B, 3, h, w) in [0, 1]; row i of both has one degradation. shuffle: a CPU generator in
+        the same state on all ranks: exchanges the keys' patches between ranks and groups before BatchNorm sees them
+        (shuffled BN, section 3.3); None: they stay where they are. Returns the comparison, and the queries' degradation
+        vectors (B, D), before the head.
         """
         self.follow()
         keys = self._keys(key, shuffle)

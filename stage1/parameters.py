@@ -24,9 +24,7 @@ def drawn(degradation: Degradation) -> Tensor:
 class Reading(nn.Module):
     """A linear map from degradation vectors to the drawn parameters, each brought to mean 0 and variance 1.
 
-    Args:
-        dimension: length of the vectors.
-        recipe: what the parameters are drawn from.
+    dimension: length of the vectors. recipe: what the parameters are drawn from.
     """
 
     mean: Tensor

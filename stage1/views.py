@@ -40,17 +40,8 @@ def degrade(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers
     still differs between them. `same_degradation`: the second picture is the next crop of the batch under the same
     parameters, with noise of its own, so that only the degradation is shared.
 
-    Args:
-        hr: (B, 3, S, S) in [0, 1].
-        recipe: what the parameters are drawn from.
-        positives: see above.
-        numbers: seed, step, rank; row i is a pure function of them and i.
-
-    Returns:
-        Pictures of S/4 pixels, multiples of 1/255.
-
-    Raises:
-        ValueError: an unknown `positives`, or a single crop where two are needed.
+    hr: (B, 3, S, S) in [0, 1]; the pictures have S/4 pixels, multiples of 1/255. numbers: seed, step, rank; row i is a
+    pure function of them and i. Raises ValueError for an unknown `positives`, and a single crop where two are needed.
     """
     degradation = recipe.sample(seeded(*numbers, 0, 1), len(hr))  # the crops' own numbers are one less
     first = apply(hr, degradation)

@@ -37,15 +37,9 @@ def pack(photos: Sequence[Photo], folder: str | Path, size: int = 512_000_000, c
     Duplicates and files that can't be decoded are left out. Keys are numbered, as two photographs of one stem would be
     one sample to WebDataset. The same photographs give the same bytes.
 
-    Args:
-        photos: in the order of the shards.
-        folder: is made; must not hold anything yet.
-        size: bytes after which the next shard begins.
-        crop: pixels; photographs with a shorter side are counted as small, and packed.
-
-    Raises:
-        ValueError: if `folder` isn't empty, or no photograph can be decoded.
-        OSError: if a file can't be read or written.
+    photos: in the order of the shards. folder: is made; must not hold anything yet. size: bytes after which the next
+    shard begins. crop: pixels; photographs with a shorter side are counted as small, and packed. Raises ValueError if
+    `folder` isn't empty or no photograph can be decoded, and OSError if a file can't be read or written.
     """
     with new_folder(folder) as part:
         packed = _write(photos, part, size, crop)

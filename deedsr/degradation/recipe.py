@@ -209,60 +209,25 @@ def _midpoint(low: Any, high: Any) -> Any:
     )
 
 
+UP_DOWN_KEEP, EVEN = (0.2, 0.7, 0.1), (0.3, 0.4, 0.3)  # chances of the two orders' kinds of resizing
 LIGHT = Recipe(
-    first=Order(
-        blur=1,
-        sigma=(0.2, 1.5),
-        resize=(0.2, 0.7, 0.1),
-        scale=(0.3, 1.5),
-        gaussian=(1, 15),
-        poisson=(0.05, 2),
-        jpeg=(60, 95),
-    ),
-    second=Order(
-        blur=0.5,
-        sigma=(0.2, 1),
-        resize=(0.3, 0.4, 0.3),
-        scale=(0.6, 1.2),
-        gaussian=(1, 12),
-        poisson=(0.05, 1),
-        jpeg=(60, 100),
-    ),
+    Order(1, (0.2, 1.5), UP_DOWN_KEEP, scale=(0.3, 1.5), gaussian=(1, 15), poisson=(0.05, 2), jpeg=(60, 95)),
+    Order(0.5, (0.2, 1), EVEN, scale=(0.6, 1.2), gaussian=(1, 12), poisson=(0.05, 1), jpeg=(60, 100)),
     beta_generalized=(0.5, 2),
     beta_plateau=(1, 1.5),
     name="light",
 )
 HEAVY = Recipe(
-    first=Order(
-        blur=1,
-        sigma=(0.2, 3),
-        resize=(0.2, 0.7, 0.1),
-        scale=(0.15, 1.5),
-        gaussian=(1, 30),
-        poisson=(0.05, 3),
-        jpeg=(30, 95),
-    ),
-    second=Order(
-        blur=0.8,
-        sigma=(0.2, 1.5),
-        resize=(0.3, 0.4, 0.3),
-        scale=(0.3, 1.2),
-        gaussian=(1, 25),
-        poisson=(0.05, 2.5),
-        jpeg=(30, 95),
-    ),
+    Order(1, (0.2, 3), UP_DOWN_KEEP, scale=(0.15, 1.5), gaussian=(1, 30), poisson=(0.05, 3), jpeg=(30, 95)),
+    Order(0.8, (0.2, 1.5), EVEN, scale=(0.3, 1.2), gaussian=(1, 25), poisson=(0.05, 2.5), jpeg=(30, 95)),
     beta_generalized=(0.5, 4),
     beta_plateau=(1, 2),
     name="heavy",
 )
 MEDIUM = replace(_midpoint(LIGHT, HEAVY), name="medium")
 CAMERA = Recipe(
-    first=Order(
-        blur=1, sigma=(1, 4), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 3), poisson=(0, 0.1), jpeg=(90, 100)
-    ),
-    second=Order(
-        blur=0, sigma=(0.2, 1), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 4), poisson=(0, 0.2), jpeg=(80, 100)
-    ),
+    Order(1, (1, 4), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 3), poisson=(0, 0.1), jpeg=(90, 100)),
+    Order(0, (0.2, 1), resize=(0, 0, 1), scale=(1, 1), gaussian=(0, 4), poisson=(0, 0.2), jpeg=(80, 100)),
     beta_generalized=(0.5, 2),
     beta_plateau=(1, 1.5),
     final_sinc=0.1,

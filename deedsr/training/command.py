@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ def main(work: Callable[[DictConfig], object], config: str) -> None:
 
 
 def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
-    """Do ``work(cfg)``, and print what it returns if that is a text.
+    """Do ``work(cfg)``, and print what it returns if that is a text, or as JSON a dictionary.
 
     What the user can mend, a ValueError, an OSError or a value that is missing in `cfg`, ends the process with one line
     instead of a traceback.
@@ -41,6 +42,8 @@ def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
         sys.exit(f"error: {_last_line(error.__cause__ or error)}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {_last_line(error)}")
+    if isinstance(result, dict):
+        result = json.dumps(result, indent=2) + "\n"
     if isinstance(result, str):
         sys.stdout.write(result)
 

@@ -27,7 +27,13 @@ from stage1.from_config import batches, degradation_learner, photographs
 
 @dataclass(frozen=True)
 class Speeds:
-    """What was measured; images are HR crops of `crop` pixels, rates are medians, in images a second."""
+    """What was measured; images are HR crops of `crop` pixels, rates are medians, in images a second.
+
+    degradation: the recipe on the device, nothing else. per_image: the same recipe with basicsr on the CPU, image by
+    image in `workers` processes. ratio: the first by the second, the median over rounds that time both. loader:
+    decoding and cropping in `workers` processes, nothing else. step: the whole training step, data included. waiting:
+    the share of the time of steps in which the device waits for data.
+    """
 
     device: str
     threads: int
@@ -35,17 +41,11 @@ class Speeds:
     crop: int
     batch: int
     degradation: float
-    """The recipe on the device, nothing else."""
     per_image: float
-    """The same recipe with basicsr on the CPU, image by image in `workers` processes."""
     ratio: float
-    """The first by the second: the median over rounds that time both."""
     loader: float
-    """Decoding and cropping in `workers` processes, nothing else."""
     step: float
-    """The whole training step, data included."""
     waiting: float
-    """Share of the time of steps in which the device waits for data."""
 
     def table(self) -> str:
         """The rates as a Markdown table, with what they were measured on."""

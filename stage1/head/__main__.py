@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from deedsr.data.members import Photo
 from deedsr.data.photos import PhotoCrops
 from deedsr.degradation import FACTOR
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
-from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import load_encoder
 from deedsr.randomness import seeded
 from deedsr.training.command import main
 from stage1.head.truth import Truth, direct, drawn
@@ -125,9 +125,7 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
 
     Raises ValueError for weights or photographs that can't be used.
     """
-    stored = weights.load(cfg.weights)
-    encoder = DegradationEncoder(**stored.config).to(cfg.device).eval()
-    weights.load_strict(encoder, stored.tensors, cfg.weights)
+    encoder = load_encoder(Path(cfg.weights)).to(cfg.device).eval()
     photos, others = splits(cfg.data.roots, cfg.data.split, cfg.test)
     if len(photos) < 2:
         raise ValueError(f"{photos[0]} is the only photograph to fit to; at least two are needed, one to calibrate on")
@@ -149,4 +147,4 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(lambda cfg: json.dumps(fit_and_judge(cfg), indent=2) + "\n", "head")
+    main(fit_and_judge, "head")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from deedsr import weights
 from deedsr.degradation import Mixture
 from deedsr.files import write_json, write_text
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import load_encoder
 from deedsr.training.command import main
 from stage1.probe.crops import make_exam
 from stage1.probe.exam import Exam, Reader, probe
@@ -33,7 +31,7 @@ COLUMNS = {
     "level": "level",
     "content": "content ↓",
 }
-"""Columns of the table, by their name in `stage1.probe.exam.Probes`."""
+"""Columns of the table, by their name in `stage1.probe.exam.probe`."""
 
 
 def readers(files: Mapping[str, str], seed: int, device: str) -> dict[str, Reader]:
@@ -43,15 +41,12 @@ def readers(files: Mapping[str, str], seed: int, device: str) -> dict[str, Reade
     """
     trained, untrained, shapes = {}, {}, []
     for name, file in files.items():
-        stored = weights.load(file)
-        torch.manual_seed(seed)
-        encoder = DegradationEncoder(**stored.config).to(device).eval()
-        if stored.config not in shapes:
-            shapes.append(stored.config)
+        trained[name] = encoder = load_encoder(Path(file)).to(device).eval()
+        if encoder.config() not in shapes:
+            shapes.append(encoder.config())
             label = "untrained" if len(shapes) == 1 else f"untrained, as {name}"
-            untrained[label] = DegradationEncoder(**stored.config).to(device).eval()
-        weights.load_strict(encoder, stored.tensors, file)
-        trained[name] = encoder
+            torch.manual_seed(seed)
+            untrained[label] = DegradationEncoder(**encoder.config()).to(device).eval()
     return {**trained, **untrained, "hand-made": statistics}
 
 
@@ -65,7 +60,7 @@ def examine(cfg: DictConfig) -> dict[str, Any]:
     compared = readers(files, cfg.seed, cfg.device)
     recipe = graded(cfg.recipe)
     exam = make_exam(cfg.data.roots, cfg, recipe, cfg.seed, cfg.device)
-    rows: dict[str, Any] = {name: asdict(probe(reader, exam, cfg.device)) for name, reader in compared.items()}
+    rows: dict[str, Any] = {name: probe(reader, exam, cfg.device) for name, reader in compared.items()}
     if isinstance(recipe, Mixture):
         drawn = exam.drawn["mixed"][exam.fit :]
         rows["true parameters"] = {"level": bayes_accuracy(recipe.recipes, drawn, drawn.level)}
@@ -106,4 +101,4 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(lambda cfg: json.dumps(examine(cfg), indent=2) + "\n", "probe")
+    main(examine, "probe")

@@ -19,41 +19,8 @@ Reader = Callable[[Tensor], Tensor]
 PENALTIES = tuple(10.0**exponent for exponent in range(-4, 3))
 """The strengths of the penalty that `ridge` chooses from."""
 
-NEUTRAL = Order(
-    blur=0,
-    sigma=(0.2, 0.2),
-    resize=(0, 0, 1),
-    scale=(1, 1),
-    gaussian=(0, 0),
-    poisson=(0, 0),
-    jpeg=(100, 100),
-    gaussian_share=1,
-)
+NEUTRAL = Order(0, (0.2, 0.2), (0, 0, 1), (1, 1), gaussian=(0, 0), poisson=(0, 0), jpeg=(100, 100), gaussian_share=1)
 """An order that does nothing but JPEG at quality 100."""
-
-
-@dataclass(frozen=True)
-class Probes:
-    """The probes' results on photographs that the probe was not fitted to.
-
-    The first four are R² of a linear probe, 1 is perfect and 0 knows nothing: blur σ (HR pixels, isotropic), Gaussian
-    noise σ, JPEG quality and first resize factor where each *alone* varies; `mixed_*` the same within the whole random
-    degradation. `level` is the accuracy of light, medium or heavy by the 15 nearest neighbours (chance: 1/3; the levels
-    overlap). `content` is the accuracy of a linear probe for *which photograph* it was, among `photos` (lower is
-    better; chance: 1/photos).
-    """
-
-    blur: float
-    noise: float
-    jpeg: float
-    resize: float
-    mixed_blur: float
-    mixed_noise: float
-    mixed_jpeg: float
-    mixed_resize: float
-    level: float
-    content: float
-    photos: int
 
 
 def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> tuple[Tensor, Tensor]:
@@ -160,15 +127,10 @@ class Exam:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> Exam:
-        """Degrades the crops.
+        """Degrades crops, fit: uint8 (N, 3, S, S), S a multiple of 4, and test: (M, 3, S, S) of other photographs.
 
-        Args:
-            fit: uint8 (N, 3, S, S), S a multiple of 4.
-            test: uint8 (M, 3, S, S): crops of other photographs; of each the same, even number, one after the other.
-            photo: (M,) int64, from 0: which photograph a test crop is of.
-            recipe: the whole random degradation.
-            seed: of the degradations.
-            device: where they are computed.
+        Of each of these there is the same, even number of crops, one after the other; photo: (M,) int64, from 0, says
+        which it is. recipe: the whole random degradation. device: where it is computed.
         """
         images, pictures, drawn = torch.cat([fit, test]), {}, {}
         for number, (name, single) in enumerate({**single_recipes(), "mixed": recipe}.items()):
@@ -187,8 +149,15 @@ def read(reader: Reader, pictures: Tensor, device: torch.device | str = "cpu", b
     return torch.cat(parts)
 
 
-def probe(reader: Reader, exam: Exam, device: torch.device | str = "cpu") -> Probes:
-    """All probes of a reader on `device`."""
+def probe(reader: Reader, exam: Exam, device: torch.device | str = "cpu") -> dict[str, float]:
+    """What the vectors of a reader on `device` tell, on photographs that the probes were not fitted to.
+
+    R² of linear probes, 1 is perfect and 0 knows nothing: ``blur`` σ (HR pixels, isotropic), Gaussian ``noise`` σ,
+    ``jpeg`` quality and first ``resize`` factor where each *alone* varies; ``mixed_…`` the same within the whole random
+    degradation. ``level``: accuracy of light, medium or heavy by the 15 nearest neighbours (chance: 1/3; the levels
+    overlap). ``content``: accuracy of a linear probe for *which photograph* it was, among ``photos`` (lower is better;
+    chance: 1/photos).
+    """
     n, results = exam.fit, {}
     for name in single_recipes():
         features, target = read(reader, exam.pictures[name], device), targets(exam.drawn[name])[name]
@@ -199,7 +168,7 @@ def probe(reader: Reader, exam: Exam, device: torch.device | str = "cpu") -> Pro
     level = exam.drawn["mixed"].level.clamp_min(0)
     results["level"] = nearest_accuracy(features[:n], level[:n], features[n:], level[n:])
     results["content"] = linear_accuracy(features[n:], exam.photo)
-    return Probes(**results, photos=int(exam.photo.max()) + 1)
+    return {**results, "photos": int(exam.photo.max()) + 1}
 
 
 def principal(features: Tensor, count: int = 2) -> Tensor:

@@ -18,10 +18,8 @@ def bayes_accuracy(recipes: Sequence[Recipe], drawn: Degradation, label: Tensor)
 
     The ranges of the levels overlap, so it is below 1; whatever reads the picture alone can't do better.
 
-    Args:
-        recipes: they differ in ranges and in the probabilities of blur, noise and `clean`, as the levels do.
-        drawn: of length N.
-        label: (N,), positions in `recipes`.
+    recipes: they differ in ranges and in the probabilities of blur, noise and `clean`, as the levels do. drawn: of
+    length N. label: (N,), positions in `recipes`.
     """
     likelihood = torch.stack([log_likelihood(recipe, drawn) for recipe in recipes], 1)
     return float((likelihood.argmax(1) == label).double().mean())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,15 +15,14 @@ from stage1.probe.exam import Exam, probe
 
 
 class Probing(pl.Callback):
-    """Logs ``probe/blur``, ``probe/noise`` … (`stage1.probe.exam.Probes`) of the query encoder.
+    """Logs ``probe/blur``, ``probe/noise`` … (`stage1.probe.exam.probe`) of the query encoder.
 
     It draws from generators of its own and leaves the encoder as it was: the run's weights stay the same to the bit.
     Only the first rank probes.
 
-    Args:
-        roots: photographs, see `deedsr.data.photos.list_photos`; read at the first probe.
-        settings: `every`, in steps; `crop`, and `split` and `crops` of `fit` and `test`, as in ``conf/probe.yaml``.
-        seed: of crops and degradations, which are the same each time.
+    roots: photographs, see `deedsr.data.photos.list_photos`; read at the first probe. settings: `every`, in steps;
+    `crop`, and `split` and `crops` of `fit` and `test`, as in ``conf/probe.yaml``. seed: of crops and degradations,
+    which are the same each time.
     """
 
     def __init__(self, roots: Any, settings: DictConfig, seed: int = 0) -> None:
@@ -42,7 +40,7 @@ class Probing(pl.Callback):
             self.exam = make_exam(self.roots, self.settings, pl_module.recipe, self.seed)
         encoder = pl_module.contrast.encoder
         with evaluating(encoder):
-            found = asdict(probe(encoder, self.exam, pl_module.device))
+            found = probe(encoder, self.exam, pl_module.device)
         del found["photos"]
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in found.items()}, trainer.global_step)

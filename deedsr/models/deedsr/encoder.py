@@ -10,10 +10,7 @@ from torch import Tensor, nn
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a residual connection (ResNet, He et al. 2016, fig. 5 left).
 
-    Args:
-        inputs: channels in.
-        outputs: channels out.
-        stride: stride of the first convolution and of the short-cut.
+    inputs, outputs: channels. stride: of the first convolution and of the short-cut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -40,16 +37,11 @@ class DegradationEncoder(nn.Module):
     The defaults are the full size: ResNet-34 of double width without `fc`, 85,011,008 parameters. Parameter names are
     those of torchvision's ResNet. Initialised after Kaiming (normal, fan-out).
 
-    Args:
-        layers: blocks in each of the four stages.
-        widths: channels of the four stages; the last is the length of the vector.
-        stem: channels of the 7x7 convolution.
-        tile: LR pixels; the vector of a larger picture is the mean of those of tiles of this side, spread evenly so
-            that they cover it. The padding at the border is seen in every vector: in a whole picture its share is other
-            than in the patches of training. None: the whole picture at once, as the authors do.
-
-    Raises:
-        ValueError: `layers` or `widths` does not hold four positive numbers, or `tile` is below 1.
+    layers: blocks in each of the four stages. widths: channels of the four stages; the last is the length of the
+    vector. stem: channels of the 7x7 convolution. tile: LR pixels; the vector of a larger picture is the mean of those
+    of tiles of this side, spread evenly so that they cover it. The padding at the border is seen in every vector: in a
+    whole picture its share is other than in the patches of training. None: the whole picture at once, as the authors
+    do. Raises ValueError where `layers` or `widths` does not hold four positive numbers, or `tile` is below 1.
     """
 
     def __init__(
@@ -93,14 +85,7 @@ class DegradationEncoder(nn.Module):
         return {"layers": list(self.layers), "widths": list(self.widths), "stem": self.stem, "tile": self.tile}
 
     def forward(self, lr: Tensor) -> Tensor:
-        """The degradation vector of each picture.
-
-        Args:
-            lr: (B, 3, h, w) in [0, 1], at the size of the low-resolution picture.
-
-        Returns:
-            (B, dimension).
-        """
+        """The degradation vector (B, dimension) of each LR picture (B, 3, h, w) in [0, 1]."""
         if self.tile is None:
             return self._pooled(lr)
         tiles = [

@@ -76,9 +76,9 @@ def test_probe_of_a_tiny_encoder(exam: Exam) -> None:
     torch.manual_seed(0)
     encoder = DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4).eval()
     result = probe(encoder, exam)
-    assert result.photos == 3
-    assert 0 <= result.level <= 1
-    assert 0 <= result.content <= 1
+    assert result["photos"] == 3
+    assert 0 <= result["level"] <= 1
+    assert 0 <= result["content"] <= 1
     assert result == probe(encoder, exam)
 
 
