@@ -193,8 +193,8 @@ def make(
 ) -> None:
     """Write `count` pictures to ``folder/0000.jpg`` and so on; the folder appears when all of them are written.
 
-    fonts: a folder of more fonts than matplotlib's. Raises ValueError if `folder` isn't empty, a photograph can't be decoded or a font can't be read, and OSError if a
-    file can't be read or written.
+    fonts: a folder of more fonts than matplotlib's. Raises ValueError if `folder` isn't empty, a photograph can't be
+    decoded or a font can't be read, and OSError if a file can't be read or written.
     """
     known = faces(fonts)
     with new_folder(folder) as part:

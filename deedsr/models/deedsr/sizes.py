@@ -56,13 +56,7 @@ SMALL = DeeDSRConfig(
     **configs.SMALL,
     encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32, "tile": 64},
     adapter=AdapterConfig(
-        in_channels=8,
-        width=64,
-        multipliers=(1, 1, 2),
-        attention=(False, False, True),
-        heads=4,
-        maps=64,
-        vector=256,
+        in_channels=8, width=64, multipliers=(1, 1, 2), attention=(False, False, True), heads=4, maps=64, vector=256
     ),
     sft_hidden=48,
     defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},

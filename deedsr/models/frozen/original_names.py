@@ -15,12 +15,7 @@ from deedsr import weights
 Pairs = Iterator[tuple[str, str]]
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-RES_BLOCK = {
-    "in_layers.0": "norm1",
-    "in_layers.2": "conv1",
-    "out_layers.0": "norm2",
-    "out_layers.3": "conv2",
-}
+RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "out_layers.0": "norm2", "out_layers.3": "conv2"}
 UNET_RES_BLOCK = {**RES_BLOCK, "emb_layers.1": "time_emb_proj", "skip_connection": "conv_shortcut"}
 VAE_RES_BLOCK = {**{part: part for part in RES_BLOCK.values()}, "nin_shortcut": "conv_shortcut"}
 VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}

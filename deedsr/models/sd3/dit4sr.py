@@ -28,12 +28,7 @@ class DiT4SR(SD3Restoration):
 
     @classmethod
     def on(
-        cls,
-        transformer: SD3Transformer2DModel,
-        numbers: LRStream,
-        vae: nn.Module,
-        process: Process,
-        defaults: Settings,
+        cls, transformer: SD3Transformer2DModel, numbers: LRStream, vae: nn.Module, process: Process, defaults: Settings
     ) -> DiT4SR:
         return cls(DiT4SRTransformer.from_transformer(transformer, numbers), vae, process, defaults)
 
