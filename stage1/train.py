@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,8 +15,6 @@ from deedsr.training.command import main
 from deedsr.training.fit import finished, fit
 from stage1.from_config import batches, degradation_learner
 from stage1.probe.while_training import Probing
-
-log = logging.getLogger(__name__)
 
 
 class EncoderFile(pl.Callback):

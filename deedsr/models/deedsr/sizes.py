@@ -39,15 +39,7 @@ SD21 = DeeDSRConfig(
     name="sd21",
     **configs.SD21,
     encoder={"layers": [3, 4, 6, 3], "widths": [128, 256, 512, 1024], "stem": 64},
-    adapter=AdapterConfig(
-        in_channels=4,
-        width=256,
-        multipliers=(1, 1, 2, 2),
-        attention=(True, True, True, False),
-        heads=4,
-        maps=256,
-        vector=1024,
-    ),
+    adapter=AdapterConfig(4, 256, (1, 1, 2, 2), (True, True, True, False), heads=4, maps=256, vector=1024),
     defaults={"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]},
 )
 
@@ -55,9 +47,7 @@ SMALL = DeeDSRConfig(
     name="small",
     **configs.SMALL,
     encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32, "tile": 64},
-    adapter=AdapterConfig(
-        in_channels=8, width=64, multipliers=(1, 1, 2), attention=(False, False, True), heads=4, maps=64, vector=256
-    ),
+    adapter=AdapterConfig(8, 64, (1, 1, 2), (False, False, True), heads=4, maps=64, vector=256),
     sft_hidden=48,
     defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},
 )
