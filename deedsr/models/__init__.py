@@ -31,7 +31,7 @@ def load_model(
     if str(name) in SIZES and not Path(name).exists():
         raise ValueError(
             f"{name} is a size, and no trained part of it is published with this package; train one with `python -m "
-            f"stage2.train model={name}`, then give the folder that stage 2 wrote"
+            "stage2.train` (conf/experiment/ has one of each size), then give the folder that stage 2 wrote"
         )
     place = resolve(str(name))
     return _system(place).load(place).to(device, dtype).requires_grad_(False)

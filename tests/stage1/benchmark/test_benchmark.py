@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from deedsr.degradation import Recipe, apply
 from deedsr.degradation.operations import resize_to
 from deedsr.randomness import seeded
 from stage1.benchmark.__main__ import measure
+
+if importlib.util.find_spec("basicsr") is None:
+    pytest.skip("basicsr isn't installed: it can't be on Python 3.13", allow_module_level=True)
+
 from stage1.benchmark.per_image import PerImage, degrade
 
 CONF = Path(__file__).parents[3] / "conf"
