@@ -53,7 +53,7 @@ def test_an_unknown_size_is_an_error_that_lists_the_sizes() -> None:
 
 
 def test_sd21_without_an_adapter_says_how_to_train_one() -> None:
-    with pytest.raises(ValueError, match=r"published.*stage2\.train model=sd21"):
+    with pytest.raises(ValueError, match=r"published.*stage2\.train` \(conf/experiment/"):
         load_model("sd21")
 
 
