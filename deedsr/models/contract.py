@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,18 @@ class Text:
 class Condition(Protocol):
     """All that a network knows of one batch of LR images and that does not depend on t."""
 
-    z_lr: Tensor
+    @property
+    def z_lr(self) -> Tensor: ...
 
     def crop(self, window: Window) -> Condition:
         """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
         ...
 
 
-class RestorationModel(nn.Module, ABC):
+Known = TypeVar("Known", bound=Condition)
+
+
+class RestorationModel(nn.Module, ABC, Generic[Known]):
     """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
 
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
@@ -68,14 +72,14 @@ class RestorationModel(nn.Module, ABC):
     @abstractmethod
     def condition(
         self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
-    ) -> Condition:
+    ) -> Known:
         """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
 
         text: of each image or one for all; None leaves it to the model. Raises ValueError for what it can't take.
         """
 
     @abstractmethod
-    def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Known) -> Tensor:
         """The network's prediction for x_t (B, C, h, w) at the process's times t (B,), in its parameterisation."""
 
     @abstractmethod

@@ -51,7 +51,7 @@ def _modulate(maps: Maps, modulation: Modulation, _conv: nn.Module, _inputs: tup
     return modulation(h, maps.by_size[tuple(h.shape[-2:])])
 
 
-class DeeDSR(RestorationModel):
+class DeeDSR(RestorationModel[DeeDSRCondition]):
     """The whole system on *stock* diffusers modules.
 
     unet: a UNet2DConditionModel whose cross-attention takes the adapter's tokens. vae: AutoencoderKL or AutoencoderDC.

@@ -40,7 +40,7 @@ class SD3Condition:
         return replace(self, z_lr=self.z_lr[window.slices])
 
 
-class SD3Restoration(RestorationModel):
+class SD3Restoration(RestorationModel[SD3Condition]):
     """A frozen transformer of Stable Diffusion 3 and the trained part of a subclass.
 
     transformer: `SD3Transformer2DModel` or a subclass; its positional embedding sets the limit. vae: AutoencoderKL or
