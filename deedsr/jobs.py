@@ -180,23 +180,22 @@ def restore_all(
     make_restorer: called at the first picture that needs it. report: called with every outcome. progress: called with
     the number of pictures done, of any fraction, and of those to do.
     """
-    outcomes = list(plan.failed)
-    todo = []
-    for job in plan.jobs:
-        if job.target.is_file() and not overwrite:
-            outcomes.append(Outcome(job.source, job.target, "kept"))
-        else:
-            todo.append(job)
+    kept = {job.target for job in plan.jobs if job.target.is_file() and not overwrite}
+    todo = [job for job in plan.jobs if job.target not in kept]
+    outcomes = [*plan.failed, *(Outcome(job.source, job.target, "kept") for job in plan.jobs if job.target in kept)]
     for outcome in outcomes:
         report(outcome)
-    restorer = None
-    for index, job in enumerate(todo):
-        progress(index, len(todo))
-        if restorer is None:
-            restorer = make_restorer()
-        outcomes.append(attempt(job, restorer, lambda part, index=index: progress(index + part, len(todo))))
+    settled, restorer = len(outcomes), None
+
+    def within(part: float) -> None:
+        progress(len(outcomes) - settled + part, len(todo))
+
+    for job in todo:
+        within(0)
+        restorer = restorer or make_restorer()
+        outcomes.append(attempt(job, restorer, within))
         report(outcomes[-1])
-    progress(len(todo), len(todo))
+    within(0)
     return outcomes
 
 
