@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 # typer raises click's errors, its own copy of them from version 0.26 on
-ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+ClickException: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 INTERRUPTED = 130
 
@@ -88,8 +88,7 @@ def restore(
     and EXIF data are kept where the format can hold them. Subfolders are restored too.
     """
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
-    changes = {"preset": preset, "text_guidance": text_guidance, "ensemble": ensemble}
-    options = Options(outscale, steps, sampler, guidance, tile, colour, seed, **changes)
+    options = Options(outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble)
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
     plan = jobs.make_plan(inputs, output, suffix, ext)

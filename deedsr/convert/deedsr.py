@@ -78,7 +78,7 @@ def key_table(model: DeeDSR) -> dict[str, str]:
 
 def schedule(process: Process) -> dict[str, Tensor]:
     """The buffers of the authors' diffusion, by name: functions of ᾱ, the ᾱ before it, and β (arXiv 2006.11239)."""
-    cumulative = process.alphas.square()
+    cumulative = process.levels(torch.arange(process.steps))[0].square()
     before = torch.cat([cumulative.new_ones(1), cumulative[:-1]])
     beta = 1 - cumulative / before
     variance = beta * (1 - before) / (1 - cumulative)

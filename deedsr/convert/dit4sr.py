@@ -86,7 +86,7 @@ class Checkpoint(Mapping[str, Tensor]):
         if not files:
             raise ValueError(f"{folder}: holds no safetensors file; give the authors' file or folder")
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._files = {}
+        self._files: dict[str, safe_open] = {}
         for file in files:
             weights.header(file)  # names what is wrong with the file
             stored = safe_open(file, framework="pt")

@@ -57,9 +57,9 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
     def skeleton(self, place: Path) -> DeeDSR:
         trained = self.open(place)
         assert trained.companion is not None
-        parts = {part: trained.base.config(part) for part in ("unet", "vae", "scheduler")}
+        unet, vae, scheduler = map(trained.base.config, ("unet", "vae", "scheduler"))
         encoder, header = weights.header(trained.companion), trained.header
-        size = DeeDSRConfig(place.name, **parts, encoder=encoder, **vars(header.numbers), defaults=header.defaults)
+        size = DeeDSRConfig(place.name, unet, vae, scheduler, encoder, **vars(header.numbers), defaults=header.defaults)
         with torch.device("meta"):
             return random_model(size)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Configs = dict[str, dict[str, Any]]
+Configs = dict[str, Any]
 
 SD21: Configs = {
     "unet": {

@@ -53,9 +53,9 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
 
     def skeleton(self, place: Path) -> SD3Restoration:
         trained = self.open(place)
-        parts = {part: trained.base.config(part) for part in ("transformer", "vae", "scheduler")}
+        transformer, vae, scheduler = map(trained.base.config, ("transformer", "vae", "scheduler"))
         with torch.device("meta"):
-            config = DiT4SRConfig(place.name, **parts, defaults=trained.header.defaults)
+            config = DiT4SRConfig(place.name, transformer, vae, scheduler, defaults=trained.header.defaults)
             return random_model(config, self.kind, trained.header.numbers)
 
     def numbers(self, config: Mapping[str, Any]) -> LRStream | Branch:
