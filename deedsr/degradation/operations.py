@@ -34,8 +34,9 @@ def resize_by(image: Tensor, scale: float, mode: str) -> Tensor:
     """`F.interpolate` by a factor, without antialiasing; sides are rounded down, at least 1 pixel."""
     if scale == 1:
         return image
-    if min(image.shape[-2:]) * scale < 1:
-        return resize_to(image, tuple(max(1, int(side * scale)) for side in image.shape[-2:]), mode)
+    height, width = image.shape[-2:]
+    if min(height, width) * scale < 1:
+        return resize_to(image, (max(1, int(height * scale)), max(1, int(width * scale))), mode)
     return F.interpolate(image, scale_factor=scale, mode=mode, align_corners=None if mode == "area" else False)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,9 @@ class Order:
 
 def freeze(instance: object, ranges: Sequence[str], chances: Sequence[str]) -> None:
     """Sequences (of any kind, as a configuration gives them) to tuples; check ranges and probabilities."""
-    for field in fields(instance):
-        value = getattr(instance, field.name)
+    for name, value in vars(instance).items():
         if isinstance(value, Sequence) and not isinstance(value, str):
-            object.__setattr__(instance, field.name, tuple(value))
+            object.__setattr__(instance, name, tuple(value))
     for name in ranges:
         value = getattr(instance, name)
         if len(value) != 2 or not 0 <= value[0] <= value[1]:

@@ -155,11 +155,11 @@ class Recipe:
 class Mixture:
     """Recipes of which each sample draws one.
 
-    recipes: a sequence, or a mapping whose keys are only for the reader. weights: how often each is drawn in relation
-    to the others; all equally often where there are none. Raises ValueError where they don't fit each other.
+    recipes: in a configuration also a mapping, whose keys are only for the reader. weights: how often each is drawn in
+    relation to the others; all equally often where there are none. Raises ValueError where they don't fit each other.
     """
 
-    recipes: Sequence[Recipe] | Mapping[str, Recipe]
+    recipes: Sequence[Recipe]
     weights: Sequence[float] = ()
 
     def __post_init__(self) -> None:

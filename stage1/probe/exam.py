@@ -86,11 +86,8 @@ def single_recipes() -> dict[str, Recipe]:
         "jpeg": (NEUTRAL, replace(NEUTRAL, jpeg=(30, 95))),
         "resize": (replace(NEUTRAL, resize=(0, 1, 0), scale=(0.15, 1)), NEUTRAL),
     }
-    plain = {"kernels": (1, 0, 0, 0, 0, 0), "sinc": 0, "final_sinc": 0, "clean": 0}
-    return {
-        name: Recipe(first, second, beta_generalized=(1, 1), beta_plateau=(1, 1), **plain)
-        for name, (first, second) in orders.items()
-    }
+    plain = Recipe(NEUTRAL, NEUTRAL, (1, 1), (1, 1), (1, 0, 0, 0, 0, 0), sinc=0, final_sinc=0, clean=0)
+    return {name: replace(plain, first=first, second=second) for name, (first, second) in orders.items()}
 
 
 def targets(degradation: Degradation) -> dict[str, Tensor]:
