@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +64,9 @@ class Average:
         """The average and the number of its updates; where it is sharded, all ranks must call this."""
         return {"updates": self.updates, "tensors": self.whole()}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`. Raises ValueError for other parameters than those that are averaged."""
         tensors = state["tensors"]
-        assert isinstance(tensors, dict)
         if tensors.keys() != self.tensors.keys():
             raise ValueError("the checkpoint's averaged parameters are not those that are trained now")
         self.updates = int(state["updates"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ def mapped(function: Callable[..., Tensor], *values: Any) -> Any:
         return function(*values)
     if isinstance(first, list | tuple):
         return type(first)(mapped(function, *parts) for parts in zip(*values, strict=True))
-    if not is_dataclass(first):
+    if not is_dataclass(first) or isinstance(first, type):
         return first
     names = [field.name for field in fields(first)]
-    return type(first)(**{name: mapped(function, *(getattr(value, name) for value in values)) for name in names})
+    return replace(first, **{name: mapped(function, *(getattr(value, name) for value in values)) for name in names})

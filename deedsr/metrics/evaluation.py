@@ -138,8 +138,8 @@ class _Scoring:
                 self.unavailable.setdefault(column, f"{self.metrics[column].label} needs the ground truth")
                 continue
             for name, image in (images | {TRUTH: sample.hr}).items():
-                found = self._guarded(column, sample.stem, partial(features, image))
-                self.sets.setdefault((column, name), []).append(found)
+                if (found := self._guarded(column, sample.stem, partial(features, image))) is not None:
+                    self.sets.setdefault((column, name), []).append(found)
 
     def finish(self) -> None:
         """The numbers of whole sets; afterwards no row has a column that is unavailable."""
@@ -149,7 +149,8 @@ class _Scoring:
                     row.whole[column] = 0.0
                 elif column not in self.unavailable and (column, name) in self.sets:
                     pair = np.stack(self.sets[column, name]), np.stack(self.sets[column, TRUTH])
-                    row.whole[column] = self._guarded(column, "the set", partial(frechet.distance, *pair))
+                    distance = self._guarded(column, "the set", partial(frechet.distance, *pair))
+                    row.whole |= {} if distance is None else {column: distance}
         for row in self.rows.values():
             for column in self.unavailable:
                 for scores in (row.whole, *row.images.values()):
@@ -206,8 +207,8 @@ def _scorer(metric: Metric, device: torch.device | str, download: bool, clip: Cl
         return load_perceptual(metric, device, download)
     if metric.package == "open_clip":
         return load_semantic(clip, device, download)
-    name, channel = metric.name.split("-")
-    return partial(_fidelity, fidelity.psnr if name == "psnr" else fidelity.ssim, channel)
+    function = fidelity.psnr if metric.name.startswith("psnr") else fidelity.ssim
+    return partial(_fidelity, function, "y" if metric.name.endswith("-y") else "rgb")
 
 
 def _fidelity(function: Callable[..., Tensor], channel: fidelity.Channel, image: Tensor, reference: Tensor) -> float:

@@ -126,7 +126,7 @@ def _pkg_resources() -> Iterator[None]:
         return
     stand_in = ModuleType(name)
     importlib.import_module("packaging.version")
-    stand_in.packaging = sys.modules["packaging"]
+    vars(stand_in).update(packaging=sys.modules["packaging"])
     sys.modules[name] = stand_in
     try:
         yield

@@ -30,7 +30,7 @@ def load_perceptual(metric: Metric, device: torch.device | str = "cpu", download
     model = load(metric.label, "pyiqa", metric.files, build, download)
 
     def score(image: Tensor, reference: Tensor | None) -> float:
-        pictures = (image, reference) if metric.needs_reference else (image,)
+        pictures = (image, reference) if metric.needs_reference and reference is not None else (image,)
         with torch.no_grad(), quiet():
             return float(model(*(picture.to(device) for picture in pictures)))
 

@@ -82,7 +82,7 @@ class DenoiserRun(BaseRun):
         super().__init__(cfg, seed)
         self.denoiser, self.vae = denoiser, Frozen(vae)
         self.process = Process.from_config(scheduler)
-        self.average = Average(self.denoiser.named_parameters(), cfg.ema)
+        self.average: Average = Average(self.denoiser.named_parameters(), cfg.ema)
 
     def saved(self) -> set[str]:
         return {name for name in self.state_dict() if not name.startswith("vae.")}
