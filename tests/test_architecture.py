@@ -148,11 +148,18 @@ def test_the_library_does_not_print() -> None:
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
 
 
-def test_ruff_finds_nothing() -> None:
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_ruff_finds_nothing(arguments: tuple[str, ...]) -> None:
     pytest.importorskip("ruff")
-    folders = ["deedsr", "stage1", "stage2", "tests"]
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", *folders], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "ruff", *arguments, "deedsr", "stage1", "stage2", "tests", "notebooks"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_mypy_finds_nothing() -> None:
+    pytest.importorskip("mypy")
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_top_level_is_as_agreed() -> None:
