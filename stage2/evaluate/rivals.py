@@ -90,7 +90,6 @@ def pipeline(config: DeeDSRConfig, steps: int, device: torch.device, dtype: torc
     No text encoder (the prompt's embedding is given), no classifier-free guidance, DDIM.
     """
     unet = stock(config.unet)
-    assert isinstance(unet, torch.nn.Module)
     parts = {"vae": stock(config.vae), "unet": unet, "controlnet": ControlNetModel.from_unet(unet)}
     scheduler = SAMPLERS["ddim"].from_config(config.scheduler)
     absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
