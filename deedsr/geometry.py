@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SCALE = 4
+"""HR pixels per LR pixel, of the networks and of the degradations."""
+
 
 @dataclass(frozen=True)
 class SizeRequirement:
@@ -51,7 +54,7 @@ def _mirrored(length: int, target: int, device: torch.device) -> Tensor:
     return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)
 
 
-def upsample(image: Tensor, factor: int = 4) -> Tensor:
+def upsample(image: Tensor, factor: int = SCALE) -> Tensor:
     """Bicubic up-sampling (a = -0.75, no antialiasing, as the degradations use) clamped to [0, 1]: (B, C, fH, fW)."""
     return functional.interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False).clamp_(0, 1)
 

@@ -16,14 +16,13 @@ from deedsr import colour
 from deedsr.devices import pick_device
 from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.sampler import OnStep, Settings, make_scheduler, sample
-from deedsr.geometry import pad_to, resize, upsample
+from deedsr.geometry import SCALE, pad_to, resize, upsample
 from deedsr.models import load_model
 from deedsr.models.contract import Condition, RestorationModel
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.pictures.picture import Picture, from_pil, read
 from deedsr.tiling import Window, join, merge, windows
 
-SCALE = 4  # of the networks
 LEAST_SIDE = 8  # of an input
 TILE = 512  # side of a tile in HR pixels where the user does not say
 OVERLAP = 64  # least of neighbouring tiles in HR pixels, but no more than a fifth of their side
@@ -60,7 +59,7 @@ class Restorer:
     def from_pretrained(
         cls, name: str = "built-in", options: Options | None = None, device: str = "auto", dtype: str = "float32"
     ) -> Restorer:
-        """A restorer with weights: ``built-in``, a model folder or an id.
+        """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
         device: ``auto``, ``cpu``, ``cuda`` (also ``cuda:1``) or ``mps``. dtype: ``float32``, ``bfloat16`` or
         ``float16``. Raises ValueError for a name, a device or a dtype that can't be had.
@@ -117,7 +116,7 @@ class Restorer:
             return merge(self._pieces(function, tiles, counter), height, width, scale)
 
         z_lr = blended(lambda group: self.model.encode(self._cut(padded, [w.scaled(factor) for w in group])))
-        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), guidance=settings.text)
+        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), text_guidance=settings.text)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group))

@@ -41,7 +41,7 @@ class DegradationLearner(Run):
         super().__init__(seed)
         self.contrast = contrast.to(memory_format=torch.channels_last)
         self.optimizer_config, self.steps = optimizer, steps
-        self.recipe = Recipe.level(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
         self.reading = Reading(contrast.encoder.dimension, self.recipe) if parameters else None
         self.positives, self.parameters_weight = positives, parameters
         self.shuffle = shuffle

@@ -22,6 +22,8 @@ from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
 
+DEGRADATION, DIFFUSION, ROLLOUT = 1, 2, 3  # independent streams of a batch's random numbers
+
 
 class RestorationRun(Run):
     """Degrades crops, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable."""
@@ -76,7 +78,7 @@ class RestorationRun(Run):
         self, batch: Crops | Samples, guidance: TextGuidance = NO_TEXT_GUIDANCE
     ) -> tuple[Tensor | None, Tensor, Condition]:
         """HR in [0, 1], where the batch has it, its latent, and what the network is told of the LR images."""
-        made = self.samples(batch, self.generator(1))
+        made = self.samples(batch, self.generator(DEGRADATION))
         hr = None if made.hr is None else pixels(made.hr)
         text = None if made.tokens is None or made.pooled is None else Text(made.tokens, made.pooled)
         condition = self.model.condition(pixels(made.lr), made.z_lr.float(), text, guidance)
@@ -84,15 +86,15 @@ class RestorationRun(Run):
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)
-        for_diffusion = self.generator(2)
+        for_diffusion = self.generator(DIFFUSION)
         t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
         noise = torch.randn(z.shape, generator=for_diffusion).to(z)
-        if torch.rand((), generator=self.generator(3, alike=True)) < self.objective.rollout:
-            x_t, known = self.own(noise, t, condition), None
+        if torch.rand((), generator=self.generator(ROLLOUT, alike=True)) < self.objective.rollout:
+            x_t, target_noise = self.rolled_out(noise, t, condition), None
         else:
-            x_t, known = self.model.process.noised(z, noise, t), noise
+            x_t, target_noise = self.model.process.noised(z, noise, t), noise
         output = self.model.denoise(x_t, t, condition).float()
-        return self.total(self.objective(self.model, output, x_t, t, z, known, hr, self.global_step))
+        return self.total(self.objective(self.model, output, x_t, t, z, target_noise, hr, self.global_step))
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The sum of the terms of the loss; each is logged."""
@@ -101,7 +103,7 @@ class RestorationRun(Run):
         return torch.stack(list(terms.values())).sum()
 
     @torch.no_grad()
-    def own(self, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def rolled_out(self, noise: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """x_t after one deterministic step from pure `noise`: x_t = α_t x̂0 + σ_t ε̂, x̂0 the model's first estimate."""
         process = self.model.process
         first = torch.full_like(t, process.last)

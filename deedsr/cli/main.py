@@ -66,7 +66,7 @@ def restore(
     output: Output = Path("restored"),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
     model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
-    preset: Annotated[str | None, typer.Option(help="Sampling preset of the model: paper, fast.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Sampling preset: paper; of DiT4SR fast, too.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     noise_guidance: Pull = None,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 KINDS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso", "sinc", "sharpen")
-"""Names of the kernel kinds; a `Degradation` stores positions in this tuple."""
+"""Names of the kernel kinds. A `Degradation` stores positions, so names are only appended; even ones are isotropic."""
 
 SINC, SHARPEN = KINDS.index("sinc"), KINDS.index("sharpen")
 

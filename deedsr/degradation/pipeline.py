@@ -8,9 +8,7 @@ from torch import Tensor
 from deedsr.degradation import kernels, operations
 from deedsr.degradation.jpeg import jpeg
 from deedsr.degradation.operations import MODES
-
-FACTOR = 4
-"""HR pixels per LR pixel."""
+from deedsr.geometry import SCALE
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +103,8 @@ def apply(hr: Tensor, degradation: Degradation) -> Tensor:
     """
     if hr.ndim != 4 or hr.shape[1] != 3:
         raise ValueError(f"HR images must be RGB (B,3,H,W), not {tuple(hr.shape)}")
-    if hr.shape[2] % FACTOR or hr.shape[3] % FACTOR:
-        raise ValueError(f"HR size {hr.shape[2]}x{hr.shape[3]} isn't a multiple of {FACTOR}: crop it first")
+    if hr.shape[2] % SCALE or hr.shape[3] % SCALE:
+        raise ValueError(f"HR size {hr.shape[2]}x{hr.shape[3]} isn't a multiple of {SCALE}: crop it first")
     if len(degradation) != len(hr):
         raise ValueError(f"{len(hr)} images but {len(degradation)} degradations: index the degradation to share rows")
     host = degradation.to("cpu")
@@ -117,7 +115,7 @@ def apply(hr: Tensor, degradation: Degradation) -> Tensor:
 
 def _degrade(image: Tensor, row: Degradation) -> Tensor:
     """(1,3,H,W) → (1,3,H/4,W/4) by a degradation of length 1 on the CPU."""
-    target = (image.shape[2] // FACTOR, image.shape[3] // FACTOR)
+    target = (image.shape[2] // SCALE, image.shape[3] // SCALE)
     if row.clean.item():
         return operations.quantize(operations.resize_to(image, target, "bicubic"))
     generator = torch.Generator(image.device).manual_seed(row.seed.item())

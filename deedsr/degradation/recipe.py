@@ -64,12 +64,12 @@ class Recipe:
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
 
     @classmethod
-    def level(cls, name: str) -> "Recipe | Mixture":
+    def named(cls, name: str) -> "Recipe | Mixture":
         """One of `LEVELS`, or ``camera``, or a `Mixture`.
 
         ``mixed``: of all levels; ``varied``: that with a `skip`; ``real``: two thirds ``camera``.
         """
-        return RECIPES[one_of("degradation level", name, RECIPES)]
+        return RECIPES[one_of("recipe", name, RECIPES)]
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """Draw the parameters of `batch` degradations; on the CPU.
@@ -246,4 +246,4 @@ RECIPES = {
     "varied": _VARIED,
     "real": Mixture((_VARIED.recipes[0], CAMERA, _VARIED.recipes[2]), weights=(1, 4, 1)),
 }
-"""What `Recipe.level` knows, by name."""
+"""What `Recipe.named` knows, by name."""

@@ -65,7 +65,7 @@ def require(missing: list[str]) -> None:
     if missing:
         raise Unavailable(
             f"needs weights that are not on this machine: {', '.join(missing)}; "
-            "allow the download once with `download`, or put the files there"
+            "allow the download once with `download`, which `deedsr compare` has too, or put the files there"
         )
 
 

@@ -1,6 +1,6 @@
 """Perceptual metrics through pyiqa (extra ``metrics``), and LPIPS and DISTS as training losses.
 
-pyiqa's licence is PolyForm Noncommercial: it is imported only where one of its metrics is asked for.
+pyiqa's licence is non-commercial (see README.md): it is imported only where one of its metrics is asked for.
 """
 
 from __future__ import annotations

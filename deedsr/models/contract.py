@@ -71,7 +71,7 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
 
     @abstractmethod
     def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
     ) -> Known:
         """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
 

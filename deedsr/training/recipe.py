@@ -1,6 +1,6 @@
 """The degradation of a configuration: ``recipe=…``.
 
-recipe=varied                                            one of `Recipe.level`, by its name
+recipe=varied                                            one of `Recipe.named`, by its name
 'recipe={name: varied, skip: 0.5, first: {blur: 0.9}}'   the same with other numbers, in each part of a mixture
 'recipe={_target_: deedsr.degradation.Recipe, …}'        all numbers of one's own; a `Mixture` is made in the same way
 """
@@ -21,7 +21,7 @@ from deedsr.training.command import plain
 def recipe(words: str | DictConfig) -> Recipe | Mixture:
     """What `words` of a configuration mean. Raises ValueError for names and numbers that there are not."""
     if isinstance(words, str):
-        return Recipe.level(words)
+        return Recipe.named(words)
     if "_target_" in words:
         made = instantiate(words, _convert_="all")
         if not isinstance(made, Recipe | Mixture):
@@ -30,7 +30,7 @@ def recipe(words: str | DictConfig) -> Recipe | Mixture:
     numbers = plain(words)
     if "name" not in numbers:
         raise ValueError("recipe needs the name of the one whose numbers it changes: recipe={name: varied, …}")
-    named = Recipe.level(numbers.pop("name"))
+    named = Recipe.named(numbers.pop("name"))
     if isinstance(named, Mixture):
         return replace(named, recipes=tuple(changed(part, numbers) for part in named.recipes))
     return changed(named, numbers)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from deedsr.degradation import FACTOR, KINDS, Mixture, Order, Recipe
+from deedsr.degradation import KINDS, Mixture, Order, Recipe
 from deedsr.degradation.recipe import SHARPEN_SIZE
+from deedsr.geometry import SCALE
 from stage1.benchmark._basicsr import degradations as basicsr
 
 MODES = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -41,7 +42,7 @@ def degrade(image: np.ndarray, recipe: Recipe) -> np.ndarray:
 
     Numbers come from the global state of `random` and `numpy.random`, as basicsr's functions take them.
     """
-    width, height = image.shape[1] // FACTOR, image.shape[0] // FACTOR
+    width, height = image.shape[1] // SCALE, image.shape[0] // SCALE
     if random.random() < recipe.clean:
         return _rounded(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC))
     skip = recipe.skip * random.random()

@@ -14,8 +14,8 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.data.members import Photo
 from deedsr.data.photos import PhotoCrops
-from deedsr.degradation import FACTOR
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
+from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
 from deedsr.randomness import seeded
 from deedsr.training.command import main
@@ -43,7 +43,7 @@ def sharp_crops(cfg: DictConfig, photos: list[Photo]) -> tuple[Tensor, Tensor]:
     for number, file in enumerate(photos):
         stream = PhotoCrops([file], cfg.crop, cfg.seed + number, 2 * cfg.crops, cache=True)
         drawn_crops = torch.stack([stream.crop(0, sample) for sample in range(2 * cfg.crops)])
-        small = F.avg_pool2d(drawn_crops.float().mean(1, keepdim=True), FACTOR)
+        small = F.avg_pool2d(drawn_crops.float().mean(1, keepdim=True), SCALE)
         images.append(drawn_crops[laplacian(small).flatten(1).var(1).topk(cfg.crops).indices])
         photo += [number] * cfg.crops
     return torch.cat(images), torch.tensor(photo)

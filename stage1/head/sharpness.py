@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deedsr.degradation import FACTOR, Degradation, apply
+from deedsr.degradation import Degradation, apply
+from deedsr.geometry import SCALE
 
 SIDE = 32  # LR pixels of the picture of the disc
 RADIUS = 8.0  # LR pixels
@@ -54,7 +55,7 @@ def _templates() -> Tensor:
 def blur_of(degradation: Degradation) -> Tensor:
     """`edge_sigma` of what each row of a degradation makes of the disc, without its noise and JPEG: (B,), LR pixels."""
     still = without(degradation, "noise_sigma", "poisson_scale", "quality")
-    picture = disc(SIDE * FACTOR, RADIUS * FACTOR)
+    picture = disc(SIDE * SCALE, RADIUS * SCALE)
     return edge_sigma(torch.cat([apply(picture, still[row]) for row in range(len(still))]))
 
 

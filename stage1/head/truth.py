@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from deedsr.degradation import FACTOR, Degradation, Mixture, Recipe, apply, jpeg
+from deedsr.degradation import Degradation, Mixture, Recipe, apply, jpeg
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
-from deedsr.geometry import resize
+from deedsr.geometry import SCALE, resize
 from deedsr.randomness import seeded
 from stage1.head.sharpness import blur_of, without
 
@@ -79,7 +79,7 @@ def _spoil(crop: Tensor, generator: torch.Generator) -> Truth:
     chances = torch.rand(4, generator=generator)
     scale, blur, noise, quality = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     blurred, noisy, compressed = (chances[:3] < torch.tensor([0.5, 0.6, 0.6])).tolist()
-    side = crop.shape[-1] // FACTOR
+    side = crop.shape[-1] // SCALE
     source = int(side * (1.5 + 2.5 * scale))
     picture = resize(crop[..., :source, :source], (side, side))
     sigma = 5 * blur**1.5 if blurred else 0.0

@@ -60,7 +60,10 @@ def turned(patch: Tensor, number: int) -> Tensor:
 
 
 class Pool(Batches):
-    """Batches of made pairs. Raises ValueError for a folder without shards, or with those of another recipe or crop."""
+    """Batches of made pairs.
+
+    Raises ValueError for a folder without shards, or with those of another crop or recipe (by what `recipe=` says).
+    """
 
     kind = Patches
 

@@ -73,7 +73,7 @@ def _uniform(value: Tensor, low: float, high: float) -> Tensor:
 
 def graded(name: str) -> Recipe | Mixture:
     """The recipe called `name`; ValueError for one whose pictures have no level to be told."""
-    recipe = Recipe.level(name)
+    recipe = Recipe.named(name)
     recipes = recipe.recipes if isinstance(recipe, Mixture) else (recipe,)
     if any(part.name not in LEVELS for part in recipes):
         raise ValueError(f"recipe={name} has pictures of no level ({', '.join(LEVELS)}): take mixed or varied")

@@ -25,7 +25,7 @@ class BaseConfig:
     scheduler: dict[str, Any]
 
 
-BASES = {"sd21": configs.SD21, "small": configs.SMALL, "dit4sr_small": configs.SMALL_DIT}
+BASES = {"small": configs.SMALL, "dit4sr_small": configs.SMALL_DIT}
 
 
 def base_config(name: str, overrides: Mapping[str, Any]) -> BaseConfig:

@@ -28,7 +28,7 @@ from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
 from stage2.cache.samples import PREFIX, Samples
 from stage2.from_config import origin, restoration_run, texts
-from stage2.module import RestorationRun
+from stage2.module import DEGRADATION, RestorationRun
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def make_cache(cfg: DictConfig) -> Path:
 
 def samples(run: RestorationRun, batch: Crops, number: int) -> Samples:
     """What `run` makes of the batch `number`, on the CPU; the HR crops only where its objective looks at them."""
-    made = run.samples(batch, generator(run.seed, number, 0, 1)).to("cpu")
+    made = run.samples(batch, generator(run.seed, number, 0, DEGRADATION)).to("cpu")
     return replace(made, hr=None) if run.objective.fidelity is None else made
 
 

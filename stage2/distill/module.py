@@ -15,7 +15,7 @@ from deedsr.diffusion.sampler import sample
 from deedsr.models.contract import Condition
 from deedsr.training.optimizer import scheduled
 from stage2.cache.samples import Samples
-from stage2.module import RestorationRun
+from stage2.module import DIFFUSION, RestorationRun
 
 
 class Adversary(nn.Module):
@@ -68,7 +68,7 @@ class StudentRun(RestorationRun):
         fidelity = self.objective.fidelity
         hr, z, condition = self.conditioned(batch, self.model.defaults.text)
         assert hr is not None and fidelity is not None
-        clean = self.sampled(condition, self.generator(2))
+        clean = self.sampled(condition, self.generator(DIFFUSION))
         picture = self.model.decode(clean).float()
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:

@@ -28,10 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.devices import pick_device
 from deedsr.files import write_json
+from deedsr.geometry import SCALE
 from deedsr.models import RestorationModel, load_model, random_model
 from deedsr.models.deedsr.sizes import model_size
 from deedsr.options import DTYPES, Options, one_of
-from deedsr.restorer import SCALE, Restorer
+from deedsr.restorer import Restorer
 from deedsr.training.command import main, plain
 from stage2.evaluate.rivals import Run, naive, pipeline
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from deedsr import colour
 from deedsr.diffusion.sampler import SAMPLERS, Settings, begin
-from deedsr.geometry import pad_to, upsample
+from deedsr.geometry import SCALE, pad_to, upsample
 from deedsr.models import RestorationModel
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen.base import stock
-from deedsr.restorer import SCALE, UNTILED, content_seed
+from deedsr.restorer import UNTILED, content_seed
 from deedsr.tiling import Window, blend, windows
 
 TILE, OVERLAP = 512, 96  # HR pixels
@@ -74,7 +74,9 @@ def _sample(
         t, now = time.to(x.device).expand(1), x
 
         def denoise(window: Window, t: Tensor = t, now: Tensor = now) -> Tensor:
-            return model.denoise(now[window.slices], t, model.condition(lr, encode(window), guidance=settings.text))
+            return model.denoise(
+                now[window.slices], t, model.condition(lr, encode(window), text_guidance=settings.text)
+            )
 
         output = blend(denoise, grid, *shape)
         if index < guidance.steps:

@@ -12,7 +12,7 @@ from stage1.views import Patches
 
 def patches(batch: int) -> Patches:
     picture = torch.arange(batch * 12, dtype=torch.uint8).view(batch, 3, 2, 2)
-    return Patches(picture, picture + 1, Recipe.level("heavy").sample(seeded(0), batch))
+    return Patches(picture, picture + 1, Recipe.named("heavy").sample(seeded(0), batch))
 
 
 def test_samples_are_stacked_field_by_field() -> None:

@@ -33,21 +33,21 @@ GOLDEN = {
 
 
 def test_lr_is_a_quarter_in_eight_bits(seeded: Seeded, textured: Textured) -> None:
-    lr = apply(textured(12, 96, 132), Recipe.level("varied").sample(seeded(1), 12))
+    lr = apply(textured(12, 96, 132), Recipe.named("varied").sample(seeded(1), 12))
     assert lr.shape == (12, 3, 24, 33) and lr.dtype == torch.float32
     assert lr.min() >= 0 and lr.max() <= 1
     assert torch.equal(lr, (lr * 255).round() / 255)
 
 
 def test_a_row_of_a_batch_equals_a_batch_of_one(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(16), Recipe.level("mixed").sample(seeded(2), 16)
+    hr, drawn = textured(16), Recipe.named("mixed").sample(seeded(2), 16)
     together = apply(hr, drawn)
     for index in range(16):
         assert torch.equal(together[index : index + 1], apply(hr[index : index + 1], drawn[index])), index
 
 
 def test_draws_are_replayed_from_a_file(seeded: Seeded, textured: Textured, tmp_path: Path) -> None:
-    hr, drawn = textured(8), Recipe.level("mixed").sample(seeded(3), 8)
+    hr, drawn = textured(8), Recipe.named("mixed").sample(seeded(3), 8)
     save_file(drawn.state(), tmp_path / "drawn.safetensors")
     replayed = Degradation.from_state(load_file(tmp_path / "drawn.safetensors"))
     for name, values in drawn.state().items():
@@ -56,7 +56,7 @@ def test_draws_are_replayed_from_a_file(seeded: Seeded, textured: Textured, tmp_
 
 
 def test_an_incomplete_file_is_refused(seeded: Seeded) -> None:
-    state = Recipe.level("light").sample(seeded(0), 2).state()
+    state = Recipe.named("light").sample(seeded(0), 2).state()
     with pytest.raises(ValueError, match=r"missing \['omega'\], unknown \['cutoff'\]"):
         Degradation.from_state({**{k: v for k, v in state.items() if k != "omega"}, "cutoff": state["omega"]})
     with pytest.raises(ValueError, match="quality"):
@@ -65,7 +65,7 @@ def test_an_incomplete_file_is_refused(seeded: Seeded) -> None:
 
 def test_golden_draw(seeded: Seeded, textured: Textured) -> None:
     """What seed 0 gave when this was written: a change here breaks the replay of recorded runs."""
-    drawn = Recipe.level("mixed").sample(seeded(0), 2)
+    drawn = Recipe.named("mixed").sample(seeded(0), 2)
     assert drawn.seed.tolist() == GOLDEN["seed"]
     for name in ("level", "kernel_kind", "kernel_size", "resize_mode", "grey", "jpeg_last"):
         assert getattr(drawn, name).tolist() == GOLDEN[name], name
@@ -76,7 +76,7 @@ def test_golden_draw(seeded: Seeded, textured: Textured) -> None:
 
 
 def test_clean_is_bicubic_alone(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(2), replace(Recipe.level("heavy"), clean=1).sample(seeded(0), 2)
+    hr, drawn = textured(2), replace(Recipe.named("heavy"), clean=1).sample(seeded(0), 2)
     expected = F.interpolate(hr, size=(32, 32), mode="bicubic", align_corners=False)
     assert torch.equal(apply(hr, drawn), (expected * 255).round().clamp(0, 255) / 255)
 
@@ -84,7 +84,7 @@ def test_clean_is_bicubic_alone(seeded: Seeded, textured: Textured) -> None:
 @pytest.mark.parametrize("jpeg_last", [False, True])
 def test_the_order_of_operations(jpeg_last: bool, seeded: Seeded, textured: Textured) -> None:
     hr = textured(1)
-    recipe = replace(Recipe.level("medium"), clean=0, jpeg_last=float(jpeg_last), final_sinc=1)
+    recipe = replace(Recipe.named("medium"), clean=0, jpeg_last=float(jpeg_last), final_sinc=1)
     recipe = replace(recipe, second=replace(recipe.second, blur=1))
     row = recipe.sample(seeded(4), 1)
 
@@ -113,7 +113,7 @@ def test_the_order_of_operations(jpeg_last: bool, seeded: Seeded, textured: Text
 
 
 def test_images_can_share_a_degradation(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(1).expand(2, -1, -1, -1), Recipe.level("heavy").sample(seeded(5), 1)
+    hr, drawn = textured(1).expand(2, -1, -1, -1), Recipe.named("heavy").sample(seeded(5), 1)
     shared = drawn[torch.tensor([0, 0])]
     first, second = apply(hr, shared)
     assert torch.equal(first, second)
@@ -124,7 +124,7 @@ def test_images_can_share_a_degradation(seeded: Seeded, textured: Textured) -> N
 
 
 def test_indexing_keeps_the_batch(seeded: Seeded) -> None:
-    drawn = Recipe.level("light").sample(seeded(7), 5)
+    drawn = Recipe.named("light").sample(seeded(7), 5)
     assert len(drawn[0]) == len(drawn[-1]) == 1 and len(drawn[1:4]) == 3
     assert drawn[-1].seed == drawn.seed[4]
     with pytest.raises(IndexError, match="row 5"):
@@ -137,12 +137,12 @@ def test_nothing_is_drawn_from_a_global_state(seeded: Seeded, textured: Textured
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
     before = states()
-    apply(textured(4), Recipe.level("mixed").sample(seeded(8), 4))
+    apply(textured(4), Recipe.named("mixed").sample(seeded(8), 4))
     assert states() == before
 
 
 def test_autocast_and_gradients_leave_it_alone(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(4), Recipe.level("medium").sample(seeded(9), 4)
+    hr, drawn = textured(4), Recipe.named("medium").sample(seeded(9), 4)
     expected = apply(hr, drawn)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lr = apply(hr.clone().requires_grad_(), drawn)
@@ -151,21 +151,21 @@ def test_autocast_and_gradients_leave_it_alone(seeded: Seeded, textured: Texture
 
 @pytest.mark.parametrize("side", [16, 32])
 def test_small_crops(side: int, seeded: Seeded, textured: Textured) -> None:
-    assert apply(textured(8, side, side), Recipe.level("heavy").sample(seeded(10), 8)).shape[-1] == side // 4
+    assert apply(textured(8, side, side), Recipe.named("heavy").sample(seeded(10), 8)).shape[-1] == side // 4
 
 
 def test_heavier_levels_lose_more(seeded: Seeded, photographs: Tensor) -> None:
     hr = photographs[:, :, :256, :256].float() / 255
-    clean = apply(hr, replace(Recipe.level("light"), clean=1).sample(seeded(0), 8))
+    clean = apply(hr, replace(Recipe.named("light"), clean=1).sample(seeded(0), 8))
     errors = []
     for name in ("light", "medium", "heavy"):
-        recipe = replace(Recipe.level(name), clean=0)
+        recipe = replace(Recipe.named(name), clean=0)
         errors.append(sum((apply(hr, recipe.sample(seeded(s), 8)) - clean).square().mean().item() for s in range(3)))
     assert errors[0] < errors[1] < errors[2]
 
 
 def test_wrong_inputs(seeded: Seeded, textured: Textured) -> None:
-    drawn = Recipe.level("light").sample(seeded(0), 2)
+    drawn = Recipe.named("light").sample(seeded(0), 2)
     with pytest.raises(ValueError, match="130x128 isn't a multiple of 4"):
         apply(textured(2, 130, 128), drawn)
     with pytest.raises(ValueError, match="3 images but 2 degradations"):
@@ -177,10 +177,10 @@ def test_wrong_inputs(seeded: Seeded, textured: Textured) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(8).cuda(), Recipe.level("mixed").sample(seeded(11), 8)
+    hr, drawn = textured(8).cuda(), Recipe.named("mixed").sample(seeded(11), 8)
     together = apply(hr, drawn)
     assert torch.equal(together, torch.cat([apply(hr[i : i + 1], drawn[i]) for i in range(8)]))
-    quiet = Recipe.level("light")
+    quiet = Recipe.named("light")
     still = {"gaussian": (0, 0), "gaussian_share": 1}
     quiet = replace(quiet, first=replace(quiet.first, **still), second=replace(quiet.second, **still))
     drawn = quiet.sample(seeded(12), 8)

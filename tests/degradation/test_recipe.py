@@ -13,13 +13,13 @@ SHARPEN, SINC = KINDS.index("sharpen"), KINDS.index("sinc")
 
 
 def many(name: str, count: int = 20000) -> Degradation:
-    drawn = Recipe.level(name).sample(torch.Generator().manual_seed(7), count)
+    drawn = Recipe.named(name).sample(torch.Generator().manual_seed(7), count)
     return drawn[~drawn.clean]
 
 
 @pytest.fixture(scope="module", params=LEVELS)
 def drawn(request: pytest.FixtureRequest) -> tuple[Recipe, Degradation]:
-    return Recipe.level(request.param), many(request.param)
+    return Recipe.named(request.param), many(request.param)
 
 
 def shares(index: torch.Tensor, expected: list[float]) -> None:
@@ -97,7 +97,7 @@ def test_shapes_of_kernels(drawn: tuple[Recipe, Degradation]) -> None:
 
 
 def test_one_percent_is_clean_and_holds_nothing_else() -> None:
-    rows = Recipe.level("light").sample(torch.Generator().manual_seed(3), 20000)
+    rows = Recipe.named("light").sample(torch.Generator().manual_seed(3), 20000)
     shares(rows.clean.long(), [0.99, 0.01])
     for name, values in rows[rows.clean].state().items():
         if name not in ("seed", "level", "clean"):
@@ -105,7 +105,7 @@ def test_one_percent_is_clean_and_holds_nothing_else() -> None:
 
 
 def test_medium_is_the_midpoint_of_light_and_heavy() -> None:
-    light, medium, heavy = (Recipe.level(name) for name in LEVELS)
+    light, medium, heavy = (Recipe.named(name) for name in LEVELS)
     for order in ("first", "second"):
         for field in fields(Order):
             low, middle, high = (
@@ -121,7 +121,7 @@ def test_medium_is_the_midpoint_of_light_and_heavy() -> None:
 
 @pytest.mark.parametrize("name", [*LEVELS, "mixed"])
 def test_a_batch_is_its_rows_one_after_another(name: str, seeded: Seeded) -> None:
-    recipe = Recipe.level(name)
+    recipe = Recipe.named(name)
     together = recipe.sample(seeded(5), 16).state()
     generator = seeded(5)
     alone = [recipe.sample(generator, 1).state() for _ in range(16)]
@@ -132,7 +132,7 @@ def test_a_batch_is_its_rows_one_after_another(name: str, seeded: Seeded) -> Non
 
 
 def test_samples_of_a_batch_differ_in_everything(seeded: Seeded) -> None:
-    rows = Recipe.level("light").sample(seeded(0), 64)
+    rows = Recipe.named("light").sample(seeded(0), 64)
     for name in ("kernel_kind", "kernel_size", "resize_mode", "resize_scale", "grey", "jpeg_last"):
         assert len(getattr(rows, name).unique()) > 1, name
     assert 0 < (rows.kernel_size[:, 1] > 0).sum() < 64
@@ -141,7 +141,7 @@ def test_samples_of_a_batch_differ_in_everything(seeded: Seeded) -> None:
 
 
 def test_levels_draw_the_same_operations_at_other_strengths(seeded: Seeded) -> None:
-    light, heavy = (Recipe.level(name).sample(seeded(9), 200) for name in ("light", "heavy"))
+    light, heavy = (Recipe.named(name).sample(seeded(9), 200) for name in ("light", "heavy"))
     for name in ("kernel_kind", "resize_mode", "jpeg_last", "grey"):
         first = getattr(light, name), getattr(heavy, name)
         column = (slice(None), 0) if first[0].ndim == 2 else slice(None)
@@ -153,18 +153,18 @@ def test_a_mixture_draws_its_level_per_sample() -> None:
     rows = many("mixed")
     shares(rows.level, [1 / 3] * 3)
     for index, name in enumerate(LEVELS):
-        recipe, own = Recipe.level(name), rows[rows.level == index]
+        recipe, own = Recipe.named(name), rows[rows.level == index]
         spans(own.quality[:, 0], *recipe.first.jpeg)
         spans(own.noise_sigma[own.noise_sigma[:, 1] > 0, 1], *recipe.second.gaussian)
 
 
 def test_a_recipe_of_ones_own_has_no_level(seeded: Seeded) -> None:
-    recipe = replace(Recipe.level("light"), name="mine", clean=0)
+    recipe = replace(Recipe.named("light"), name="mine", clean=0)
     assert (recipe.sample(seeded(0), 4).level == -1).all()
 
 
 def test_an_empty_batch_is_possible(seeded: Seeded) -> None:
-    assert len(Recipe.level("mixed").sample(seeded(0), 0)) == 0
+    assert len(Recipe.named("mixed").sample(seeded(0), 0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_an_empty_batch_is_possible(seeded: Seeded) -> None:
 )
 def test_impossible_recipes_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(Recipe.level("light"), **change)
+        replace(Recipe.named("light"), **change)
 
 
 @pytest.mark.parametrize(
@@ -193,22 +193,22 @@ def test_impossible_recipes_are_refused(change: dict, message: str) -> None:
 )
 def test_impossible_orders_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(Recipe.level("light").first, **change)
+        replace(Recipe.named("light").first, **change)
 
 
 def test_unknown_level() -> None:
     with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, camera, mixed, varied, real"):
-        Recipe.level("strong")
+        Recipe.named("strong")
     with pytest.raises(ValueError, match="at least one"):
         Mixture(())
-    light = Recipe.level("light")
+    light = Recipe.named("light")
     for weights in ((1,), (1, -1), (0, 0), (1, 2, 3)):
         with pytest.raises(ValueError, match=r"weights=\(.*must be 2 numbers from 0 on"):
             Mixture((light, light), weights)
 
 
 def test_each_operation_is_left_out_by_itself() -> None:
-    light = Recipe.level("light")
+    light = Recipe.named("light")
     whole, thinned = (
         recipe.sample(torch.Generator().manual_seed(1), 4000) for recipe in (light, replace(light, skip=1))
     )
@@ -229,12 +229,12 @@ def test_what_a_camera_stores_is_milder_than_the_light_level() -> None:
     assert camera.quality[camera.quality > 0].min() >= 80 > light.quality.min()
     assert (camera.resize_scale == 1).all()
     assert camera.sigma_x[:, 0].max() > light.sigma_x[:, 0].max()
-    real = Recipe.level("real").sample(torch.Generator().manual_seed(7), 6000)
+    real = Recipe.named("real").sample(torch.Generator().manual_seed(7), 6000)
     shares(real.level + 1, [2 / 3, 1 / 6, 0, 1 / 6])  # camera, which is no level, light, medium, heavy
 
 
 def test_a_camera_sharpens_half_of_its_pictures() -> None:
-    recipe, rows = Recipe.level("camera"), many("camera")
+    recipe, rows = Recipe.named("camera"), many("camera")
     used = rows.kernel_kind[:, 2] == SHARPEN
     shares(used.long(), [0.5, 0.5])
     spans(rows.beta[used, 2], *recipe.sharpness)
@@ -245,7 +245,7 @@ def test_a_camera_sharpens_half_of_its_pictures() -> None:
 
 
 def test_sharpening_changes_no_other_draw(seeded: Seeded) -> None:
-    medium = Recipe.level("medium")
+    medium = Recipe.named("medium")
     plain, sharp = (recipe.sample(seeded(4), 200).state() for recipe in (medium, replace(medium, sharpen=1)))
     of_the_last_filter = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "beta", "omega")
     for name, values in plain.items():
@@ -304,12 +304,12 @@ RANGES = {  # of StableSR, Real-ESRGAN, the middle between them, and of what cam
 
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ranges_are_the_documented_ones(name: str) -> None:
-    assert asdict(Recipe.level(name)) == {**RANGES[name], "name": name}
+    assert asdict(Recipe.named(name)) == {**RANGES[name], "name": name}
 
 
 def test_the_mixtures_are_the_documented_ones() -> None:
-    light, medium, heavy, camera = (Recipe.level(name) for name in RANGES)
-    assert Recipe.level("mixed") == Mixture([light, medium, heavy], [1, 1, 1])
+    light, medium, heavy, camera = (Recipe.named(name) for name in RANGES)
+    assert Recipe.named("mixed") == Mixture([light, medium, heavy], [1, 1, 1])
     light, medium, heavy = (replace(recipe, skip=0.9) for recipe in (light, medium, heavy))
-    assert Recipe.level("varied") == Mixture([light, medium, heavy], [1, 1, 1])
-    assert Recipe.level("real") == Mixture([light, camera, heavy], [1, 4, 1])
+    assert Recipe.named("varied") == Mixture([light, medium, heavy], [1, 1, 1])
+    assert Recipe.named("real") == Mixture([light, camera, heavy], [1, 4, 1])

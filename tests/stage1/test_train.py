@@ -112,7 +112,7 @@ def test_milestones(unit: str, falls: int) -> None:
         ("positives=other", "same_image or same_degradation"),
         ("optimizer.unit=days", "unknown optimizer.unit 'days'; there are: steps, epochs"),
         ("data.split=none", "no photographs of the split"),
-        ("recipe=strong", "unknown degradation level 'strong'"),
+        ("recipe=strong", "unknown recipe 'strong'"),
     ],
 )
 def test_wrong_settings_are_named(tiny: Compose, tmp_path: Path, override: str, message: str) -> None:

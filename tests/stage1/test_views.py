@@ -10,7 +10,7 @@ from deedsr.randomness import seeded
 from stage1.parameters import Reading, drawn
 from stage1.views import cut, degrade, quadrants
 
-MIXED = Recipe.level("mixed")
+MIXED = Recipe.named("mixed")
 
 
 def crops(batch: int, seed: int = 0) -> torch.Tensor:
@@ -41,7 +41,7 @@ def test_same_image_gives_one_picture_twice() -> None:
 def test_same_degradation_takes_the_next_picture_with_noise_of_its_own() -> None:
     hr = crops(3)
     hr[1] = hr[0]
-    noisy = Recipe.level("heavy")
+    noisy = Recipe.named("heavy")
     pairs = degrade(hr, noisy, "same_degradation", 4, 0, 0)
     drawn_again = noisy.sample(seeded(4, 0, 0, 0, 1), 3)
     assert torch.equal(pairs.first, apply(hr, drawn_again))
@@ -69,7 +69,7 @@ def test_wrong_choices_are_named() -> None:
 
 
 def test_what_was_left_out_reads_as_nothing_done() -> None:
-    degradation = Recipe.level("varied").sample(torch.Generator().manual_seed(0), 500)
+    degradation = Recipe.named("varied").sample(torch.Generator().manual_seed(0), 500)
     values = drawn(degradation)
     blur, noise, quality, resize = values[:, 0], values[:, 2], values[:, 6], values[:, 8]
     assert (blur[degradation.kernel_size[:, 0] == 0] == 0).all()
@@ -83,7 +83,7 @@ def test_what_was_left_out_reads_as_nothing_done() -> None:
 
 
 def test_a_reading_that_knows_nothing_has_error_one_and_one_that_knows_all_has_none() -> None:
-    recipe = Recipe.level("varied")
+    recipe = Recipe.named("varied")
     degradation = recipe.sample(torch.Generator().manual_seed(1), 2000)
     reading = Reading(10, recipe)
     with torch.no_grad():

@@ -102,7 +102,7 @@ def test_its_own_estimate_is_one_step_of_the_sampler(tiny_model: DeeDSR) -> None
     generator = torch.Generator().manual_seed(0)
     lr, (noise, z_lr) = torch.rand(1, 3, 16, 16), torch.randn(2, 1, 4, 16, 16, generator=generator)
     condition = tiny_model.condition(lr, z_lr)
-    run = RestorationRun(tiny_model, Recipe.level("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0)
     settings = Settings("ddim", steps=2)
     states = []
 
@@ -112,4 +112,4 @@ def test_its_own_estimate_is_one_step_of_the_sampler(tiny_model: DeeDSR) -> None
 
     sample(denoise, tiny_model.process, z_lr, settings, noise)
     x, t = states[1]
-    assert torch.allclose(run.own(noise, t, condition), x, atol=1e-5)
+    assert torch.allclose(run.rolled_out(noise, t, condition), x, atol=1e-5)

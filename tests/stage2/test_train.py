@@ -181,7 +181,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(
         ("++model.overrides.adapter.vector=8", "the encoder gives 16 numbers, the adapter takes 8"),
         ("model.encoder=/none/e.safetensors", "^/none/e.safetensors: no such weight file"),
         ("model.base=none/such/base", "^none/such/base: no such folder, and not a hub id"),
-        ("recipe=strong", "unknown degradation level 'strong'"),
+        ("recipe=strong", "unknown recipe 'strong'"),
         ("optimizer.schedule=linear", "unknown optimizer.schedule 'linear'"),
         ("optimizer.kind=lion", "unknown optimizer.kind 'lion'; there are: adamw, fused, 8bit, muon"),
         ("frozen_dtype=float16", "unknown frozen_dtype 'float16'; there are: float32, bfloat16"),

@@ -31,25 +31,25 @@ def typed(words: str, primary: str = "stage2") -> Recipe | Mixture:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_name_is_enough(name: str) -> None:
-    assert typed(name) == Recipe.level(name)
+    assert typed(name) == Recipe.named(name)
 
 
 @pytest.mark.parametrize("primary", ["stage1", "stage2", "distill"])
 def test_single_numbers_of_a_named_recipe_can_be_others(primary: str) -> None:
-    light = Recipe.level("light")
+    light = Recipe.named("light")
     changed = replace(light, skip=0.5, first=replace(light.first, sigma=(0.2, 3)))
     assert typed("{name: light, skip: 0.5, first: {sigma: [0.2, 3]}}", primary) == changed
 
 
 def test_in_a_mixture_each_part_is_changed() -> None:
-    found, real = typed("{name: real, clean: 0}"), Recipe.level("real")
+    found, real = typed("{name: real, clean: 0}"), Recipe.named("real")
     assert isinstance(found, Mixture) and isinstance(real, Mixture)
     assert found.recipes == tuple(replace(part, clean=0) for part in real.recipes)
     assert found.weights == pytest.approx(real.weights)
 
 
 def test_a_recipe_of_ones_own() -> None:
-    own, camera = typed(OWN), Recipe.level("camera")
+    own, camera = typed(OWN), Recipe.named("camera")
     assert isinstance(own, Recipe) and (own.first, own.name) == (camera.first, "custom")
     mixed = typed(f"{{_target_: deedsr.degradation.Mixture, recipes: [{OWN}, {OWN}], weights: [1, 3]}}")
     assert isinstance(mixed, Mixture) and mixed.weights == (0.25, 0.75)
@@ -59,9 +59,9 @@ def test_a_recipe_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("strong", "unknown degradation level 'strong'"),
+        ("strong", "unknown recipe 'strong'"),
         ("{skip: 0.5}", "needs the name of the one"),
-        ("{name: strong, skip: 0.5}", "unknown degradation level 'strong'"),
+        ("{name: strong, skip: 0.5}", "unknown recipe 'strong'"),
         ("{name: light, skips: 0.5}", "has no 'skips' to change here; there are: first, second, .*skip"),
         ("{name: varied, first: {sigmas: [1, 2]}}", "has no 'sigmas' to change here; there are: blur, sigma"),
         ("{name: light, first: 3}", "recipe.first can't be changed to 3"),

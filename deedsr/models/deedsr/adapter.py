@@ -59,6 +59,7 @@ class Adapter(nn.Module):
         middle = [ResBlock(last, last, embedding), AttentionBlock(last, config.heads), ResBlock(last, last, embedding)]
         self.middle = nn.ModuleList(middle if attends else [])
         self.projection = nn.Linear(last, base_context) if config.cross_attention == "projected" else None
+        # not of attention: one for each local-detail map
         self.heads = nn.ModuleList(
             ResBlock(width, config.maps, embedding) for width in (widths if config.modulation else ())
         )

@@ -125,9 +125,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         return latents.decode(self.vae, latent)
 
     def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
     ) -> DeeDSRCondition:
-        if text is not None or guidance.scale != 1:
+        if text is not None or text_guidance.scale != 1:
             raise ValueError("DeeDSR takes no text, so it can't be guided by one either: leave text guidance at 1")
         degradation = self.adapter.config.degradation
         with torch.no_grad():

@@ -29,12 +29,12 @@ the LR latent at σ = 0.92 where the shift is 3, guided in the first 7 steps alo
 
 @dataclass(frozen=True)
 class SD3Condition:
-    """z_lr: latent of the up-sampled LR (B, C, h, w). negative: what `guidance` leads away from, None if it is off."""
+    """z_lr: latent of the up-sampled LR (B, C, h, w). negative: what the guidance leads away from, None if off."""
 
     z_lr: Tensor
     text: Text
     negative: Text | None
-    guidance: TextGuidance
+    text_guidance: TextGuidance
 
     def crop(self, window: Window) -> SD3Condition:
         return replace(self, z_lr=self.z_lr[window.slices])
@@ -103,7 +103,7 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         return latents.decode(self.vae, latent)
 
     def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
     ) -> SD3Condition:
         """text: of each image (or one for all), the model's own where None. The LR image counts through z_lr alone.
 
@@ -111,19 +111,19 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         """
         silent = text is None and not self.has_texts
         text = (text or self.text("positive")).like(z_lr)
-        if guidance.scale == 1 or silent:
-            return SD3Condition(z_lr, text, None, guidance)
+        if text_guidance.scale == 1 or silent:
+            return SD3Condition(z_lr, text, None, text_guidance)
         negative = self.text("negative").like(z_lr)
         lengths = text.tokens.shape[1], negative.tokens.shape[1]
         if lengths[0] != lengths[1]:
             raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")
-        return SD3Condition(z_lr, text, negative, guidance)
+        return SD3Condition(z_lr, text, negative, text_guidance)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: SD3Condition) -> Tensor:
         """u = ε − x0; where `condition` is guided, from one call on the batch twice: negative texts, then positive."""
         sigma = self.process.levels(t)[1]  # (B,)
         time = (self.process.steps * sigma).to(x_t.device, torch.float32)
-        guidance, negative = condition.guidance, condition.negative
+        guidance, negative = condition.text_guidance, condition.negative
         if negative is None or not guidance.at(float(sigma.max())):
             return self.predict(x_t, time, condition.text, condition.z_lr)
         texts = join([negative, condition.text])

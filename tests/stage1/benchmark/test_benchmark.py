@@ -64,7 +64,7 @@ def test_several_devices_are_refused(shrunk: Callable[..., DictConfig]) -> None:
 def test_both_ways_degrade_alike(photos: Path, level: str) -> None:
     """The comparison is fair: the error to plain down-sampling is nearly the same on average."""
     stream = PhotoCrops(list_photos(photos), 64, 0, 60)
-    crops, recipe = torch.stack([stream.crop(0, sample) for sample in range(60)]), Recipe.level(level)
+    crops, recipe = torch.stack([stream.crop(0, sample) for sample in range(60)]), Recipe.named(level)
     random.seed(0)
     np.random.seed(0)
     theirs = next(iter(DataLoader(PerImage(crops, recipe), 60)))
@@ -81,6 +81,6 @@ def test_both_ways_degrade_alike(photos: Path, level: str) -> None:
 
 def test_a_clean_draw_is_bicubic_alone() -> None:
     image = np.random.default_rng(0).random((64, 48, 3), dtype=np.float32)
-    recipe = Recipe(**{**vars(Recipe.level("heavy")), "clean": 1.0})
+    recipe = Recipe(**{**vars(Recipe.named("heavy")), "clean": 1.0})
     ours = resize_to(torch.from_numpy(image).permute(2, 0, 1)[None], (16, 12), "bicubic").clamp(0, 1)
     assert np.abs(degrade(image, recipe) - ours[0].permute(1, 2, 0).numpy()).max() < 1.1 / 255

@@ -13,10 +13,11 @@ from deedsr.degradation import Recipe, apply
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d
 from deedsr.diagnosis import DIAGNOSIS, from_scale, load_head
+from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import ENCODER, load_encoder
 from deedsr.randomness import seeded
 from stage1.head.__main__ import fit, fit_and_judge, judge
-from stage1.head.sharpness import FACTOR, RADIUS, SIDE, blur_of, disc, edge_sigma, without
+from stage1.head.sharpness import RADIUS, SIDE, blur_of, disc, edge_sigma, without
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.exam import single_recipes
 from stage1.train import train
@@ -34,9 +35,9 @@ def hr() -> torch.Tensor:
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_the_blur_of_a_gaussian_is_its_sigma(sigma: float) -> None:
-    kernel = make_kernel(0, 61, sigma * FACTOR, sigma * FACTOR, 0, 0, 0)
-    blurred = filter2d(disc(SIDE * FACTOR, RADIUS * FACTOR), kernel)
-    lr = torch.nn.functional.avg_pool2d(blurred, FACTOR)
+    kernel = make_kernel(0, 61, sigma * SCALE, sigma * SCALE, 0, 0, 0)
+    blurred = filter2d(disc(SIDE * SCALE, RADIUS * SCALE), kernel)
+    lr = torch.nn.functional.avg_pool2d(blurred, SCALE)
     assert float(edge_sigma(lr)) == pytest.approx((sigma**2 + 0.29**2) ** 0.5, rel=0.04)
 
 
@@ -44,19 +45,19 @@ def test_the_blur_of_a_degradation_is_that_of_its_kernel_in_lr_pixels() -> None:
     drawn_blur = single_recipes()["blur"].sample(seeded(0), 60)
     wide = (drawn_blur.sigma_x[:, 0] > 1.2) & (drawn_blur.kernel_size[:, 0] > 6 * drawn_blur.sigma_x[:, 0])
     assert wide.any()
-    kernel, measured = drawn_blur.sigma_x[wide, 0] / FACTOR, blur_of(drawn_blur)[wide]
+    kernel, measured = drawn_blur.sigma_x[wide, 0] / SCALE, blur_of(drawn_blur)[wide]
     averaged = (kernel.square() + 0.3**2).sqrt()  # where the resize to LR averages over each pixel
     assert ((measured > kernel - 0.03) & (measured < averaged + 0.03)).all()
 
 
 def test_blur_does_not_hang_on_noise_and_jpeg() -> None:
-    heavy = Recipe.level("heavy").sample(seeded(1), 4)
+    heavy = Recipe.named("heavy").sample(seeded(1), 4)
     assert torch.equal(blur_of(heavy), blur_of(without(heavy, "noise_sigma", "poisson_scale", "quality")))
 
 
 def test_what_is_said_of_drawn_degradations(hr: torch.Tensor) -> None:
-    truth = drawn(hr, Recipe.level("varied"), 3)
-    degradation = Recipe.level("varied").sample(seeded(3), len(hr))
+    truth = drawn(hr, Recipe.named("varied"), 3)
+    degradation = Recipe.named("varied").sample(seeded(3), len(hr))
     assert torch.equal(truth.pictures, (apply(hr.float() / 255, degradation) * 255).round().byte())
     noiseless = ~(degradation.noise_sigma.any(1) | degradation.poisson_scale.any(1))
     assert noiseless.any()

@@ -69,7 +69,7 @@ def test_one_operation_varies_in_a_single_recipe() -> None:
 @pytest.fixture(scope="module")
 def exam() -> Exam:
     crops = torch.randint(0, 256, (24, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
-    return Exam.make(crops[:12], crops[12:], torch.arange(12) // 4, Recipe.level("mixed"))
+    return Exam.make(crops[:12], crops[12:], torch.arange(12) // 4, Recipe.named("mixed"))
 
 
 def test_probe_of_a_tiny_encoder(exam: Exam) -> None:

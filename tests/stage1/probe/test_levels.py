@@ -10,7 +10,7 @@ from deedsr.degradation import LEVELS, Recipe
 from deedsr.randomness import seeded
 from stage1.probe.levels import bayes_accuracy, log_likelihood
 
-RECIPES = tuple(Recipe.level(name) for name in LEVELS)
+RECIPES = tuple(Recipe.named(name) for name in LEVELS)
 
 
 def test_a_narrower_range_is_likelier_by_the_ratio_of_the_widths() -> None:
@@ -27,7 +27,7 @@ def test_a_narrower_range_is_likelier_by_the_ratio_of_the_widths() -> None:
 
 @pytest.mark.parametrize("name", ["mixed", "varied"])
 def test_every_row_is_possible_and_the_bound_is_what_the_posterior_expects(name: str) -> None:
-    mixture = Recipe.level(name)
+    mixture = Recipe.named(name)
     drawn = mixture.sample(seeded(1), 4000)
     likelihood = torch.stack([log_likelihood(recipe, drawn) for recipe in mixture.recipes], 1)
     assert likelihood.gather(1, drawn.level[:, None]).isfinite().all()
@@ -42,6 +42,6 @@ def test_every_row_is_possible_and_the_bound_is_what_the_posterior_expects(name:
 def test_the_bound_falls_where_operations_are_left_out() -> None:
     bounds = []
     for name in ("mixed", "varied"):
-        drawn = Recipe.level(name).sample(seeded(2), 2000)
-        bounds.append(bayes_accuracy(Recipe.level(name).recipes, drawn, drawn.level))
+        drawn = Recipe.named(name).sample(seeded(2), 2000)
+        bounds.append(bayes_accuracy(Recipe.named(name).recipes, drawn, drawn.level))
     assert bounds[0] > bounds[1] + 0.05
