@@ -51,4 +51,4 @@ def train(cfg: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
-    main(train, "stage1")
+    main(train, "stage1", trains=True)

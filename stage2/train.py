@@ -14,4 +14,4 @@ from deedsr.training.command import main
 from stage2.from_config import train
 
 if __name__ == "__main__":
-    main(train, "stage2")
+    main(train, "stage2", trains=True)

@@ -107,7 +107,7 @@ def test_runs_were_found() -> None:
 def test_a_run_composes_and_lacks_nothing(line: str) -> None:
     _, _, module, *words = shlex.split(line)
     source = _file(module).read_text(encoding="utf-8")
-    config = re.search(r'^    main\(.*, "([\w/]+)"\)$', source, re.MULTILINE)
+    config = re.search(r'^    main\(.*, "([\w/]+)"', source, re.MULTILINE)
     assert config is not None
     file = CONF / config[1]
     words = [word for word in words if not word.startswith(("--", "hydra"))]

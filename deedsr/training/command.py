@@ -17,13 +17,18 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def main(work: Callable[[DictConfig], object], config: str) -> None:
-    """The command line of a module: ``work`` with the configuration ``conf/CONFIG.yaml`` and the words given."""
+def main(work: Callable[[DictConfig], object], config: str, trains: bool = False) -> None:
+    """The command line of a module: ``work`` with the configuration ``conf/CONFIG.yaml`` and the words given.
+
+    trains: whether it is a run, so that in a ``--multirun`` each job has an `output` folder of its own.
+    """
     file = CONF / config
 
     @hydra.main(version_base="1.3", config_path=str(file.parent), config_name=file.name)
     def run(cfg: DictConfig) -> None:
-        command(work, own_output(cfg))
+        if trains and HydraConfig.get().mode is RunMode.MULTIRUN:
+            cfg.output = HydraConfig.get().runtime.output_dir
+        command(work, cfg)
 
     run()
 
@@ -55,14 +60,6 @@ def _last_line(error: BaseException) -> str:
 def plain(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
     """A configuration as a dictionary of plain values, {} for none. resolve: whether ``${…}`` become what they name."""
     return {} if cfg is None else cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
-
-
-def own_output(cfg: DictConfig) -> DictConfig:
-    """`cfg`; in a ``--multirun`` of what has a folder ``output``, each job has one of its own in it."""
-    launched = HydraConfig.get()
-    if launched.mode is RunMode.MULTIRUN and launched.sweep.dir == cfg.get("output"):
-        cfg.output = launched.runtime.output_dir
-    return cfg
 
 
 def missing(values: Any, prefix: str = "") -> Iterator[str]:

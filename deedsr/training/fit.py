@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelChec
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deedsr import weights
-from deedsr.files import replacing
 from deedsr.training.photographs import Batches
 from deedsr.training.run import Run
 
@@ -27,8 +27,9 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Gives a checkpoint its name when it is whole: one that is cut off never takes the place of the last."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        with replacing(path) as part:
-            super().save_checkpoint(checkpoint, part, storage_options)
+        part = f"{path}.part"  # always the same: what a killed run leaves is written over by the next
+        super().save_checkpoint(checkpoint, part, storage_options)
+        os.replace(part, path)
 
 
 def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:

@@ -20,8 +20,8 @@ from deedsr.training.command import plain
 
 def recipe(words: str | DictConfig) -> Recipe | Mixture:
     """What `words` of a configuration mean. Raises ValueError for names and numbers that there are not."""
-    if isinstance(words, str):
-        return Recipe.named(words)
+    if not isinstance(words, DictConfig):
+        return Recipe.named(str(words))
     if "_target_" in words:
         made = instantiate(words, _convert_="all")
         if not isinstance(made, Recipe | Mixture):
@@ -47,4 +47,7 @@ def changed(values: Any, numbers: Mapping[str, Any]) -> Any:
         if nested != isinstance(there[name], Order):
             raise ValueError(f"recipe.{name} can't be changed to {number!r}")
         others[name] = changed(there[name], number) if nested else number
-    return replace(values, **others)
+    try:
+        return replace(values, **others)
+    except TypeError as error:
+        raise ValueError(f"recipe can't be changed to {dict(numbers)}: {error}") from None

@@ -93,4 +93,4 @@ def train(cfg: DictConfig) -> Path:
 
 
 if __name__ == "__main__":
-    main(train, "base")
+    main(train, "base", trains=True)

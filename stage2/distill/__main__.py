@@ -67,4 +67,4 @@ def check(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(partial(train, make_run=student_run), "distill")
+    main(partial(train, make_run=student_run), "distill", trains=True)
