@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 def origin(cfg: DictConfig) -> dict[str, Any]:
     """What the samples of a run are made of, but for its photographs; the shards of a cache say the same."""
     words = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
-    told = cfg.model.get("texts")
-    numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if told else []))}
-    return {"base": reference(cfg.model.base), "recipe": words, "texts": told, **numbers}
+    folder = cfg.model.get("texts")
+    numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
+    return {"base": reference(cfg.model.base), "recipe": words, "texts": folder, **numbers}
 
 
 def trainable_model(cfg: DictConfig) -> models.TrainableModel:
@@ -53,8 +53,8 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
 
 def texts(cfg: DictConfig) -> Texts | None:
     """The photographs' texts, if the configuration has some."""
-    told = cfg.model.get("texts")
-    return Texts(Path(told), cfg.null_text) if told else None
+    folder = cfg.model.get("texts")
+    return Texts(Path(folder), cfg.null_text) if folder else None
 
 
 def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = None) -> RestorationRun:

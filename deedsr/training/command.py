@@ -54,7 +54,8 @@ def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
 
 
 def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]  # the error of a process that loads data ends with the error proper
+    # that of a process that loads data ends with the error proper
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def plain(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
