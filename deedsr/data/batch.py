@@ -21,8 +21,8 @@ class Batch:
     One sample, as a data set gives it, lacks that dimension; `stack` makes a batch of several.
     """
 
-    @classmethod
-    def stack(cls: type[B], samples: Sequence[B]) -> B:
+    @staticmethod
+    def stack(samples: Sequence[B]) -> B:
         """Samples as a batch: what a DataLoader takes as its ``collate_fn``."""
         return mapped(lambda *tensors: torch.stack(tensors), *samples)
 

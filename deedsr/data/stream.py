@@ -32,12 +32,12 @@ class Stream(IterableDataset[Batch], ABC):
             yield from (self.sample(step, number) for number in range(self.batch))
             step += stride
 
-    def loader(self, kind: type[Batch], workers: int, pin_memory: bool = False) -> DataLoader:
-        """The stream's batches, of the dataclass `kind`, made by `workers` processes (0: by this one)."""
+    def loader(self, workers: int, pin_memory: bool = False) -> DataLoader:
+        """The stream's batches, made by `workers` processes (0: by this one)."""
         return DataLoader(
             self,
             self.batch,
-            collate_fn=kind.stack,
+            collate_fn=Batch.stack,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,

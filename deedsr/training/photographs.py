@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from deedsr.data.batch import Batch, Crops
 from deedsr.data.flaws import distinct
 from deedsr.data.photos import PhotoCrops, Root, TextOf, list_photos
 from deedsr.data.stream import Stream
@@ -19,9 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Batches(pl.LightningDataModule, ABC):
-    """Batches of the dataclass `kind`, `batch` samples to each device; `workers` processes make them (0: the run's)."""
-
-    kind: type[Batch]
+    """Batches of `batch` samples to each device; `workers` processes make them (0: the run's)."""
 
     def __init__(self, batch: int, workers: int = 0) -> None:
         super().__init__()
@@ -45,7 +42,7 @@ class Batches(pl.LightningDataModule, ABC):
         trainer = self.trainer
         start = trainer.global_step * trainer.accumulate_grad_batches
         stream = self.stream(trainer.global_rank, trainer.world_size, start)
-        return stream.loader(self.kind, self.workers, trainer.strategy.root_device.type == "cuda")
+        return stream.loader(self.workers, trainer.strategy.root_device.type == "cuda")
 
 
 class Photographs(Batches):
@@ -56,8 +53,6 @@ class Photographs(Batches):
     roots, split: see `deedsr.data.photos.list_photos`. crop: side in pixels. seed: of the crops. cache: keep the
     decoded photographs in memory, 3 bytes a pixel in each worker. text, enlarge: see `deedsr.data.photos.PhotoCrops`.
     """
-
-    kind = Crops
 
     def __init__(
         self,

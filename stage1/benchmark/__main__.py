@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deedsr.data.batch import Crops
 from deedsr.data.photos import PhotoCrops
 from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.files import write_json
@@ -134,7 +133,7 @@ def measure(cfg: DictConfig) -> Speeds:
     crops = torch.stack([stream.crop(0, number) for number in range(batch)])
 
     ours, theirs = _degradations(crops, module.recipe, device, cfg)
-    loading = _loading(stream.loader(Crops, photos.workers), times.warmup, times.steps)
+    loading = _loading(stream.loader(photos.workers), times.warmup, times.steps)
     trainer.fit(module, datamodule=data)
     steps, waits = watch.steps[times.warmup :], watch.waits[times.warmup :]
     return Speeds(

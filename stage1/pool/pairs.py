@@ -16,7 +16,7 @@ from deedsr.degradation import Degradation
 from deedsr.randomness import seeded
 from deedsr.training.command import plain
 from deedsr.training.photographs import Batches
-from deedsr.training.shards import find, length
+from deedsr.training.shards import check, find, length
 from stage1.views import Patches, cut, quadrants
 
 PREFIX = "pairs"
@@ -65,12 +65,13 @@ class Pool(Batches):
     Raises ValueError for a folder without shards, or with those of another crop or recipe (by what `recipe=` says).
     """
 
-    kind = Patches
-
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg.batch, cfg.data.workers)
         self.positives, self.seed = cfg.positives, cfg.seed
-        self.files = find(Path(cfg.pool), PREFIX, origin(cfg), f"python -m stage1.pool pool={cfg.pool}")
+        command = f"python -m stage1.pool pool={cfg.pool}"
+        self.files = find(Path(cfg.pool), PREFIX, command)
+        for file in self.files:
+            check(file, origin(cfg), command)
 
     def __len__(self) -> int:
         return sum(length(file, "first") for file in self.files)

@@ -56,7 +56,7 @@ def make_cache(cfg: DictConfig) -> Path:
             continue
         first = index * cfg.shard
         crops = photos.stream(0, 1, first)
-        batches = islice(crops.loader(Crops, cfg.data.workers), cfg.shard)
+        batches = islice(crops.loader(cfg.data.workers), cfg.shard)
         with fabric.autocast():
             made = [samples(run, fabric.to_device(batch), first + at).tensors() for at, batch in enumerate(batches)]
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)

@@ -15,7 +15,7 @@ from deedsr import weights
 from deedsr.data.batch import Batch
 from deedsr.data.stream import Stream
 from deedsr.training.photographs import Batches
-from deedsr.training.shards import find, length
+from deedsr.training.shards import check, find, length
 
 PREFIX = "samples"
 
@@ -61,14 +61,14 @@ class Cached(Batches):
     Raises ValueError for a folder that holds no samples, lacks some, or holds those of another run.
     """
 
-    kind = Samples
-
     def __init__(self, folder: Path, origin: Mapping[str, Any], batch: int, workers: int, pictures: bool) -> None:
         super().__init__(batch, workers)
         command = f"python -m stage2.cache cache={folder}"
-        self.files = find(folder, PREFIX, origin, command)
+        self.files = find(folder, PREFIX, command)
         first = weights.header(self.files[0])
-        find(folder, PREFIX, {name: first.get(name) for name in ("batch", "samples")}, command)
+        made_with = {**origin, **{name: first.get(name) for name in ("batch", "samples")}}
+        for file in self.files:
+            check(file, made_with, command)
         if pictures and CachedSamples(self.files, batch).sample(0, 0).hr is None:
             raise ValueError(f"{folder}: made without HR crops, which objective.fidelity needs; make another cache")
         log.info("%s: %d samples", folder, len(self))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deedsr.data.batch import Crops
 from deedsr.data.flaws import CORRUPT, SMALL
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.randomness import seeded
@@ -38,7 +37,7 @@ def stream(files: list[Path], seed: int = 1, batch: int = 4, **options: int) -> 
 
 
 def batches(crops: PhotoCrops, count: int, workers: int = 0) -> list[torch.Tensor]:
-    return [batch.hr for batch in islice(crops.loader(Crops, workers), count)]
+    return [batch.hr for batch in islice(crops.loader(workers), count)]
 
 
 def test_crops_are_windows_mirrored_half_of_the_time(files: list[Path]) -> None:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deedsr.data.batch import Crops
 from deedsr.data.members import members
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.data.shards import pack
@@ -56,8 +55,8 @@ def test_crops_of_shards_are_those_of_the_folder(folder: Path, tmp_path: Path) -
     photos = list_photos(tmp_path / "out")
     assert contents(photos) == contents(list_photos(folder))
     expected = PhotoCrops(list_photos(folder), SIZE, 3, 4, rank=1, start=5)
-    loader = PhotoCrops(photos, SIZE, 3, 4, rank=1, start=5).loader(Crops, 2)
-    for got, wanted in zip(islice(loader, 6), expected.loader(Crops, 0), strict=False):
+    loader = PhotoCrops(photos, SIZE, 3, 4, rank=1, start=5).loader(2)
+    for got, wanted in zip(islice(loader, 6), expected.loader(0), strict=False):
         assert torch.equal(got.hr, wanted.hr)
     one = list_photos(sorted((tmp_path / "out").iterdir()))
     assert one == photos
