@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deedsr.data.batch import Crops
-from deedsr.degradation import Mixture, Recipe
+from deedsr.degradation import Degradation, Mixture, Recipe
 from deedsr.training.optimizer import scheduled
 from deedsr.training.run import Run, pixels
 from stage1.momentum import MomentumContrast
@@ -32,7 +32,7 @@ class DegradationLearner(Run):
         contrast: MomentumContrast,
         optimizer: Mapping[str, Any],
         steps: int,
-        recipe: Recipe | Mixture | str,
+        recipe: Recipe | Mixture,
         positives: Positives,
         parameters: float = 0.0,
         shuffle: bool = False,
@@ -41,7 +41,7 @@ class DegradationLearner(Run):
         super().__init__(seed)
         self.contrast = contrast.to(memory_format=torch.channels_last)
         self.optimizer_config, self.steps = optimizer, steps
-        self.recipe = Recipe.named(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = recipe
         self.reading = Reading(contrast.encoder.dimension, self.recipe) if parameters else None
         self.positives, self.parameters_weight = positives, parameters
         self.shuffle = shuffle
@@ -50,30 +50,26 @@ class DegradationLearner(Run):
         return set(self.state_dict())
 
     @torch.no_grad()
-    def patches(self, batch: Crops | Patches) -> Patches:
-        """Queries and keys, and what was done to both."""
+    def patches(self, batch: Crops | Patches) -> tuple[Tensor, Tensor, Degradation]:
+        """Queries and keys, (B, 3, h, w) each, in [0, 1], and what was done to both."""
         if isinstance(batch, Patches):
-            return batch
+            return pixels(batch.query), pixels(batch.key), batch.degradation
         numbers = (self.seed, self.global_step, self.global_rank)
         with torch.autocast(batch.hr.device.type, enabled=False):
             pairs = degrade(pixels(batch.hr), self.recipe, self.positives, *numbers)
         chosen = quadrants(len(batch.hr), self.generator(3))
-        query, key = (
-            (255 * cut(pictures, chosen[:, side])).round().byte()
-            for side, pictures in enumerate((pairs.first, pairs.second))
-        )
-        return Patches(query, key, pairs.degradation)
+        return cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1]), pairs.degradation
 
     def training_step(self, batch: Crops | Patches) -> Tensor:
         """One batch -> the InfoNCE loss and, weighted, the error in reading the parameters."""
-        patches = self.patches(batch)
+        query, key, degradation = self.patches(batch)
         exchange = self.generator(5, alike=True) if self.shuffle else None
-        contrast, vectors = self.contrast(pixels(patches.query), pixels(patches.key), exchange)
+        contrast, vectors = self.contrast(query, key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)
         if self.reading is None:
             return contrast.loss
-        error = self.reading(vectors, patches.degradation)
+        error = self.reading(vectors, degradation)
         self.log("train/parameters", error.detach(), prog_bar=True)
         return contrast.loss + self.parameters_weight * error
 
