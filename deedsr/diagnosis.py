@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deedsr import weights
+from deedsr.degradation import LEVELS
 from deedsr.devices import pick_device
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import DIAGNOSIS, ENCODER, load_encoder
@@ -19,7 +20,6 @@ from deedsr.pictures.picture import Picture, read
 from deedsr.restorer import check_size
 from deedsr.tiling import windows
 
-LEVELS = ("light", "medium", "heavy")
 QUANTITIES = ("blur", "noise", "jpeg")
 BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))
 SIGNS, OFFSETS = (1, 1, -1), (0.3, 1.0, -110.0)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def mapped(function: Callable[..., Tensor], *values: Any) -> Any:
@@ -23,3 +26,8 @@ def mapped(function: Callable[..., Tensor], *values: Any) -> Any:
         return first
     names = [field.name for field in fields(first)]
     return replace(first, **{name: mapped(function, *(getattr(value, name) for value in values)) for name in names})
+
+
+def join(parts: Sequence[T]) -> T:
+    """What holds tensors, several times, as one: along dimension 0."""
+    return parts[0] if len(parts) == 1 else mapped(lambda *tensors: torch.cat(tensors), *parts)

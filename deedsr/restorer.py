@@ -19,9 +19,10 @@ from deedsr.diffusion.sampler import OnStep, Settings, make_scheduler, sample
 from deedsr.geometry import SCALE, pad_to, resize, upsample
 from deedsr.models import load_model
 from deedsr.models.contract import Condition, RestorationModel
+from deedsr.nested import join
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.pictures.picture import Picture, from_pil, read
-from deedsr.tiling import Window, join, merge, windows
+from deedsr.tiling import Window, merge, windows
 
 LEAST_SIDE = 8  # of an input
 TILE = 512  # side of a tile in HR pixels where the user does not say

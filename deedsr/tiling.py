@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from types import EllipsisType
@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-from deedsr.nested import mapped
 
 T = TypeVar("T")
 
@@ -107,11 +105,6 @@ def merge(
         inside += (piece.float() - inside) * (weight / part)
     assert mean is not None, "no windows"
     return mean
-
-
-def join(parts: Sequence[T]) -> T:
-    """Batch what belongs to several tiles: tensors, or what holds tensors, along dimension 0."""
-    return parts[0] if len(parts) == 1 else mapped(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def _gaussian(window: Window, device: torch.device) -> Tensor:

@@ -9,7 +9,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from deedsr.tiling import Window, blend, join, merge, windows
+from deedsr.nested import join
+from deedsr.tiling import Window, blend, merge, windows
 
 SIZES = [(64, 64, 64, 16), (65, 64, 64, 16), (100, 37, 32, 8), (101, 137, 50, 49), (7, 300, 64, 0), (1, 1, 8, 2)]
 

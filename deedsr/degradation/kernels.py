@@ -26,12 +26,14 @@ def make_kernel(
     if kind == SINC:
         return _normalised(_sinc(size, omega))
     if kind == SHARPEN:
-        kernel = -beta * _normalised(_square(size, sigma_x, sigma_x, 0).mul(-0.5).exp())
+        kernel = -beta * make_kernel(0, size, sigma_x, sigma_x, 0, 0, 0)
         kernel[size // 2, size // 2] += 1 + beta
         return kernel
     square = _square(size, sigma_x, sigma_x, 0) if kind % 2 == 0 else _square(size, sigma_x, sigma_y, rotation)
-    shapes = (lambda: (-square / 2).exp(), lambda: (-(square**beta) / 2).exp(), lambda: 1 / (1 + square**beta))
-    return _normalised(shapes[kind // 2]())
+    if kind < 2:
+        return _normalised((-square / 2).exp())
+    power = square**beta
+    return _normalised((-power / 2).exp() if kind < 4 else 1 / (1 + power))
 
 
 def _normalised(kernel: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from deedsr.data.photos import PhotoCrops
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
+from deedsr.nested import join
 from deedsr.randomness import seeded
 from deedsr.training.command import main
 from stage1.head.truth import Truth, direct, drawn
@@ -130,7 +131,7 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
     if len(photos) < 2:
         raise ValueError(f"{photos[0]} is the only photograph to fit to; at least two are needed, one to calibrate on")
     kinds = make_truth(cfg, photos).values()
-    truth, photo = Truth.join([kind for kind, _ in kinds]), torch.cat([photo for _, photo in kinds])
+    truth, photo = join([kind for kind, _ in kinds]), torch.cat([photo for _, photo in kinds])
     vectors = read(encoder, truth.pictures, cfg.device)
     every = min(CALIBRATION, len(photos))
     held = photo % every == every - 1

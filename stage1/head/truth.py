@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from deedsr.degradation import Degradation, Mixture, Recipe, apply, jpeg
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.geometry import SCALE, resize
+from deedsr.nested import join
 from deedsr.randomness import seeded
 from stage1.head.sharpness import blur_of, without
 
@@ -36,11 +37,6 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @classmethod
-    def join(cls, parts: list[Truth]) -> Truth:
-        """All rows of all parts, in order."""
-        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def drawn(crops: Tensor, recipe: Recipe | Mixture, seed: int) -> Truth:
@@ -72,7 +68,7 @@ def direct(crops: Tensor, seed: int) -> Truth:
     σ 60, JPEG from 5 to 98. The level is the mildest whose `LIMITS` hold all three.
     """
     rows = [_spoil(crop[None].float() / 255, seeded(seed, row)) for row, crop in enumerate(crops)]
-    return Truth.join(rows)
+    return join(rows)
 
 
 def _spoil(crop: Tensor, generator: torch.Generator) -> Truth:

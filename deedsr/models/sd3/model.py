@@ -17,7 +17,8 @@ from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.frozen import latents
-from deedsr.tiling import Window, join
+from deedsr.nested import join
+from deedsr.tiling import Window
 
 SAMPLING: dict[str, dict[str, Any]] = {
     "paper": {"sampler": "euler", "steps": 40, "text": [8.0]},

@@ -12,7 +12,8 @@ from deedsr.models.deedsr.blocks import DegradationBlock, Modulation
 from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base, stock
-from deedsr.tiling import Window, join
+from deedsr.nested import join
+from deedsr.tiling import Window
 
 
 def test_sd21_has_the_exact_parameter_counts() -> None:

@@ -21,7 +21,8 @@ from deedsr.models.sd3.folder import DIT4SR, TEXTS, save_texts
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.model import Text
 from deedsr.models.system import ADAPTER, Header
-from deedsr.tiling import Window, join
+from deedsr.nested import join
+from deedsr.tiling import Window
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
