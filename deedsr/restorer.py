@@ -55,6 +55,11 @@ class Restorer:
         make_scheduler(model.process, self.settings)  # refuses what doesn't fit
         if self.settings.text.scale != 1 and not model.takes_text:
             raise ValueError("this model takes no text, so it can't be guided by one either: leave text guidance at 1")
+        if self.settings.degradation.scale != 1 and not model.guided_by_degradation:
+            raise ValueError(
+                "this model has no null vector for guidance by the degradation to lead away from: leave it at 1, or "
+                "train with vector.dropout"
+            )
 
     @classmethod
     def from_pretrained(
@@ -117,7 +122,7 @@ class Restorer:
             return merge(self._pieces(function, tiles, counter), height, width, scale)
 
         z_lr = blended(lambda group: self.model.encode(self._cut(padded, [w.scaled(factor) for w in group])))
-        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), text_guidance=settings.text)
+        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), guidance=self.model.guidance(settings))
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group))

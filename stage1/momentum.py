@@ -21,10 +21,13 @@ class Contrast:
     accuracy: Tensor
 
 
-def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.07) -> Contrast:
+def info_nce(
+    query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.07, neighbours: bool = False
+) -> Contrast:
     """Mean over the batch of −log(exp(q·k/τ) / (exp(q·k/τ) + Σ_j exp(q·n_j/τ))) (MoCo, arXiv 1911.05722, eq. 1).
 
-    The negatives are the queue alone, never the rest of the batch. If all vectors are the same the loss is log(1 + K).
+    The negatives are the queue and, where `neighbours`, the keys of the batch's other rows; if all vectors are the same
+    the loss is the logarithm of their number plus 1.
 
     query, key: (B, D); row i of one is the positive of row i of the other. queue: (K, D). All rows have unit length.
     temperature: τ > 0.
@@ -32,7 +35,11 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.0
     with torch.autocast(query.device.type, enabled=False):
         query, key, queue = query.float(), key.float(), queue.float()
         positive = (query * key).sum(1, keepdim=True)  # (B, 1)
-        logits = torch.cat([positive, query @ queue.T], 1) / temperature  # (B, 1 + K)
+        negative = [query @ queue.T]
+        if neighbours:
+            own = torch.eye(len(query), dtype=torch.bool, device=query.device)
+            negative.append((query @ key.T).masked_fill(own, -torch.inf))
+        logits = torch.cat([positive, *negative], 1) / temperature  # (B, 1 + K), or (B, 1 + K + B)
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         nearest = logits.detach().argmax(1)
         return Contrast(F.cross_entropy(logits, target), (nearest == 0).float().mean())
@@ -71,7 +78,8 @@ class MomentumContrast(nn.Module):
     encoder: the network to train; its copy makes the keys. queue: number of negatives K. momentum: share of the key
     network that stays at each step. temperature: τ of the loss. groups: BatchNorm takes its statistics over this many
     parts of a rank's batch, and the keys are divided otherwise than the queries where a `shuffle` is given to `forward`
-    (shuffled BN; on one device as well). Raises ValueError for a number out of its range.
+    (shuffled BN; on one device as well). neighbours: see `info_nce`; with positives of the same degradation, neighbours
+    share pictures, so that it teaches not to go by them. Raises ValueError for a number out of its range.
     """
 
     queue: Tensor
@@ -84,6 +92,7 @@ class MomentumContrast(nn.Module):
         momentum: float = 0.999,
         temperature: float = 0.07,
         groups: int = 1,
+        neighbours: bool = False,
     ) -> None:
         super().__init__()
         if queue < 1 or groups < 1:
@@ -91,6 +100,7 @@ class MomentumContrast(nn.Module):
         if not 0 <= momentum < 1 or temperature <= 0:
             raise ValueError(f"momentum must be in [0, 1) and temperature above 0, got {momentum} and {temperature}")
         self.momentum, self.temperature, self.groups = momentum, temperature, groups
+        self.neighbours = neighbours
         self.encoder = encoder
         self.head = projection(encoder.dimension)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
@@ -141,8 +151,7 @@ class MomentumContrast(nn.Module):
         keys = self._keys(key, shuffle)
         start = rank() * len(query)
         vectors = self._vectors(self.encoder, query)
-        contrast = info_nce(
-            unit(self.head, vectors), keys[start : start + len(query)], self.queue.clone(), self.temperature
-        )
+        own = keys[start : start + len(query)]
+        contrast = info_nce(unit(self.head, vectors), own, self.queue.clone(), self.temperature, self.neighbours)
         self.enqueue(keys)
         return contrast, vectors

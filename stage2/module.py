@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from deedsr.data.batch import Crops
 from deedsr.degradation import Mixture, Recipe, apply
-from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.ema import Average
 from deedsr.geometry import upsample
 from deedsr.models.contract import Condition, RestorationModel, Text
@@ -75,7 +75,7 @@ class RestorationRun(Run):
         return Samples((255 * lr).round().to(torch.uint8), z, z_lr, batch.hr, batch.tokens, batch.pooled)
 
     def conditioned(
-        self, batch: Crops | Samples, guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE
     ) -> tuple[Tensor | None, Tensor, Condition]:
         """HR in [0, 1], where the batch has it, its latent, and what the network is told of the LR images."""
         made = self.samples(batch, self.generator(DEGRADATION))

@@ -67,7 +67,8 @@ class Recipe:
     def named(cls, name: str) -> "Recipe | Mixture":
         """One of `LEVELS`, or ``camera``, or a `Mixture`.
 
-        ``mixed``: of all levels; ``varied``: that with a `skip`; ``real``: two thirds ``camera``.
+        ``mixed``: of all levels; ``varied``: that with a `skip`; ``broad``: that and, a quarter of it, ``camera``;
+        ``real``: two thirds ``camera``.
         """
         return RECIPES[one_of("recipe", name, RECIPES)]
 
@@ -244,6 +245,7 @@ RECIPES = {
     **{recipe.name: recipe for recipe in (LIGHT, MEDIUM, HEAVY, CAMERA)},
     "mixed": Mixture((LIGHT, MEDIUM, HEAVY)),
     "varied": _VARIED,
+    "broad": Mixture((*_VARIED.recipes, CAMERA)),
     "real": Mixture((_VARIED.recipes[0], CAMERA, _VARIED.recipes[2]), weights=(1, 4, 1)),
 }
 """What `Recipe.named` knows, by name."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
-from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.options import one_of
 
 SAMPLERS = {
@@ -34,7 +34,7 @@ class Settings:
     it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
-    `NoiseGuidance`. text: see `TextGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
+    `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
     it to the restorer. ensemble: flipped and turned views that the restorer takes the mean of, 1 to 8. Raises
     ValueError for a value out of its range.
     """
@@ -46,7 +46,8 @@ class Settings:
     start: float = 1.0
     noise: float = 1.0
     guidance: NoiseGuidance = OFF
-    text: TextGuidance = NO_TEXT_GUIDANCE
+    text: FreeGuidance = NO_GUIDANCE
+    degradation: FreeGuidance = NO_GUIDANCE
     tile: int | None = None
     ensemble: int = 1
 
@@ -72,8 +73,9 @@ class Settings:
         values = dict(values)
         if "guidance" in values:
             values["guidance"] = NoiseGuidance(*values["guidance"])
-        if "text" in values:
-            values["text"] = TextGuidance(*values["text"])
+        for name in ("text", "degradation"):
+            if name in values:
+                values[name] = FreeGuidance(*values[name])
         return cls(**values)
 
     def with_(self, **changes: Any) -> Settings:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.tiling import Window
 
@@ -49,7 +49,8 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
     factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
     presets: other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels, that it takes
-    in one piece; None for any. takes_text: whether it can be guided by text.
+    in one piece; None for any. takes_text: whether it can be guided by text. guided_by_degradation: whether by the
+    degradation vector, so that guidance has a null vector to lead away from.
     """
 
     process: Process
@@ -60,6 +61,7 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     presets: Mapping[str, Settings]
     limit: int | None = None
     takes_text: bool = False
+    guided_by_degradation: bool = False
 
     @abstractmethod
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -69,14 +71,28 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def decode(self, latent: Tensor) -> Tensor:
         """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
 
+    def vector(self, lr: Tensor) -> Tensor | None:
+        """The degradation vector (B, D) of LR images (B, 3, h, w) in [0, 1]; None of a model that knows none."""
+        return None
+
     @abstractmethod
     def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self,
+        lr: Tensor,
+        z_lr: Tensor,
+        text: Text | None = None,
+        guidance: FreeGuidance = NO_GUIDANCE,
+        vector: Tensor | None = None,
     ) -> Known:
         """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
 
-        text: of each image or one for all; None leaves it to the model. Raises ValueError for what it can't take.
+        text: of each image or one for all; None leaves it to the model. guidance: by the text, or by the degradation.
+        vector: the degradation vector (B, D), in place of that of `lr`. Raises ValueError for what it can't take.
         """
+
+    def guidance(self, settings: Settings) -> FreeGuidance:
+        """That of `settings` which is this model's: by text, or by the degradation."""
+        return settings.text if self.takes_text else settings.degradation
 
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, condition: Known) -> Tensor:

@@ -24,7 +24,7 @@ from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.crops import splits
 from stage1.probe.exam import read
 from stage1.probe.levels import graded
-from stage1.probe.statistics import laplacian
+from deedsr.degradation.statistics import laplacian
 
 BATCH = 256
 JITTER = 0.5

@@ -28,7 +28,10 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
 
 
 class PoolRows(Stream):
-    """`Patches` from shards; sample i of step s on rank r is a pure function of (seed, s, r, i)."""
+    """`Patches` from shards; sample i of step s on rank r is a pure function of (seed, s, r, i).
+
+    Samples 2i and 2i + 1 are neighbours in the pool: the key of the first shows the picture of the second's query.
+    """
 
     def __init__(self, files: list[Path], positives: str, batch: int, seed: int, rank: int = 0, start: int = 0) -> None:
         super().__init__(batch, start)
@@ -37,8 +40,10 @@ class PoolRows(Stream):
 
     def sample(self, step: int, number: int) -> Patches:
         """Two quadrants of a pair, uint8 (3, h/2, w/2), and one row of the degradation's fields."""
+        shared = seeded(self.seed, step, self.rank, number // 2)
+        row = int(torch.randint(sum(self.sizes) // 2, (), generator=shared)) * 2 + number % 2
         generator = seeded(self.seed, step, self.rank, number)
-        row, turn = (int(torch.randint(n, (), generator=generator)) for n in (sum(self.sizes), 8))
+        turn = int(torch.randint(8, (), generator=generator))
         places = quadrants(1, generator)
         shard = 0
         while row >= self.sizes[shard]:

@@ -17,7 +17,7 @@ from deedsr.training.command import main
 from stage1.probe.crops import make_exam
 from stage1.probe.exam import Exam, Reader, probe
 from stage1.probe.levels import bayes_accuracy, graded
-from stage1.probe.statistics import statistics
+from deedsr.degradation.statistics import statistics
 
 COLUMNS = {
     "blur": "blur",

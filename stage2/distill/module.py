@@ -66,7 +66,7 @@ class StudentRun(RestorationRun):
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         fidelity = self.objective.fidelity
-        hr, z, condition = self.conditioned(batch, self.model.defaults.text)
+        hr, z, condition = self.conditioned(batch, self.model.guidance(self.model.defaults))
         assert hr is not None and fidelity is not None
         clean = self.sampled(condition, self.generator(DIFFUSION))
         picture = self.model.decode(clean).float()

@@ -75,7 +75,7 @@ def _sample(
 
         def denoise(window: Window, t: Tensor = t, now: Tensor = now) -> Tensor:
             return model.denoise(
-                now[window.slices], t, model.condition(lr, encode(window), text_guidance=settings.text)
+                now[window.slices], t, model.condition(lr, encode(window), guidance=model.guidance(settings))
             )
 
         output = blend(denoise, grid, *shape)

@@ -197,7 +197,7 @@ def test_impossible_orders_are_refused(change: dict, message: str) -> None:
 
 
 def test_unknown_level() -> None:
-    with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, camera, mixed, varied, real"):
+    with pytest.raises(ValueError, match=r"'strong'.*light, medium, heavy, camera, mixed, varied, broad, real"):
         Recipe.named("strong")
     with pytest.raises(ValueError, match="at least one"):
         Mixture(())

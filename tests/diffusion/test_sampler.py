@@ -10,7 +10,7 @@ from torch import Tensor
 from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, make_scheduler, sample
-from deedsr.diffusion.text_guidance import TextGuidance
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models.deedsr.sizes import model_size
 
 CONFIG = model_size("sd21").scheduler
@@ -258,7 +258,7 @@ def test_a_sampler_of_another_process_is_refused(process: Process, name: str, ot
 
 def test_settings_come_from_plain_values() -> None:
     settings = Settings.from_dict({"sampler": "euler", "text": [8.0, 0.5, 0.9], "guidance": [0.5, 2]})
-    assert settings == Settings("euler", guidance=NoiseGuidance(0.5, 2), text=TextGuidance(8.0, 0.5, 0.9))
+    assert settings == Settings("euler", guidance=NoiseGuidance(0.5, 2), text=FreeGuidance(8.0, 0.5, 0.9))
 
 
 @pytest.mark.parametrize("steps", [61, 103, 244])

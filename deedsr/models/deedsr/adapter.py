@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from deedsr.models.deedsr.adapter_config import AdapterConfig
@@ -51,6 +52,7 @@ class Adapter(nn.Module):
         self.config = config
         widths, embedding = config.widths, 4 * config.width
         self.time = nn.Sequential(nn.Linear(config.width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.null = nn.Parameter(torch.zeros(config.vector)) if config.null else None
         self.stem = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             Level(widths[max(index - 1, 0)], width, config, index) for index, width in enumerate(widths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEGRADATION, CROSS_ATTENTION = ("own", "zero", "shuffled"), ("fresh", "projected", "none")
+DEGRADATION, CROSS_ATTENTION = ("own", "constant", "zero", "shuffled"), ("fresh", "projected", "none")
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,11 @@ class AdapterConfig:
 
     in_channels: of the latent. width: of the finest level; multipliers: of the width, one per level. attention: whether
     a level has self-attention; heads: of it. maps: channels of the local-detail maps. vector: length of the degradation
-    vector. context: width of the tokens, the last level's.
+    vector. context: width of the tokens, the last level's. null: whether there is a learned null vector, that of no
+    known degradation, which training gives now and then in place of the picture's.
 
     Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
-    the picture's ``own``; none (``zero``: v = 0, and what is then constant in the degradation blocks is not built); or
+    the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is then constant in the degradation blocks is not built); or
     ``shuffled``, that of the batch's next picture (a picture that is restored alone has only its own, which a network
     trained so has learnt to ignore). modulation: whether the maps modulate the ResBlocks. cross_attention: ``fresh``,
     attn2 takes the tokens by keys and values of their own; ``projected``, a linear layer brings the tokens to the width
@@ -33,11 +34,16 @@ class AdapterConfig:
     degradation: str = "own"
     modulation: bool = True
     cross_attention: str = "fresh"
+    null: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("degradation", DEGRADATION), ("cross_attention", CROSS_ATTENTION)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
+        if self.degradation == "constant":
+            object.__setattr__(self, "null", True)
+        if self.null and self.degradation == "zero":
+            raise ValueError("degradation=zero builds nothing that takes a vector, so there is no null vector either")
         if not self.modulation and self.cross_attention == "none":
             raise ValueError("without modulation and without cross-attention nothing is left of the adapter")
         if len(self.multipliers) != len(self.attention):

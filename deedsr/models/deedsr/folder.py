@@ -7,7 +7,7 @@ encoder was; it is looked for in ``model/`` beside the checkpoint, then beside i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,10 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
     def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
         """words: `size`, its name, with `overrides` of its numbers, on `base`, with the file `encoder` of stage 1."""
         size = model_size(words["size"], words["overrides"], ("adapter", "sft_hidden", "defaults"))
-        header = Header(reference(words["base"]), DeeDSRNumbers(size.adapter, size.sft_hidden), size.defaults)
         file = Path(words["encoder"])
         base, encoder = Base.find(words["base"], self.denoiser), load_encoder(file)
+        adapter = replace(size.adapter, vector=encoder.dimension)
+        header = Header(reference(words["base"]), DeeDSRNumbers(adapter, size.sft_hidden), size.defaults)
         torch.manual_seed(seed)
         model = model_on_base(base, encoder, header)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter
@@ -23,18 +23,24 @@ from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
 from deedsr.models.frozen import latents
 from deedsr.models.frozen.base import stock
+from deedsr.nested import join
 from deedsr.tiling import Window
 
 
 @dataclass(frozen=True)
 class DeeDSRCondition:
-    """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level."""
+    """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level.
+
+    null: what the null vector makes, which the guidance leads away from; None if off.
+    """
 
     z_lr: Tensor
     filters: list[FilterPair]
+    null: list[FilterPair] | None
+    guidance: FreeGuidance
 
     def crop(self, window: Window) -> DeeDSRCondition:
-        return DeeDSRCondition(self.z_lr[window.slices], self.filters)
+        return replace(self, z_lr=self.z_lr[window.slices])
 
 
 class Maps:
@@ -81,6 +87,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.unet, self.vae, self.encoder = unet, vae, encoder
         self.process, self.defaults = process, defaults
         self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
+        self.guided_by_degradation = adapter.null and adapter.degradation != "constant"
+        if self.adapter.null is not None and not self.adapter.null.is_meta:
+            self.adapter.null.data.copy_(encoder.middle())
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
         self.modulations = nn.ModuleList(
             Modulation(adapter.maps, block.conv2.out_channels, sft_hidden) for block in blocks
@@ -124,26 +133,53 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
     def decode(self, latent: Tensor) -> Tensor:
         return latents.decode(self.vae, latent)
 
-    def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
-    ) -> DeeDSRCondition:
-        if text is not None or text_guidance.scale != 1:
-            raise ValueError("DeeDSR takes no text, so it can't be guided by one either: leave text guidance at 1")
-        degradation = self.adapter.config.degradation
+    def vector(self, lr: Tensor) -> Tensor:
+        """The degradation vector (B, D) of LR images (B, 3, h, w), as the ablations of `AdapterConfig` leave it."""
+        config = self.adapter.config
+        if config.degradation == "zero":
+            return lr.new_zeros(len(lr), config.vector)
+        if config.degradation == "constant":
+            return self.null(len(lr))
         with torch.no_grad():
-            vector = lr.new_zeros(len(lr), self.encoder.dimension) if degradation == "zero" else self.encoder(lr)
-        if degradation == "shuffled":
-            if len(lr) == 1 and torch.is_grad_enabled():
-                raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
-            vector = vector.roll(1, 0)
-        return self.condition_on(vector, z_lr)
+            vector = self.encoder(lr)
+        if config.degradation == "own":
+            return vector
+        if len(lr) == 1 and torch.is_grad_enabled():
+            raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
+        return vector.roll(1, 0)
 
-    def condition_on(self, vector: Tensor, z_lr: Tensor) -> DeeDSRCondition:
-        """As `condition`, from a degradation vector (B, D) of the caller's choice."""
-        return DeeDSRCondition(z_lr, self.adapter.filters(vector))
+    def null(self, batch: int) -> Tensor:
+        """The null vector of `batch` images (B, D). Raises ValueError where the model has none."""
+        if self.adapter.null is None:
+            raise ValueError("this model has no null vector: it was trained without vector.dropout")
+        return self.adapter.null.expand(batch, -1)
+
+    def condition(
+        self,
+        lr: Tensor,
+        z_lr: Tensor,
+        text: Text | None = None,
+        guidance: FreeGuidance = NO_GUIDANCE,
+        vector: Tensor | None = None,
+    ) -> DeeDSRCondition:
+        """vector: as `vector` gives it, where None. Raises ValueError for a text, and guidance without a null vector."""
+        if text is not None:
+            raise ValueError("DeeDSR takes no text")
+        filters = self.adapter.filters(self.vector(lr) if vector is None else vector)
+        null = None if guidance.scale == 1 else self.adapter.filters(self.null(len(z_lr)))
+        return DeeDSRCondition(z_lr, filters, null, guidance)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
-        steering = self.adapter(condition.z_lr, t, condition.filters)
+        z_lr, guidance = condition.z_lr, condition.guidance
+        if condition.null is None or not guidance.at(float(self.process.levels(t)[1].max())):
+            return self._predict(x_t, t, z_lr, condition.filters)
+        filters = join([condition.null, condition.filters])
+        output = self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), filters)
+        without, own = output.chunk(2)
+        return without + guidance.scale * (own - without)
+
+    def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, filters: list[FilterPair]) -> Tensor:
+        steering = self.adapter(z_lr, t, filters)
         self.maps.fill(steering.maps)
         tokens = steering.tokens
         if tokens is None:

@@ -46,8 +46,8 @@ SD21 = DeeDSRConfig(
 SMALL = DeeDSRConfig(
     name="small",
     **configs.SMALL,
-    encoder={"layers": [1, 1, 1, 1], "widths": [32, 64, 128, 256], "stem": 32, "tile": 64},
-    adapter=AdapterConfig(8, 64, (1, 1, 2), (False, False, True), heads=4, maps=64, vector=256),
+    encoder={"layers": [1, 1, 1, 1], "widths": [16, 48, 96, 160], "stem": 16, "tile": 64, "vector": 64},
+    adapter=AdapterConfig(8, 64, (1, 1, 2), (False, False, True), heads=4, maps=64, vector=64),
     sft_hidden=48,
     defaults={"sampler": "ddim", "steps": 1, "eta": 0.0, "spacing": "trailing", "guidance": [0.2, 1]},
 )

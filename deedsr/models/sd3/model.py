@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.text_guidance import NO_TEXT_GUIDANCE, TextGuidance
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.frozen import latents
@@ -35,7 +35,7 @@ class SD3Condition:
     z_lr: Tensor
     text: Text
     negative: Text | None
-    text_guidance: TextGuidance
+    guidance: FreeGuidance
 
     def crop(self, window: Window) -> SD3Condition:
         return replace(self, z_lr=self.z_lr[window.slices])
@@ -104,27 +104,35 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         return latents.decode(self.vae, latent)
 
     def condition(
-        self, lr: Tensor, z_lr: Tensor, text: Text | None = None, text_guidance: TextGuidance = NO_TEXT_GUIDANCE
+        self,
+        lr: Tensor,
+        z_lr: Tensor,
+        text: Text | None = None,
+        guidance: FreeGuidance = NO_GUIDANCE,
+        vector: Tensor | None = None,
     ) -> SD3Condition:
         """text: of each image (or one for all), the model's own where None. The LR image counts through z_lr alone.
 
-        Raises ValueError where guidance is asked for and the two texts have not the same number of tokens.
+        Raises ValueError for a degradation vector, which it knows none of, and where guidance is asked for and the two
+        texts have not the same number of tokens.
         """
+        if vector is not None:
+            raise ValueError("this model takes no degradation vector")
         silent = text is None and not self.has_texts
         text = (text or self.text("positive")).like(z_lr)
-        if text_guidance.scale == 1 or silent:
-            return SD3Condition(z_lr, text, None, text_guidance)
+        if guidance.scale == 1 or silent:
+            return SD3Condition(z_lr, text, None, guidance)
         negative = self.text("negative").like(z_lr)
         lengths = text.tokens.shape[1], negative.tokens.shape[1]
         if lengths[0] != lengths[1]:
             raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")
-        return SD3Condition(z_lr, text, negative, text_guidance)
+        return SD3Condition(z_lr, text, negative, guidance)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: SD3Condition) -> Tensor:
         """u = ε − x0; where `condition` is guided, from one call on the batch twice: negative texts, then positive."""
         sigma = self.process.levels(t)[1]  # (B,)
         time = (self.process.steps * sigma).to(x_t.device, torch.float32)
-        guidance, negative = condition.text_guidance, condition.negative
+        guidance, negative = condition.guidance, condition.negative
         if negative is None or not guidance.at(float(sigma.max())):
             return self.predict(x_t, time, condition.text, condition.z_lr)
         texts = join([negative, condition.text])

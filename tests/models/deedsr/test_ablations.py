@@ -180,7 +180,7 @@ def test_without_modulation_the_resblocks_are_the_bases(tiny_config: DeeDSRConfi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"degradation": "none"}, "unknown degradation 'none'; there are: own, zero, shuffled"),
+        ({"degradation": "none"}, "unknown degradation 'none'; there are: own, constant, zero, shuffled"),
         ({"cross_attention": "stock"}, "unknown cross_attention 'stock'; there are: fresh, projected, none"),
         ({"modulation": False, "cross_attention": "none"}, "nothing is left of the adapter"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
-from deedsr.diffusion.text_guidance import TextGuidance
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models import describe, random_model
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.controlnet import SD3ControlNet, controlnet_of
@@ -97,9 +97,9 @@ def test_guidance_is_one_call_on_both_texts(tiny_dit4sr: DiT4SR) -> None:
     assert torch.allclose(plain, told, atol=1e-6)
     calls = []
     handle = tiny_dit4sr.transformer.proj_out.register_forward_hook(lambda _, given, __: calls.append(len(given[0])))
-    guided = tiny_dit4sr.denoise(x_t, t, tiny_dit4sr.condition(lr, z_lr, text_guidance=TextGuidance(3.0)))
+    guided = tiny_dit4sr.denoise(x_t, t, tiny_dit4sr.condition(lr, z_lr, guidance=FreeGuidance(3.0)))
     assert torch.allclose(guided, untold + 3 * (told - untold), atol=1e-5)
-    late = tiny_dit4sr.condition(lr, z_lr, text_guidance=TextGuidance(3.0, 0.0, 0.5))
+    late = tiny_dit4sr.condition(lr, z_lr, guidance=FreeGuidance(3.0, 0.0, 0.5))
     assert torch.allclose(tiny_dit4sr.denoise(x_t, t, late), told, atol=1e-6)
     handle.remove()
     assert calls == [4, 2]
@@ -117,14 +117,14 @@ def test_a_text_of_the_callers_counts(tiny_dit4sr: DiT4SR) -> None:
     silent = tiny_dit4sr.denoise(x_t, t, tiny_dit4sr.condition(lr, z_lr))
     assert not torch.allclose(both, silent, atol=1e-3)
     with pytest.raises(ValueError, match="6 tokens, the negative one 1"):
-        tiny_dit4sr.condition(lr, z_lr, own, TextGuidance(2.0))
+        tiny_dit4sr.condition(lr, z_lr, own, FreeGuidance(2.0))
 
 
 @torch.no_grad()
 def test_a_batch_of_guided_tiles_equals_its_tiles(tiny_dit4sr: DiT4SR) -> None:
     lr, z_lr, x_t, t = (tensor[:1] for tensor in inputs())
     tiny_dit4sr.set_texts(texts(), texts(9))
-    whole = tiny_dit4sr.condition(lr, z_lr, text_guidance=TextGuidance(4.0))
+    whole = tiny_dit4sr.condition(lr, z_lr, guidance=FreeGuidance(4.0))
     tiles = [Window(0, 0, 8, 8), Window(0, 4, 8, 8)]
     cut = [x_t[tile.slices] for tile in tiles]
     batch = tiny_dit4sr.denoise(torch.cat(cut), t.expand(2), join([whole.crop(tile) for tile in tiles]))
@@ -155,7 +155,7 @@ def test_our_loop_is_the_stock_pipeline(tiny_dit4sr: DiT4SR) -> None:
         joint_attention_kwargs={"lr_latents": z_lr},
         output_type="latent",
     ).images
-    condition = tiny_dit4sr.condition(torch.zeros(1), z_lr, text_guidance=TextGuidance(5.0))
+    condition = tiny_dit4sr.condition(torch.zeros(1), z_lr, guidance=FreeGuidance(5.0))
     ours = sample(
         lambda x, t: tiny_dit4sr.denoise(x, t, condition), tiny_dit4sr.process, z_lr, Settings("euler", 8), noise
     )
@@ -165,7 +165,7 @@ def test_our_loop_is_the_stock_pipeline(tiny_dit4sr: DiT4SR) -> None:
 def test_guidance_out_of_range_is_refused() -> None:
     for wrong in ((0.5, 0.0, 1.0), (2.0, 0.5, 0.5), (2.0, 0.0, 1.5)):
         with pytest.raises(ValueError, match="guidance"):
-            TextGuidance(*wrong)
+            FreeGuidance(*wrong)
 
 
 def test_another_process_is_refused(tiny_dit4sr: DiT4SR) -> None:
@@ -199,8 +199,7 @@ def test_the_trained_part_and_the_texts_come_back_from_a_folder(
     save_texts(tmp_path / TEXTS, texts(), texts(9))
     loaded = DIT4SR.load(tmp_path)
     guided, expected = (
-        model.denoise(x_t, t, model.condition(lr, z_lr, text_guidance=TextGuidance(2.0)))
-        for model in (loaded, tiny_dit4sr)
+        model.denoise(x_t, t, model.condition(lr, z_lr, guidance=FreeGuidance(2.0))) for model in (loaded, tiny_dit4sr)
     )
     assert torch.equal(guided, expected)
     assert DIT4SR.skeleton(tmp_path).counts() == tiny_dit4sr.counts()

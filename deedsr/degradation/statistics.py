@@ -6,19 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COUNT = 18  # of the statistics
+LEAST = 32  # pixels of a side: smaller pictures are continued by their edges
 BLOCK = 8
 TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 MAD = 0.6745  # median of |x| for x ~ N(0, 1)
 
 
 def statistics(lr: Tensor) -> Tensor:
-    """Eighteen numbers a picture: (B, 3, h, w) in [0, 1], h and w at least 32 -> (B, 18).
+    """Eighteen numbers a picture: (B, 3, h, w) in [0, 1] -> (B, 18).
 
     Of the luma, 0-255, at full, half and quarter size: the logarithms of the Laplacian's variance and of the
     gradient's energy; `noise_sigma` of luma, Cb and Cr, and of the luma at half size; `blockiness` of luma and
     chroma; the shares of DCT coefficients near 0, of low and of high frequencies; the logarithms of three quantiles of
     the local variance.
     """
+    height, width = lr.shape[-2:]
+    if min(height, width) < LEAST:
+        lr = F.pad(lr, (0, max(LEAST - width, 0), 0, max(LEAST - height, 0)), mode="replicate")
     planes = torch.einsum("kc,bchw->bkhw", lr.new_tensor(TO_YCBCR), lr) * 255
     luma, chroma = planes[:, :1], planes[:, 1:]
     half = F.avg_pool2d(luma, 2)

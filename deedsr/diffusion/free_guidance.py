@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv 2207.12598) by text, in an interval of the noise levels (arXiv 2404.07724)."""
+"""Classifier-free guidance (arXiv 2207.12598), by text or by the degradation, in an interval of the noise levels."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class TextGuidance:
+class FreeGuidance:
     """u ← u_neg + w·(u_pos − u_neg), w = `scale`, at noise levels low ≤ σ ≤ high; elsewhere, and for w = 1, u_pos.
 
-    One call of the network answers for both texts; outside the interval, for the positive one alone. Raises ValueError
+    u_pos knows the text or the degradation vector; u_neg has the negative text, or the null vector. One call of the
+    network answers for both; outside the interval (arXiv 2404.07724), for the positive one alone. Raises ValueError
     for a scale below 1 and for an interval that is none in [0, 1].
     """
 
@@ -19,13 +20,13 @@ class TextGuidance:
 
     def __post_init__(self) -> None:
         if self.scale < 1:
-            raise ValueError(f"the scale of text guidance must be at least 1, not {self.scale}")
+            raise ValueError(f"the scale of guidance must be at least 1, not {self.scale}")
         if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"text guidance lasts from a higher to a lower noise level in [0, 1], not {self}")
+            raise ValueError(f"guidance lasts from a higher to a lower noise level in [0, 1], not {self}")
 
     def at(self, sigma: float) -> bool:
         """Whether it acts at the noise level `sigma`."""
         return self.scale != 1 and self.low <= sigma <= self.high
 
 
-NO_TEXT_GUIDANCE = TextGuidance()
+NO_GUIDANCE = FreeGuidance()

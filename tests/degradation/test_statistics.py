@@ -6,7 +6,7 @@ import torch
 from deedsr.degradation import jpeg
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d
-from stage1.probe.statistics import blockiness, laplacian, noise_sigma, statistics
+from deedsr.degradation.statistics import blockiness, laplacian, noise_sigma, statistics
 
 
 @pytest.fixture
