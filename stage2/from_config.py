@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from deedsr import models, weights
+from deedsr.models.deedsr.folder import DEEDSR
+from deedsr.models.deedsr.model import NULL
 from deedsr.models.resolver import reference
 from deedsr.models.system import ADAPTER, HEADER, load_trained
 from deedsr.training.command import plain
@@ -20,10 +22,10 @@ from deedsr.training.recipe import recipe
 from stage2 import scaling
 from stage2.cache.samples import Cached
 from stage2.module import RestorationRun
-from stage2.objective import Objective
-from stage2.picture_loss import Fidelity
+from stage2.objective import Fidelity, Objective
 from stage2.texts.embedded import Texts
 from stage2.validation import Validation
+from stage2.vector import Vector
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +35,43 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     words = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
     folder = cfg.model.get("texts")
     numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
-    return {"base": reference(cfg.model.base), "recipe": words, "texts": folder, **numbers}
+    vector = {name: cfg.vector[name] for name in ("context", "dials") if cfg.vector[name]}
+    return {"base": reference(cfg.model.base), "recipe": words, "texts": folder, **numbers, **vector}
 
 
 def trainable_model(cfg: DictConfig) -> models.TrainableModel:
     """The model of a configuration, its trainable parameters initialised from its seed, or from ``cfg.init``."""
-    trainable = models.trainable_model(plain(cfg.model), cfg.seed)
+    words, start = plain(cfg.model), Path(cfg.init) / ADAPTER if cfg.init else None
+    tensors = weights.load(start).tensors if start else {}
+    if cfg.vector.dropout or NULL in tensors:
+        words = with_null(words)
+    trainable = models.trainable_model(words, cfg.seed)
     model = trainable.model
-    if cfg.init:
-        start = Path(cfg.init) / ADAPTER
-        load_trained(model, weights.load(start).tensors, start)
+    if start:
+        load_trained(model, tensors, start, fresh={NULL})
+    if any(cfg.vector.values()) and not model.takes_vector:
+        raise ValueError(f"vector={dict(cfg.vector)} is for models that take a degradation vector: leave it out")
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
     return trainable
+
+
+def with_null(words: dict[str, Any]) -> dict[str, Any]:
+    """The words of a model, with a null vector. Raises ValueError for a system that has none."""
+    if words["system"] != DEEDSR.name:
+        raise ValueError(f"vector.dropout is for models that take a degradation vector, not for {words['system']}")
+    overrides = words["overrides"]
+    return {**words, "overrides": {**overrides, "adapter": {**overrides.get("adapter", {}), "null": True}}}
+
+
+def degraded_side(cfg: DictConfig) -> int:
+    """HR pixels of the pictures that a configuration degrades: of the network's crop, or of what is around it."""
+    vector = Vector(**cfg.vector)
+    encoder = cfg.model.get("encoder") if vector.context else None
+    return vector.side(cfg.crop, None if encoder is None else weights.header(Path(encoder)).get("tile"))
 
 
 def texts(cfg: DictConfig) -> Texts | None:
@@ -63,14 +86,27 @@ def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = Non
     options = cfg.objective
     fidelity = Fidelity(**options.fidelity) if options.fidelity else None
     objective = Objective(options.min_snr, options.time_bias, fidelity, options.rollout, options.weight)
-    return RestorationRun(model, recipe(cfg.recipe), objective, cfg.optimizer, cfg.steps, cfg.ema, cfg.seed)
+    return RestorationRun(objective=objective, **run_words(cfg, model))
+
+
+def run_words(cfg: DictConfig, model: models.RestorationModel) -> dict[str, Any]:
+    """Arguments of `RestorationRun` that are the same for all kinds of runs."""
+    vector = Vector(**cfg.vector)
+    numbers = {name: cfg[name] for name in ("steps", "ema", "seed", "crop")}
+    return {"model": model, "recipe": recipe(cfg.recipe), "optimizer": cfg.optimizer, "vector": vector, **numbers}
 
 
 def batches(cfg: DictConfig) -> Batches:
     """What a configuration trains on: photographs, or samples that were made of them."""
     if cfg.cache:
         return Cached(Path(cfg.cache), origin(cfg), cfg.batch, cfg.data.workers, cfg.objective.fidelity is not None)
-    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, text=texts(cfg), enlarge=cfg.enlarge, **cfg.data)
+    return photographs(cfg)
+
+
+def photographs(cfg: DictConfig) -> Photographs:
+    """The photographs of a configuration."""
+    numbers = {name: cfg[name] for name in ("batch", "seed", "enlarge")}
+    return Photographs(crop=degraded_side(cfg), text=texts(cfg), **numbers, **cfg.data)
 
 
 class ModelFolder(pl.Callback):

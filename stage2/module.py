@@ -21,12 +21,16 @@ from deedsr.training.run import Run, pixels
 from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
+from stage2.vector import Vector, cut, places, turns, wanted
 
-DEGRADATION, DIFFUSION, ROLLOUT = 1, 2, 3  # independent streams of a batch's random numbers
+DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
 
 class RestorationRun(Run):
-    """Degrades crops, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable."""
+    """Degrades pictures, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable.
+
+    crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation.
+    """
 
     average: Average
 
@@ -39,9 +43,11 @@ class RestorationRun(Run):
         steps: int,
         ema: float,
         seed: int,
+        crop: int,
+        vector: Vector,
     ) -> None:
         super().__init__(seed)
-        self.model, self.recipe, self.objective = model, recipe, objective
+        self.model, self.recipe, self.objective, self.crop, self.vector = model, recipe, objective, crop, vector
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
 
@@ -70,9 +76,19 @@ class RestorationRun(Run):
             return batch
         image = pixels(batch.hr)
         with torch.autocast(image.device.type, enabled=False):
-            lr = apply(image, self.recipe.sample(generator, len(image)))
-        z, z_lr = self.model.encode(image), self.model.encode(upsample(lr))
-        return Samples((255 * lr).round().to(torch.uint8), z, z_lr, batch.hr, batch.tokens, batch.pooled)
+            degradation = self.recipe.sample(generator, len(image))
+            lr = apply(image, degradation)
+            enlarged, dials = upsample(lr), None
+            if self.vector.dials:
+                dials = turns(len(image), self.vector.dials, generator)
+                image = wanted(image, degradation, lr, dials)
+                dials = dials.to(lr)
+        if image.shape[-1] > self.crop:
+            seen = places(len(image), image.shape[-1], self.crop, generator)
+            image, enlarged = cut(image, seen, self.crop), cut(enlarged, seen, self.crop)
+        z, z_lr = self.model.encode(image), self.model.encode(enlarged)
+        lr, hr = ((255 * one).round().to(torch.uint8) for one in (lr, image))
+        return Samples(lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE
@@ -81,8 +97,19 @@ class RestorationRun(Run):
         made = self.samples(batch, self.generator(DEGRADATION))
         hr = None if made.hr is None else pixels(made.hr)
         text = None if made.tokens is None or made.pooled is None else Text(made.tokens, made.pooled)
-        condition = self.model.condition(pixels(made.lr), made.z_lr.float(), text, guidance)
+        lr = pixels(made.lr)
+        condition = self.model.condition(lr, made.z_lr.float(), text, guidance, self.told(lr, made.dials))
         return hr, made.z.float(), condition
+
+    def told(self, lr: Tensor, dials: Tensor | None) -> Tensor | None:
+        """The degradation vectors (B, D) for LR images: with turned dials (B, 3), and now and then the null vector."""
+        vector = self.model.vector(lr)
+        if vector is None or (dials is None and not self.vector.dropout):
+            return vector
+        if dials is not None:
+            vector = self.model.turned(vector, dials)
+        dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)).to(lr) < self.vector.dropout
+        return torch.where(dropped, self.model.null(len(lr)), vector) if self.vector.dropout else vector
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)

@@ -87,6 +87,11 @@ class Degradation:
             raise ValueError(f"not a stored degradation: numbers of rows differ, {lengths}")
         return cls(**state)
 
+    def without(self, *names: str) -> "Degradation":
+        """The same with the operations left out whose parameters are named."""
+        state = self.state()
+        return Degradation(**{**state, **{name: torch.zeros_like(state[name]) for name in names}})
+
     def reseeded(self, generator: torch.Generator) -> "Degradation":
         """The same parameters with fresh noise fields: for other images, which shouldn't share the noise itself."""
         seed = torch.randint(2**63 - 1, (len(self),), generator=generator, device=generator.device)

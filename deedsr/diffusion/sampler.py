@@ -10,9 +10,9 @@ import diffusers
 import torch
 from torch import Tensor
 
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
-from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.options import one_of
 
 SAMPLERS = {
@@ -34,9 +34,9 @@ class Settings:
     it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
-    `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`. tile: side of the tiles that the network sees, in HR pixels; None leaves
-    it to the restorer. ensemble: flipped and turned views that the restorer takes the mean of, 1 to 8. Raises
-    ValueError for a value out of its range.
+    `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`. tile: side of the tiles that the network
+    sees, in HR pixels; None leaves it to the restorer. ensemble: flipped and turned views that the restorer takes the
+    mean of, 1 to 8. Raises ValueError for a value out of its range.
     """
 
     sampler: str = "ddim"

@@ -10,9 +10,9 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.tiling import Window
 
@@ -49,7 +49,8 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least.
     factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
     presets: other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels, that it takes
-    in one piece; None for any. takes_text: whether it can be guided by text. guided_by_degradation: whether by the
+    in one piece; None for any. takes_text: whether it can be guided by text. takes_vector: whether it is steered by a
+    degradation vector. guided_by_degradation: whether by the
     degradation vector, so that guidance has a null vector to lead away from.
     """
 
@@ -61,6 +62,7 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     presets: Mapping[str, Settings]
     limit: int | None = None
     takes_text: bool = False
+    takes_vector: bool = False
     guided_by_degradation: bool = False
 
     @abstractmethod

@@ -7,7 +7,7 @@ header what they are: the `system`, its base, the numbers of what is trained, an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -167,15 +167,19 @@ def companion_places(place: Path, name: str) -> list[Path]:
 
 
 def load_trained(
-    model: RestorationModel, tensors: Mapping[str, Tensor], source: str | Path, assign: bool = False
+    model: RestorationModel,
+    tensors: Mapping[str, Tensor],
+    source: str | Path,
+    assign: bool = False,
+    fresh: Collection[str] = (),
 ) -> None:
     """Copy in the trained tensors that `source` holds, these and no others; the frozen parts stay as they are.
 
-    assign: make them the model's own instead. Raises ValueError that names `source` and the first names that are
-    missing, surplus or of another size.
+    assign: make them the model's own instead. fresh: those that may be missing, and stay as they are. Raises ValueError
+    that names `source` and the first names that are missing, surplus or of another size.
     """
     trained, names = {name for name, _ in model.trainable()}, model.state_dict().keys()
     surplus = sorted(tensors.keys() & names - trained)
     if surplus:
         raise ValueError(f"{source}: holds {surplus[0]}, which is not trained in stage 2")
-    weights.load_strict(model, tensors, source, allow_missing=names - trained, assign=assign)
+    weights.load_strict(model, tensors, source, allow_missing=(names - trained) | set(fresh), assign=assign)

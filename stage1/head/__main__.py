@@ -14,6 +14,7 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.data.members import Photo
 from deedsr.data.photos import PhotoCrops
+from deedsr.degradation.statistics import laplacian
 from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
@@ -24,7 +25,6 @@ from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.crops import splits
 from stage1.probe.exam import read
 from stage1.probe.levels import graded
-from deedsr.degradation.statistics import laplacian
 
 BATCH = 256
 JITTER = 0.5

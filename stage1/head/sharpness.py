@@ -54,12 +54,6 @@ def _templates() -> Tensor:
 
 def blur_of(degradation: Degradation) -> Tensor:
     """`edge_sigma` of what each row of a degradation makes of the disc, without its noise and JPEG: (B,), LR pixels."""
-    still = without(degradation, "noise_sigma", "poisson_scale", "quality")
+    still = degradation.without("noise_sigma", "poisson_scale", "quality")
     picture = disc(SIDE * SCALE, RADIUS * SCALE)
     return edge_sigma(torch.cat([apply(picture, still[row]) for row in range(len(still))]))
-
-
-def without(degradation: Degradation, *names: str) -> Degradation:
-    """The same with the operations left out whose parameters are named."""
-    state = degradation.state()
-    return Degradation(**{**state, **{name: torch.zeros_like(state[name]) for name in names}})

@@ -13,7 +13,7 @@ from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.geometry import SCALE, resize
 from deedsr.nested import join
 from deedsr.randomness import seeded
-from stage1.head.sharpness import blur_of, without
+from stage1.head.sharpness import blur_of
 
 SHARP = 0.34  # `edge_sigma` of an antialiased down-sampling
 LIMITS = ((1.2, 15.0, 60.0), (1.6, 22.5, 45.0))
@@ -45,7 +45,7 @@ def drawn(crops: Tensor, recipe: Recipe | Mixture, seed: int) -> Truth:
     Blur is measured on an edge (`blur_of`), noise as the difference that leaving it out makes.
     """
     degradation = recipe.sample(seeded(seed), len(crops))
-    still = without(degradation, "noise_sigma", "poisson_scale")
+    still = degradation.without("noise_sigma", "poisson_scale")
     pictures, noise = [], []
     for row, crop in enumerate(crops):
         hr = crop[None].float() / 255

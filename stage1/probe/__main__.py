@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr.degradation import Mixture
+from deedsr.degradation.statistics import statistics
 from deedsr.files import write_json, write_text
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import load_encoder
@@ -17,7 +18,6 @@ from deedsr.training.command import main
 from stage1.probe.crops import make_exam
 from stage1.probe.exam import Exam, Reader, probe
 from stage1.probe.levels import bayes_accuracy, graded
-from deedsr.degradation.statistics import statistics
 
 COLUMNS = {
     "blur": "blur",

@@ -23,11 +23,10 @@ from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.flaws import Flaws
 from deedsr.training.command import main
-from deedsr.training.photographs import Photographs
 from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
 from stage2.cache.samples import PREFIX, Samples
-from stage2.from_config import origin, restoration_run, texts
+from stage2.from_config import origin, photographs, restoration_run
 from stage2.module import DEGRADATION, RestorationRun
 
 log = logging.getLogger(__name__)
@@ -43,9 +42,7 @@ def make_cache(cfg: DictConfig) -> Path:
         accelerator=words.accelerator, devices=words.devices, num_nodes=words.num_nodes, precision=words.precision
     )
     fabric.launch()
-    photos = Photographs(
-        crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, text=texts(cfg), enlarge=cfg.enlarge, **cfg.data
-    )
+    photos = photographs(cfg)
     flaws = Flaws(photos.files)
     run = restoration_run(cfg).to(fabric.device)
     header = {**origin(cfg), "batch": cfg.batch, "samples": cfg.shard * cfg.batch}
@@ -62,7 +59,7 @@ def make_cache(cfg: DictConfig) -> Path:
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
         log.info("%s: %d samples", file, header["samples"])
         flaws.marks = flaws.marks.maximum(crops.flaws.marks)
-    if found := flaws.report(photos.duplicates, cfg.crop):
+    if found := flaws.report(photos.duplicates, photos.crop):
         log.warning(found)
     return folder
 

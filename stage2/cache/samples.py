@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class Samples(Batch):
     """LR images, uint8 (B, 3, S/4, S/4), and the latents of HR, `z`, and of the up-sampled LR, `z_lr`.
 
-    hr: the crops that they were made of, where a loss looks at pictures. tokens, pooled: as in `Crops`.
+    The LR images may show more than the latents, see `stage2.vector.Vector`. hr: the crops that they were made of,
+    where a loss looks at pictures. tokens, pooled: as in `Crops`. dials: how they stand, (B, 3); None: all at 1.
     """
 
     lr: Tensor
@@ -35,6 +36,7 @@ class Samples(Batch):
     hr: Tensor | None = None
     tokens: Tensor | None = None
     pooled: Tensor | None = None
+    dials: Tensor | None = None
 
 
 class CachedSamples(Stream):

@@ -19,11 +19,9 @@ from omegaconf import DictConfig
 from deedsr.diffusion.sampler import Settings, make_scheduler
 from deedsr.models import RestorationModel
 from deedsr.training.command import main
-from deedsr.training.recipe import recipe
 from stage2.distill.module import StudentRun
-from stage2.from_config import train
-from stage2.objective import Objective
-from stage2.picture_loss import Fidelity
+from stage2.from_config import run_words, train
+from stage2.objective import Fidelity, Objective
 
 MOST_STEPS = 4
 
@@ -39,16 +37,8 @@ def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
             "distilling needs objective.fidelity; objective.fidelity.perceptual=0 objective.fidelity.structure=0 do "
             "without weights"
         )
-    return StudentRun(
-        cfg.adversary,
-        model=model,
-        recipe=recipe(cfg.recipe),
-        objective=Objective(fidelity=Fidelity(**cfg.objective.fidelity)),
-        optimizer=cfg.optimizer,
-        steps=cfg.steps,
-        ema=cfg.ema,
-        seed=cfg.seed,
-    )
+    objective = Objective(fidelity=Fidelity(**cfg.objective.fidelity))
+    return StudentRun(cfg.adversary, objective=objective, **run_words(cfg, model))
 
 
 def check(settings: Settings) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, make_scheduler, sample
-from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models.deedsr.sizes import model_size
 
 CONFIG = model_size("sd21").scheduler

@@ -13,6 +13,7 @@ from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.sizes import model_size
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective, draw_times, snr_weight
+from stage2.vector import Vector
 
 CONFIG = model_size("sd21").scheduler
 FLOW = Process.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
@@ -102,7 +103,7 @@ def test_its_own_estimate_is_one_step_of_the_sampler(tiny_model: DeeDSR) -> None
     generator = torch.Generator().manual_seed(0)
     lr, (noise, z_lr) = torch.rand(1, 3, 16, 16), torch.randn(2, 1, 4, 16, 16, generator=generator)
     condition = tiny_model.condition(lr, z_lr)
-    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0, 64, Vector())
     settings = Settings("ddim", steps=2)
     states = []
 

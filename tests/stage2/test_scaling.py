@@ -22,6 +22,7 @@ from stage2.module import RestorationRun
 from stage2.objective import Objective
 from stage2.scaling import prepare, shard, store_frozen
 from stage2.train import train
+from stage2.vector import Vector
 
 PLAIN = {"frozen_dtype": "float32", "recompute": False, "channels_last": False, "compiled": None}
 
@@ -109,7 +110,7 @@ def test_blocks_and_all_that_is_trained_are_sharded(tiny_model: DeeDSR) -> None:
     blocks = {id(parameter) for block in tiny_model.blocks() for parameter in block.parameters()}
     inside = {name for name, parameter in tiny_model.named_parameters() if id(parameter) in blocks}
     mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "devices"))
-    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0)
+    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0, 64, Vector())
     shard(run, tiny_model, mesh)
     sharded = {name for name, parameter in run.model.named_parameters() if isinstance(parameter, DTensor)}
     assert sharded == trained | inside
@@ -142,7 +143,15 @@ def test_all_options_at_once_train_resume_and_keep_float32(
 def test_a_checkpoint_of_stable_diffusion_holds_the_trained_part_alone() -> None:
     with torch.device("meta"):
         run = RestorationRun(
-            random_model(model_size("sd21")), Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0
+            random_model(model_size("sd21")),
+            Recipe.named("light"),
+            Objective(),
+            DictConfig({}),
+            1,
+            0.9,
+            0,
+            64,
+            Vector(),
         )
     state, saved = run.state_dict(), run.saved()
     assert saved == {f"model.{name}" for name, _ in run.model.trainable()} <= state.keys()

@@ -178,7 +178,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(
         ("crop=72", "crop must be a multiple of 16 with this model, not 72"),
         ("+model.overrides.unet.dropout=0", "nothing to override in 'unet' here; there are: adapter, sft_hidden"),
         ("+model.overrides.adapter.depth=1", "adapter has no 'depth' to override"),
-        ("++model.overrides.adapter.vector=8", "the encoder gives 16 numbers, the adapter takes 8"),
         ("model.encoder=/none/e.safetensors", "^/none/e.safetensors: no such weight file"),
         ("model.base=none/such/base", "^none/such/base: no such folder, and not a hub id"),
         ("recipe=strong", "unknown recipe 'strong'"),

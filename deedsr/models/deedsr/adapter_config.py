@@ -17,11 +17,12 @@ class AdapterConfig:
     known degradation, which training gives now and then in place of the picture's.
 
     Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
-    the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is then constant in the degradation blocks is not built); or
-    ``shuffled``, that of the batch's next picture (a picture that is restored alone has only its own, which a network
-    trained so has learnt to ignore). modulation: whether the maps modulate the ResBlocks. cross_attention: ``fresh``,
-    attn2 takes the tokens by keys and values of their own; ``projected``, a linear layer brings the tokens to the width
-    of the base, whose own keys and values stay as they are; ``none``, attn2 stays the base's and sees one zero token.
+    the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is
+    then constant in the degradation blocks is not built); or ``shuffled``, that of the batch's next picture (a picture
+    that is restored alone has only its own, which a network trained so has learnt to ignore). modulation: whether the
+    maps modulate the ResBlocks. cross_attention: ``fresh``, attn2 takes the tokens by keys and values of their own;
+    ``projected``, a linear layer brings the tokens to the width of the base, whose own keys and values stay as they
+    are; ``none``, attn2 stays the base's and sees one zero token.
     """
 
     in_channels: int

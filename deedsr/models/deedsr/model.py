@@ -11,9 +11,9 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter
@@ -25,6 +25,9 @@ from deedsr.models.frozen import latents
 from deedsr.models.frozen.base import stock
 from deedsr.nested import join
 from deedsr.tiling import Window
+
+NULL = "adapter.null"
+"""The name of the null vector among the trained tensors."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
     """
 
     presets = {"paper": Settings.from_dict(SD21.defaults)}
+    takes_vector = True
 
     def __init__(
         self,
@@ -162,7 +166,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         guidance: FreeGuidance = NO_GUIDANCE,
         vector: Tensor | None = None,
     ) -> DeeDSRCondition:
-        """vector: as `vector` gives it, where None. Raises ValueError for a text, and guidance without a null vector."""
+        """Raises ValueError for a text, and for guidance where there is no null vector."""
         if text is not None:
             raise ValueError("DeeDSR takes no text")
         filters = self.adapter.filters(self.vector(lr) if vector is None else vector)

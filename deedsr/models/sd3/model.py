@@ -11,9 +11,9 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
+from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
-from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.frozen import latents

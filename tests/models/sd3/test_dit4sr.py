@@ -10,9 +10,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 from torch import Tensor
 
 from deedsr import weights
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
-from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models import describe, random_model
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.controlnet import SD3ControlNet, controlnet_of

@@ -17,7 +17,7 @@ from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import ENCODER, load_encoder
 from deedsr.randomness import seeded
 from stage1.head.__main__ import fit, fit_and_judge, judge
-from stage1.head.sharpness import RADIUS, SIDE, blur_of, disc, edge_sigma, without
+from stage1.head.sharpness import RADIUS, SIDE, blur_of, disc, edge_sigma
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.exam import single_recipes
 from stage1.train import train
@@ -52,7 +52,7 @@ def test_the_blur_of_a_degradation_is_that_of_its_kernel_in_lr_pixels() -> None:
 
 def test_blur_does_not_hang_on_noise_and_jpeg() -> None:
     heavy = Recipe.named("heavy").sample(seeded(1), 4)
-    assert torch.equal(blur_of(heavy), blur_of(without(heavy, "noise_sigma", "poisson_scale", "quality")))
+    assert torch.equal(blur_of(heavy), blur_of(heavy.without("noise_sigma", "poisson_scale", "quality")))
 
 
 def test_what_is_said_of_drawn_degradations(hr: torch.Tensor) -> None:

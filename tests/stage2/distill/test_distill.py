@@ -19,7 +19,7 @@ from deedsr.training.run import BAD_BATCH
 from stage2.distill import __main__ as distill
 from stage2.distill.module import Adversary
 from stage2.from_config import trainable_model
-from stage2.picture_loss import Fidelity, FidelityLoss
+from stage2.objective import Fidelity, FidelityLoss
 from stage2.train import train
 
 Options = Callable[..., list[str]]
