@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from deedsr import models, weights
 from deedsr.models.deedsr.folder import DEEDSR
-from deedsr.models.deedsr.model import NULL
 from deedsr.models.resolver import reference
 from deedsr.models.system import ADAPTER, HEADER, load_trained
 from deedsr.training.command import plain
@@ -43,12 +42,12 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
     """The model of a configuration, its trainable parameters initialised from its seed, or from ``cfg.init``."""
     words, start = plain(cfg.model), Path(cfg.init) / ADAPTER if cfg.init else None
     tensors = weights.load(start).tensors if start else {}
-    if cfg.vector.dropout or NULL in tensors:
+    if cfg.vector.dropout or "adapter.null" in tensors:
         words = with_null(words)
     trainable = models.trainable_model(words, cfg.seed)
     model = trainable.model
     if start:
-        load_trained(model, tensors, start, fresh={NULL})
+        load_trained(model, tensors, start, fresh=model.additions())
     if any(cfg.vector.values()) and not model.takes_vector:
         raise ValueError(f"vector={dict(cfg.vector)} is for models that take a degradation vector: leave it out")
     if cfg.crop % model.size.multiple:

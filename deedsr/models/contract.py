@@ -104,6 +104,10 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The named parameters that training may change, chosen by module."""
 
+    def additions(self) -> set[str]:
+        """Names of trained tensors that a model to start from may lack."""
+        return set()
+
     @abstractmethod
     def counts(self) -> dict[str, int]:
         """Parameters by part."""

@@ -78,7 +78,7 @@ def model() -> DeeDSR:
 def test_vector_maps_tokens_and_noise_equal_the_authors(model: DeeDSR, golden: dict[str, torch.Tensor]) -> None:
     x_t, z_lr, lr, t = (golden[f"in.{name}"] for name in ("x_t", "z_lr", "lr", "t"))
     vector = model.encoder(lr)
-    steering = model.adapter(z_lr, t, model.adapter.filters(vector))
+    steering = model.adapter(z_lr, t, model.adapter.told(vector))
     assert difference(vector, golden["out.vector"]) < 1e-12
     assert difference(steering.tokens, golden["out.tokens"]) < 1e-7
     for index, single in enumerate(steering.maps):

@@ -22,6 +22,18 @@ class Steering:
     tokens: Tensor | None
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the degradation vector makes, once per image. filters: dynamic kernels and gates, level by level.
+
+    prompts: (B, N, context); vector: itself (B, D), for the modulations. Where they have no part in it, None.
+    """
+
+    filters: list[FilterPair]
+    prompts: Tensor | None = None
+    vector: Tensor | None = None
+
+
 class Level(nn.Module):
     """One resolution of the adapter: a ResBlock that goes down, if any, then ResBlock, degradation block, attention."""
 
@@ -61,25 +73,31 @@ class Adapter(nn.Module):
         middle = [ResBlock(last, last, embedding), AttentionBlock(last, config.heads), ResBlock(last, last, embedding)]
         self.middle = nn.ModuleList(middle if attends else [])
         self.projection = nn.Linear(last, base_context) if config.cross_attention == "projected" else None
+        self.prompts = nn.Linear(config.vector, config.prompts * last) if config.prompts else None
         # not of attention: one for each local-detail map
         self.heads = nn.ModuleList(
             ResBlock(width, config.maps, embedding) for width in (widths if config.modulation else ())
         )
 
-    def filters(self, vector: Tensor) -> list[FilterPair]:
-        """The dynamic kernels and gates of every level for the degradation vectors (B, vector): once per image."""
-        return [level.degradation.filters(vector) for level in self.levels]
+    def told(self, vector: Tensor) -> Told:
+        """What the degradation vectors (B, vector) make."""
+        filters = [level.degradation.filters(vector) for level in self.levels]
+        prompts = None if self.prompts is None else self.prompts(vector).unflatten(1, (self.config.prompts, -1))
+        return Told(filters, prompts, vector if self.config.modulate else None)
 
-    def forward(self, z_lr: Tensor, t: Tensor, filters: list[FilterPair]) -> Steering:
+    def forward(self, z_lr: Tensor, t: Tensor, told: Told) -> Steering:
         """z_lr: (B, C, H, W), H and W multiples of 2^(levels−1). t: (B,), integer time."""
         embedding = self.time(timestep_embedding(t, self.config.width).to(z_lr.dtype))
         x = self.stem(z_lr)
         features = []
-        for level, filter_pair in zip(self.levels, filters, strict=True):
+        for level, filter_pair in zip(self.levels, told.filters, strict=True):
             x = level(x, embedding, filter_pair)
             features.append(x)
         maps = [head(feature, embedding) for head, feature in zip(self.heads, features, strict=False)]  # or no heads
-        return Steering(maps, self._tokens(x, embedding) if self.middle else None)
+        tokens = self._tokens(x, embedding) if self.middle else None
+        return Steering(
+            maps, tokens if told.prompts is None or tokens is None else torch.cat([tokens, told.prompts], 1)
+        )
 
     def _tokens(self, x: Tensor, embedding: Tensor) -> Tensor:
         first, attention, last = self.middle

@@ -14,7 +14,9 @@ class AdapterConfig:
     in_channels: of the latent. width: of the finest level; multipliers: of the width, one per level. attention: whether
     a level has self-attention; heads: of it. maps: channels of the local-detail maps. vector: length of the degradation
     vector. context: width of the tokens, the last level's. null: whether there is a learned null vector, that of no
-    known degradation, which training gives now and then in place of the picture's.
+    known degradation, which training gives now and then in place of the picture's. prompts: so many tokens, made of the
+    vector, join those of the cross-attention (the paper speaks of degradation prompts and has none). modulate: whether
+    the vector itself adds to γ and β of the modulations.
 
     Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
     the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is
@@ -36,6 +38,8 @@ class AdapterConfig:
     modulation: bool = True
     cross_attention: str = "fresh"
     null: bool = False
+    prompts: int = 0
+    modulate: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("degradation", DEGRADATION), ("cross_attention", CROSS_ATTENTION)):
@@ -45,6 +49,10 @@ class AdapterConfig:
             object.__setattr__(self, "null", True)
         if self.null and self.degradation == "zero":
             raise ValueError("degradation=zero builds nothing that takes a vector, so there is no null vector either")
+        if self.prompts and (self.cross_attention != "fresh" or self.degradation == "zero"):
+            raise ValueError(f"prompts={self.prompts} needs cross_attention=fresh, and a vector to be made of")
+        if self.modulate and (not self.modulation or self.degradation == "zero"):
+            raise ValueError("modulate=true needs modulation=true, and a vector to be made of")
         if not self.modulation and self.cross_attention == "none":
             raise ValueError("without modulation and without cross-attention nothing is left of the adapter")
         if len(self.multipliers) != len(self.attention):

@@ -146,10 +146,17 @@ class DegradationBlock(nn.Module):
 
 
 class Modulation(nn.Module):
-    """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so both get gradients from the first step."""
+    """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so both get gradients from the first step.
 
-    def __init__(self, maps: int, channels: int, hidden: int) -> None:
+    vector: length of a degradation vector that adds to γ and β by a linear map, which starts at zero; 0: none.
+    """
+
+    def __init__(self, maps: int, channels: int, hidden: int, vector: int = 0) -> None:
         super().__init__()
+        self.vector = nn.Linear(vector, 2 * channels) if vector else None
+        if self.vector is not None:
+            nn.init.zeros_(self.vector.weight)
+            nn.init.zeros_(self.vector.bias)
         self.shared = nn.Conv2d(maps, hidden, 3, padding=1)
         self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
@@ -157,7 +164,11 @@ class Modulation(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, h: Tensor, maps: Tensor) -> Tensor:
-        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W)."""
+    def forward(self, h: Tensor, maps: Tensor, vector: Tensor | None = None) -> Tensor:
+        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W) and, if it takes one, the `vector` (B, D)."""
         shared = functional.relu(self.shared(maps))
-        return h * (1 + self.gamma(shared)) + self.beta(shared)
+        gamma, beta = self.gamma(shared), self.beta(shared)
+        if self.vector is not None:
+            more = self.vector(vector)[:, :, None, None].chunk(2, 1)
+            gamma, beta = gamma + more[0], beta + more[1]
+        return h * (1 + gamma) + beta

@@ -16,9 +16,9 @@ from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SizeRequirement
 from deedsr.models.contract import RestorationModel, Text
-from deedsr.models.deedsr.adapter import Adapter
+from deedsr.models.deedsr.adapter import Adapter, Told
 from deedsr.models.deedsr.adapter_config import AdapterConfig
-from deedsr.models.deedsr.blocks import AttentionBlock, FilterPair, Modulation, ResBlock
+from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
 from deedsr.models.frozen import latents
@@ -26,20 +26,17 @@ from deedsr.models.frozen.base import stock
 from deedsr.nested import join
 from deedsr.tiling import Window
 
-NULL = "adapter.null"
-"""The name of the null vector among the trained tensors."""
-
 
 @dataclass(frozen=True)
 class DeeDSRCondition:
-    """z_lr: latent of the up-sampled LR (B, C, h, w). filters: what the degradation vector makes, level by level.
+    """z_lr: latent of the up-sampled LR (B, C, h, w). told: what the degradation vector makes.
 
     null: what the null vector makes, which the guidance leads away from; None if off.
     """
 
     z_lr: Tensor
-    filters: list[FilterPair]
-    null: list[FilterPair] | None
+    told: Told
+    null: Told | None
     guidance: FreeGuidance
 
     def crop(self, window: Window) -> DeeDSRCondition:
@@ -47,17 +44,18 @@ class DeeDSRCondition:
 
 
 class Maps:
-    """The local-detail maps of the call under way, by (height, width); kept until backward."""
+    """The local-detail maps of the call under way, by (height, width), and its vector; kept until backward."""
 
     def __init__(self) -> None:
         self.by_size: dict[tuple[int, ...], Tensor] = {}
+        self.vector: Tensor | None = None
 
-    def fill(self, maps: list[Tensor]) -> None:
-        self.by_size = {tuple(single.shape[-2:]): single for single in maps}
+    def fill(self, maps: list[Tensor], vector: Tensor | None = None) -> None:
+        self.by_size, self.vector = {tuple(single.shape[-2:]): single for single in maps}, vector
 
 
 def _modulate(maps: Maps, modulation: Modulation, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
-    return modulation(h, maps.by_size[tuple(h.shape[-2:])])
+    return modulation(h, maps.by_size[tuple(h.shape[-2:])], maps.vector)
 
 
 class DeeDSR(RestorationModel[DeeDSRCondition]):
@@ -96,7 +94,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             self.adapter.null.data.copy_(encoder.middle())
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
         self.modulations = nn.ModuleList(
-            Modulation(adapter.maps, block.conv2.out_channels, sft_hidden) for block in blocks
+            Modulation(adapter.maps, block.conv2.out_channels, sft_hidden, adapter.vector * adapter.modulate)
+            for block in blocks
         )
         self.maps = Maps()
         for block, modulation in zip(blocks, self.modulations, strict=True):
@@ -125,6 +124,12 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
                 parts += [(f"{name}.to_q", attention.to_q), (f"{name}.to_out", attention.to_out)]
         for prefix, module in parts:
             yield from module.named_parameters(prefix=prefix)
+
+    def additions(self) -> set[str]:
+        """Names of the trained tensors that only models with a null vector, prompts or vector modulation have."""
+        parts = ("adapter.null", "adapter.prompts.")
+        modulate = {f"modulations.{index}.vector." for index in range(len(self.modulations))}
+        return {name for name, _ in self.trainable() if name.startswith((*parts, *modulate))}
 
     def blocks(self) -> Iterator[nn.Module]:
         for module in [*self.unet.modules(), *self.adapter.modules()]:
@@ -169,22 +174,22 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         """Raises ValueError for a text, and for guidance where there is no null vector."""
         if text is not None:
             raise ValueError("DeeDSR takes no text")
-        filters = self.adapter.filters(self.vector(lr) if vector is None else vector)
-        null = None if guidance.scale == 1 else self.adapter.filters(self.null(len(z_lr)))
-        return DeeDSRCondition(z_lr, filters, null, guidance)
+        told = self.adapter.told(self.vector(lr) if vector is None else vector)
+        null = None if guidance.scale == 1 else self.adapter.told(self.null(len(z_lr)))
+        return DeeDSRCondition(z_lr, told, null, guidance)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
         z_lr, guidance = condition.z_lr, condition.guidance
         if condition.null is None or not guidance.at(float(self.process.levels(t)[1].max())):
-            return self._predict(x_t, t, z_lr, condition.filters)
-        filters = join([condition.null, condition.filters])
-        output = self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), filters)
+            return self._predict(x_t, t, z_lr, condition.told)
+        told = join([condition.null, condition.told])
+        output = self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), told)
         without, own = output.chunk(2)
         return without + guidance.scale * (own - without)
 
-    def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, filters: list[FilterPair]) -> Tensor:
-        steering = self.adapter(z_lr, t, filters)
-        self.maps.fill(steering.maps)
+    def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, told: Told) -> Tensor:
+        steering = self.adapter(z_lr, t, told)
+        self.maps.fill(steering.maps, told.vector)
         tokens = steering.tokens
         if tokens is None:
             tokens = x_t.new_zeros(len(x_t), 1, self.unet.config.cross_attention_dim)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models.deedsr.blocks import DegradationBlock
 from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers, load_encoder, model_on_base
 from deedsr.models.deedsr.model import DeeDSR, random_model
@@ -19,6 +20,10 @@ from deedsr.models.system import Header
 ABLATIONS = {
     "zero": {"degradation": "zero"},
     "shuffled": {"degradation": "shuffled"},
+    "constant": {"degradation": "constant"},
+    "null": {"null": True},
+    "prompts": {"prompts": 3},
+    "modulate": {"modulate": True},
     "modulation": {"modulation": False},
     "none": {"cross_attention": "none"},
     "projected": {"cross_attention": "projected"},
@@ -29,12 +34,12 @@ each = pytest.mark.parametrize("name", list(ABLATIONS))
 
 
 def ablated(config: DeeDSRConfig, name: str) -> DeeDSRConfig:
-    return dataclasses.replace(config, adapter=dataclasses.replace(config.adapter, **ABLATIONS[name]))
+    return dataclasses.replace(config, adapter=dataclasses.replace(config.adapter, **ABLATIONS.get(name, {})))
 
 
 @pytest.fixture
 def assembled(tiny_config: DeeDSRConfig, tiny_base: Path, tiny_encoder: Path) -> Assembled:
-    """An ablation on the tiny base, its trained parts fresh."""
+    """An ablation, or ``own`` without one, on the tiny base, its trained parts fresh."""
 
     def make(name: str) -> DeeDSR:
         config = ablated(tiny_config, name)
@@ -67,7 +72,8 @@ def test_all_that_is_trained_has_a_gradient_by_the_third_backward(tiny_config: D
     optimizer = torch.optim.SGD(trained.values(), lr=0.1)
     for step in range(3):
         optimizer.zero_grad()
-        model.denoise(x_t, t, model.condition(lr, z_lr)).square().mean().backward()
+        condition = model.condition(lr, z_lr, guidance=FreeGuidance(2.0 if name == "null" else 1.0))
+        model.denoise(x_t, t, condition).square().mean().backward()
         if step < 2:
             optimizer.step()
     assert [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []
@@ -134,12 +140,12 @@ def test_the_vector_is_own_absent_or_the_next_pictures(tiny_config: DeeDSRConfig
             dataclasses.replace(tiny_config, adapter=dataclasses.replace(tiny_config.adapter, degradation=kind))
         )
     lr, z_lr, _, _ = inputs()
-    own, shuffled = (models[kind].condition(lr, z_lr).filters for kind in ("own", "shuffled"))
+    own, shuffled = (models[kind].condition(lr, z_lr).told.filters for kind in ("own", "shuffled"))
     for level, other in zip(own, shuffled, strict=True):
         assert torch.equal(level[0].kernels[0], other[0].kernels[1])
         assert not torch.equal(level[0].kernels[0], level[0].kernels[1])
-    assert models["zero"].condition(lr, z_lr).filters == [(None, None)] * 3
-    alone = models["shuffled"].condition(lr[:1], z_lr[:1]).filters
+    assert models["zero"].condition(lr, z_lr).told.filters == [(None, None)] * 3
+    alone = models["shuffled"].condition(lr[:1], z_lr[:1]).told.filters
     assert torch.allclose(alone[0][0].kernels, own[0][0].kernels[:1], atol=1e-6)
     with torch.enable_grad(), pytest.raises(ValueError, match="batch of one picture has no other vector"):
         models["shuffled"].condition(lr[:1], z_lr[:1])
@@ -188,3 +194,53 @@ def test_without_modulation_the_resblocks_are_the_bases(tiny_config: DeeDSRConfi
 def test_wrong_ablations_are_named(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_size("small", {"adapter": change})
+
+
+def test_guidance_by_the_degradation_leads_away_from_the_null_vector(assembled: Assembled) -> None:
+    model = assembled("null")
+    model.adapter.null.data.uniform_(-1, 1)
+    for level in model.adapter.levels:
+        torch.nn.init.normal_(level.degradation.conv3.weight, std=0.1)
+    for modulation in model.modulations:
+        torch.nn.init.normal_(modulation.gamma.weight, std=0.1)
+    lr, z_lr, x_t, t = inputs()
+    with torch.no_grad():
+        own = model.denoise(x_t, t, model.condition(lr, z_lr))
+        null = model.denoise(x_t, t, model.condition(lr, z_lr, vector=model.null(2)))
+        assert (own - null).abs().max() > 1e-3
+        same = model.denoise(x_t, t, model.condition(lr, z_lr, guidance=FreeGuidance(1.0)))
+        assert torch.equal(same, own)
+        further = model.denoise(x_t, t, model.condition(lr, z_lr, guidance=FreeGuidance(3.0)))
+        assert torch.allclose(further, null + 3 * (own - null), atol=1e-4)
+        low = model.condition(lr, z_lr, guidance=FreeGuidance(3.0, 0.0, 0.01))
+        assert torch.equal(model.denoise(x_t, t, low), own)
+    with pytest.raises(ValueError, match=r"has no null vector: it was trained without vector\.dropout"):
+        assembled("own").condition(lr, z_lr, guidance=FreeGuidance(2.0))
+
+
+def test_a_constant_model_sees_its_null_vector_alone(assembled: Assembled) -> None:
+    model = assembled("constant")
+    model.adapter.null.data.uniform_(-1, 1)
+    lr = inputs()[0]
+    assert torch.equal(model.vector(lr), model.null(2))
+    assert torch.equal(model.vector(lr), model.vector(1 - lr))
+    assert not model.guided_by_degradation
+
+
+def test_prompts_join_the_tokens_and_the_vector_the_modulations(assembled: Assembled) -> None:
+    lr, z_lr, _, t = inputs()
+    plain, prompted, modulated = (assembled(name) for name in ("own", "prompts", "modulate"))
+    tokens = [model.adapter(z_lr, t, model.condition(lr, z_lr).told).tokens for model in (plain, prompted)]
+    assert tokens[1].shape[1] == tokens[0].shape[1] + 3
+    told = prompted.condition(lr, z_lr).told
+    assert torch.equal(tokens[1][:, -3:], told.prompts)
+    assert not torch.allclose(told.prompts[0], told.prompts[1])
+    before = answer(modulated)
+    for modulation in modulated.modulations:
+        torch.nn.init.normal_(modulation.vector.weight, std=0.1)
+    assert not torch.allclose(answer(modulated), before)
+    assert modulated.additions() == {
+        f"modulations.{index}.vector.{part}"
+        for index in range(len(modulated.modulations))
+        for part in ("weight", "bias")
+    }

@@ -114,7 +114,7 @@ def test_a_fresh_adapter_leaves_the_stock_unet_as_it_is(tiny_config: DeeDSRConfi
     output = model.denoise(x_t, t, condition)
     plain = stock(tiny_config.unet, cross_attention_dim=tiny_config.adapter.context)
     plain.load_state_dict(model.unet.state_dict())
-    tokens = model.adapter(z_lr, t, condition.filters).tokens
+    tokens = model.adapter(z_lr, t, condition.told).tokens
     assert torch.equal(output, plain.eval()(x_t, t, encoder_hidden_states=tokens).sample)
 
 
