@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deedsr import weights
 from deedsr.degradation import LEVELS
 from deedsr.devices import pick_device
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.folder import DIAGNOSIS, ENCODER, load_encoder
+from deedsr.models.deedsr.folder import load_encoder
+from deedsr.models.deedsr.head import (
+    DIAGNOSIS,
+    ENCODER,
+    QUANTITIES,
+    DiagnosisHead,
+    from_scale,
+    load_head,
+    median_level,
+)
 from deedsr.models.resolver import BUILT_IN, resolve
 from deedsr.pictures.picture import Picture, read
 from deedsr.restorer import check_size
 from deedsr.tiling import windows
-
-QUANTITIES = ("blur", "noise", "jpeg")
-BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))
-SIGNS, OFFSETS = (1, 1, -1), (0.3, 1.0, -110.0)
 
 GRID = 16  # pixels: tiles begin where JPEG's blocks do
 MOST_TILES = 256
@@ -86,90 +90,6 @@ class Diagnosis:
 def _word(quantity: str, estimate: Estimate) -> str:
     """How strong it is, in words."""
     return next(word for bound, word in WORDS[quantity] if estimate.value < bound)
-
-
-class DiagnosisHead(nn.Module):
-    """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
-
-    vector: length of the vector. tile: side in pixels of the pictures that it was fitted to; others are cut into such.
-    hidden: width of the two hidden layers.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    centre: Tensor
-    spread: Tensor
-    widen: Tensor
-
-    def __init__(self, vector: int, tile: int = 64, hidden: int = 64) -> None:
-        super().__init__()
-        self.vector, self.tile, self.hidden = vector, tile, hidden
-        self.register_buffer("mean", torch.zeros(vector))
-        self.register_buffer("scale", torch.ones(vector))
-        self.register_buffer("centre", torch.zeros(len(QUANTITIES)))
-        self.register_buffer("spread", torch.ones(len(QUANTITIES)))
-        self.register_buffer("widen", torch.ones(len(QUANTITIES)))
-        self.layers = nn.Sequential(
-            nn.Linear(vector, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, 2 * len(QUANTITIES) + len(LEVELS)),
-        )
-
-    def config(self) -> dict[str, int]:
-        """The constructor's arguments."""
-        return {"vector": self.vector, "tile": self.tile, "hidden": self.hidden}
-
-    def raw(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D) -> means and log-variances of standardised `to_scale`, (B, 3) each, and the levels' logits (B, 3)."""
-        count = len(QUANTITIES)
-        out = self.layers((vector - self.mean) / self.scale)
-        return out[:, :count], out[:, count : 2 * count].clamp(-8, 4), out[:, 2 * count :]
-
-    def forward(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, D) -> means and standard deviations on `to_scale`, (B, 3) each, and probabilities of `LEVELS` (B, 3)."""
-        mean, log_variance, logits = self.raw(vector)
-        std = (log_variance / 2).exp() * self.spread * self.widen
-        return mean * self.spread + self.centre, std, logits.softmax(1)
-
-
-def to_scale(values: Tensor) -> Tensor:
-    """Values of `QUANTITIES` (..., 3) on a scale where errors are alike.
-
-    log(blur + 0.3), log(noise + 1), and log(110 − jpeg), which follows JPEG's quantisation steps.
-    """
-    return ((values + values.new_tensor(OFFSETS)) * values.new_tensor(SIGNS)).log()
-
-
-def from_scale(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse of `to_scale` for means and, to the first order, standard deviations (..., 3); values within bounds."""
-    low, high = mean.new_tensor(BOUNDS).T
-    value = mean.exp() * mean.new_tensor(SIGNS) - mean.new_tensor(OFFSETS)
-    return value.clamp(low, high), std * mean.exp()
-
-
-def median_level(probabilities: Tensor) -> Tensor:
-    """The position in `LEVELS`, which are in order, at which half of the probability (..., 3) is reached: (...)."""
-    return (probabilities.cumsum(-1)[..., :-1] < 0.5).sum(-1)
-
-
-def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
-    """The head in `file`. Raises ValueError if there is none or it does not fit the encoder."""
-    if not file.is_file():
-        raise ValueError(
-            f"{file.parent}: has no {file.name}, which a diagnosis needs; "
-            f"make it with `python -m stage1.head weights={file.with_name(ENCODER)} data.roots=[PHOTOS] output={file}`"
-        )
-    stored = weights.load(file)
-    try:
-        head = DiagnosisHead(**stored.config)
-    except TypeError as error:
-        raise ValueError(f"{file}: its header does not describe a diagnosis head ({error})") from None
-    if head.vector != encoder.dimension:
-        raise ValueError(f"{file}: reads {head.vector} numbers, but the encoder gives {encoder.dimension}")
-    weights.load_strict(head, stored.tensors, file)
-    return head.eval()
 
 
 class Diagnoser:

@@ -81,3 +81,9 @@ def one_of(name: str, value: str, choices: Collection[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
     return value
+
+
+def check_dial(name: str, value: float) -> None:
+    """Raise ValueError for a dial outside of 0 to 2."""
+    if not 0 <= value <= 2:
+        raise ValueError(f"{name} is {value:g}; choose 0 to 2: 0 is off, 1 as measured, 2 twice as much")

@@ -13,20 +13,9 @@ from PIL import Image
 
 from deedsr import degradation, weights
 from deedsr.cli import main as cli
-from deedsr.diagnosis import (
-    DIAGNOSIS,
-    LEVELS,
-    Diagnoser,
-    Diagnosis,
-    DiagnosisHead,
-    Estimate,
-    from_scale,
-    load_head,
-    median_level,
-    to_scale,
-)
+from deedsr.diagnosis import LEVELS, Diagnoser, Diagnosis, Estimate
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.folder import ENCODER
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead, from_scale, load_head, median_level, to_scale
 from deedsr.pictures.picture import Picture
 
 

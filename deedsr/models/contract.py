@@ -50,8 +50,8 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say;
     presets: other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels, that it takes
     in one piece; None for any. takes_text: whether it can be guided by text. takes_vector: whether it is steered by a
-    degradation vector. guided_by_degradation: whether by the
-    degradation vector, so that guidance has a null vector to lead away from.
+    degradation vector. guided_by_degradation: whether by the degradation vector, so that guidance has a null vector to
+    lead away from.
     """
 
     process: Process
@@ -76,6 +76,13 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def vector(self, lr: Tensor) -> Tensor | None:
         """The degradation vector (B, D) of LR images (B, 3, h, w) in [0, 1]; None of a model that knows none."""
         return None
+
+    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
+        """Degradation vectors (B, D) of so many times the damage: dials, (3,) or (B, 3), of blur, noise and JPEG.
+
+        Raises ValueError for a model that can't turn them.
+        """
+        raise ValueError("this model knows no degradation vector, so it has no dials: leave them at 1")
 
     @abstractmethod
     def condition(

@@ -15,15 +15,15 @@ from deedsr import weights
 from deedsr.data.members import Photo
 from deedsr.data.photos import PhotoCrops
 from deedsr.degradation.statistics import laplacian
-from deedsr.diagnosis import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
+from deedsr.models.deedsr.head import QUANTITIES, DiagnosisHead, from_scale, median_level, to_scale
 from deedsr.nested import join
 from deedsr.randomness import seeded
 from deedsr.training.command import main
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.crops import splits
-from stage1.probe.exam import read
+from stage1.probe.exam import read, ridge
 from stage1.probe.levels import graded
 
 BATCH = 256
@@ -32,6 +32,9 @@ JITTER = 0.5
 
 CALIBRATION = 5
 """One photograph of so many is kept from the fit: it chooses the epoch and scales the uncertainty."""
+
+REACH = 0.99
+"""The share of the pictures kept from the fit that count as like those that it saw."""
 
 
 def sharp_crops(cfg: DictConfig, photos: list[Photo]) -> tuple[Tensor, Tensor]:
@@ -83,10 +86,35 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
             loss = float(_loss(head, vectors[held], values[held], truth.level[held]))
         if loss < least:
             best, least = copy.deepcopy(head), loss
-    best.half().float()  # as it is stored
+    best.layers.half().float()  # as they are stored
     mean, std, _ = best(vectors[held])
     best.widen.copy_(((mean - values[held]) / std).square().mean(0).sqrt())
-    return best.half().float().requires_grad_(False)
+    steer(best, vectors, values, held)
+    return best.requires_grad_(False)
+
+
+@torch.no_grad()
+def steer(head: DiagnosisHead, vectors: Tensor, values: Tensor, held: Tensor) -> None:
+    """Fill the buffers `directions`, `whiten` and `reach` of a head from vectors (N, D) and their `to_scale` (N, 3).
+
+    A linear reading R (D, 3) moves by 1 in one quantity alone, at the least length √(vᵀΣ⁻¹v), along the columns of
+    Σ R (Rᵀ Σ R)⁻¹.
+    """
+    known = vectors[~held].double()
+    covariance = known.T.cov()
+    reading, _ = ridge(known, values[~held].double())
+    moved = covariance @ reading  # (D, 3)
+    head.directions.copy_((moved @ torch.linalg.inv(reading.T @ moved)).T)
+    variances, axes = torch.linalg.eigh(covariance)
+    root = variances.clamp_min(1e-4 * variances[-1]).rsqrt()  # beyond that lies rounding
+    head.whiten.copy_((axes * root) @ axes.T)
+    head.reach.fill_(1)
+    head.reach.copy_(head.strangeness(vectors[held]).quantile(REACH))
+
+
+def stored(head: DiagnosisHead) -> dict[str, Tensor]:
+    """A head's tensors: the layers in float16, what is multiplied with small numbers in float32."""
+    return {name: tensor.half() if name.startswith("layers.") else tensor for name, tensor in head.state_dict().items()}
 
 
 def _loss(head: DiagnosisHead, vectors: Tensor, values: Tensor, level: Tensor, beta: float = 0.0) -> Tensor:
@@ -136,8 +164,7 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
     every = min(CALIBRATION, len(photos))
     held = photo % every == every - 1
     head = fit(vectors, truth, held, cfg.epochs, cfg.lr, cfg.hidden, cfg.seed)
-    half = {name: tensor.half() for name, tensor in head.state_dict().items()}
-    weights.save(cfg.output, half, head.config())
+    weights.save(cfg.output, stored(head), head.config())
     test = make_truth(cfg, others)
     return {
         "weights": str(cfg.weights),

@@ -11,11 +11,12 @@ from deedsr.degradation import Degradation, Mixture, Recipe, apply, jpeg
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.geometry import SCALE, resize
+from deedsr.models.deedsr.head import CLEAN
 from deedsr.nested import join
 from deedsr.randomness import seeded
 from stage1.head.sharpness import blur_of
 
-SHARP = 0.34  # `edge_sigma` of an antialiased down-sampling
+SHARP = CLEAN[0]
 LIMITS = ((1.2, 15.0, 60.0), (1.6, 22.5, 45.0))
 """The most blur and noise and the least JPEG quality that count as light, and as medium.
 

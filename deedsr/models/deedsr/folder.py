@@ -19,14 +19,12 @@ from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead, load_head
 from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
 from deedsr.models.system import Header, System, TrainableModel, companion_places, load_trained
-
-ENCODER, DIAGNOSIS = "encoder.safetensors", "diagnosis.safetensors"
-"""DIAGNOSIS: the head that reads this encoder for ``deedsr diagnose``; a model may lack it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         if (given := encoder.dimension) != taken:
             raise ValueError(f"{trained.companion}: gives {given} numbers, but the adapter beside it takes {taken}")
         model = model_on_base(trained.base, encoder, trained.header, device="meta")
+        model.take_head(head_beside(trained.companion, encoder))
         load_trained(model, weights.cast(trained.tensors(), torch.float32), trained.file, assign=True)
         return model
 
@@ -92,6 +91,7 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         header = Header(reference(words["base"]), DeeDSRNumbers(adapter, size.sft_hidden), size.defaults)
         torch.manual_seed(seed)
         model = model_on_base(base, encoder, header)
+        model.take_head(head_beside(file, encoder))
 
         def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             weights.save(folder / ENCODER, encoder.state_dict(), encoder.config())
@@ -113,6 +113,12 @@ def load_encoder(file: Path) -> DegradationEncoder:
         raise ValueError(f"{file}: its header does not describe an encoder of stage 1 ({error})") from None
     weights.load_strict(encoder, weights.cast(stored.tensors, torch.float32), file, assign=True)
     return encoder
+
+
+def head_beside(file: Path, encoder: DegradationEncoder) -> DiagnosisHead | None:
+    """The head that lies beside an encoder's file, if there is one."""
+    head = file.with_name(DIAGNOSIS)
+    return load_head(head, encoder) if head.is_file() else None
 
 
 def model_on_base(

@@ -20,6 +20,7 @@ from deedsr.models.deedsr.adapter import Adapter, Told
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
 from deedsr.models.frozen import latents
 from deedsr.models.frozen.base import stock
@@ -90,6 +91,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.process, self.defaults = process, defaults
         self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
         self.guided_by_degradation = adapter.null and adapter.degradation != "constant"
+        self.take_head(None)
         if self.adapter.null is not None and not self.adapter.null.is_meta:
             self.adapter.null.data.copy_(encoder.middle())
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
@@ -156,6 +158,26 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         if len(lr) == 1 and torch.is_grad_enabled():
             raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
         return vector.roll(1, 0)
+
+    @property
+    def head(self) -> DiagnosisHead | None:
+        """What reads its vectors, if it has one. No submodule: it stays in float32 and out of all that is stored."""
+        return self._head[0]
+
+    def take_head(self, head: DiagnosisHead | None) -> None:
+        """Have `head` read the vectors."""
+        self._head = (head,)
+
+    @torch.no_grad()
+    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
+        if self.adapter.config.degradation in ("zero", "constant"):
+            raise ValueError("this model was trained to know nothing of the degradation, so it has no dials")
+        if self.head is None:
+            raise ValueError(f"this model has no {DIAGNOSIS}, which dials need; `python -m stage1.head` makes it")
+        if self.head.reach.device != vector.device:
+            with torch.inference_mode(False):
+                self.head.to(vector.device)
+        return self.head.turned(vector.float(), dials).to(vector.dtype)
 
     def null(self, batch: int) -> Tensor:
         """The null vector of `batch` images (B, D). Raises ValueError where the model has none."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.folder import DEEDSR, DIAGNOSIS, ENCODER
+from deedsr.models.deedsr.folder import DEEDSR
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.frozen.base import PART, SCHEDULER
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
@@ -182,13 +183,18 @@ def test_without_its_base_an_export_points_to_it(tiny_model_folder: Path, tmp_pa
 
 
 def test_the_head_of_a_diagnosis_goes_with_its_encoder(folder: Path, tmp_path: Path) -> None:
-    weights.save(folder / DIAGNOSIS, {"bias": torch.rand(3)}, {"vector": 16})
+    head = DiagnosisHead(16, 32, 8)
+    weights.save(folder / DIAGNOSIS, head.state_dict(), head.config())
+    found = DEEDSR.load(folder).head
+    assert found is not None
+    assert torch.equal(found.layers[0].weight, head.layers[0].weight)
     DEEDSR.export(folder, tmp_path / "new", with_base=False, dtype=torch.float16)
     assert (tmp_path / "new" / DIAGNOSIS).read_bytes() == (folder / DIAGNOSIS).read_bytes()
     own = ASSETS / BUILT_IN
     made = DEEDSR.trainable(
         {"size": "small", "overrides": {}, "base": str(own / "base"), "encoder": str(own / ENCODER)}, seed=0
     )
+    assert made.model.head is not None
     made.save(tmp_path / "trained", dict(made.model.trainable()))
     assert (tmp_path / "trained" / DIAGNOSIS).read_bytes() == (own / DIAGNOSIS).read_bytes()
 

@@ -1,0 +1,189 @@
+"""The head that reads a degradation vector: blur, noise and JPEG quality; and that turns it to more or less of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deedsr import weights
+from deedsr.degradation import LEVELS
+from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.options import check_dial
+
+ENCODER, DIAGNOSIS = "encoder.safetensors", "diagnosis.safetensors"
+"""DIAGNOSIS: the head that reads this encoder; a model may lack it."""
+
+QUANTITIES = ("blur", "noise", "jpeg")
+BOUNDS = ((0.0, math.inf), (0.0, math.inf), (1.0, 100.0))
+SIGNS, OFFSETS = (1, 1, -1), (0.3, 1.0, -110.0)
+CLEAN = (0.34, 0.0, 100.0)
+"""Of each quantity where nothing is wrong. The blur is `edge_sigma` of an antialiased down-sampling."""
+
+STEERING = ("directions", "whiten", "reach")
+"""Buffers that files from before there were dials lack."""
+
+
+@dataclass(frozen=True)
+class Dials:
+    """How much of what is measured is told to the model, 0 to 2: 0 none of it, 1 as measured, 2 twice as much.
+
+    Raises ValueError for a number outside.
+    """
+
+    denoise: float = 1.0
+    deblur: float = 1.0
+    dejpeg: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_dial(name, value)
+
+    @property
+    def neutral(self) -> bool:
+        """Whether they change nothing."""
+        return astuple(self) == (1, 1, 1)
+
+    def tensor(self) -> Tensor:
+        """(3,), in the order of `QUANTITIES`."""
+        return torch.tensor([self.deblur, self.denoise, self.dejpeg])
+
+
+class DiagnosisHead(nn.Module):
+    """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
+
+    vector: length D of the vector. tile: side in pixels of the pictures that it was fitted to; others are cut into
+    such. hidden: width of the two hidden layers. The buffers `directions` (3, D): the change of a vector, the smallest
+    by the vectors' covariance Σ, that moves one quantity by 1 on `to_scale` and leaves the others. `whiten` (D, D):
+    Σ^(−1/2). `reach`: of a whitened vector, the root mean square that 99 % of pictures held back from the fit are
+    below.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    centre: Tensor
+    spread: Tensor
+    widen: Tensor
+    directions: Tensor
+    whiten: Tensor
+    reach: Tensor
+    file: Path | None = None
+
+    def __init__(self, vector: int, tile: int = 64, hidden: int = 64) -> None:
+        super().__init__()
+        self.vector, self.tile, self.hidden = vector, tile, hidden
+        count = len(QUANTITIES)
+        self.register_buffer("mean", torch.zeros(vector))
+        self.register_buffer("scale", torch.ones(vector))
+        self.register_buffer("centre", torch.zeros(count))
+        self.register_buffer("spread", torch.ones(count))
+        self.register_buffer("widen", torch.ones(count))
+        self.register_buffer("directions", torch.zeros(count, vector))
+        self.register_buffer("whiten", torch.zeros(vector, vector))
+        self.register_buffer("reach", torch.zeros(()))
+        self.layers = nn.Sequential(
+            nn.Linear(vector, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * count + len(LEVELS)),
+        )
+
+    def config(self) -> dict[str, int]:
+        """The constructor's arguments."""
+        return {"vector": self.vector, "tile": self.tile, "hidden": self.hidden}
+
+    @property
+    def steers(self) -> bool:
+        """Whether `turned` and `strangeness` are known; not of a head that was fitted before there were dials."""
+        return bool(self.reach > 0)
+
+    def raw(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D) -> means and log-variances of standardised `to_scale`, (B, 3) each, and the levels' logits (B, 3)."""
+        count = len(QUANTITIES)
+        out = self.layers((vector - self.mean) / self.scale)
+        return out[:, :count], out[:, count : 2 * count].clamp(-8, 4), out[:, 2 * count :]
+
+    def forward(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, D) -> means and standard deviations on `to_scale`, (B, 3) each, and probabilities of `LEVELS` (B, 3)."""
+        mean, log_variance, logits = self.raw(vector)
+        std = (log_variance / 2).exp() * self.spread * self.widen
+        return mean * self.spread + self.centre, std, logits.softmax(1)
+
+    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
+        """Vectors (B, D) of pictures with so many times the damage: dials (3,) or (B, 3), in the order of `QUANTITIES`.
+
+        Where a dial is 1 nothing is added. Raises ValueError for a head that was fitted before there were dials.
+        """
+        self._need_steering()
+        mean, std, _ = self(vector)
+        measured, _ = from_scale(mean, std)  # (B, 3)
+        dials = dials.to(vector).expand_as(measured)
+        shift = to_scale(wanted(measured, dials)) - to_scale(measured)
+        return vector + torch.where(dials == 1, 0, shift) @ self.directions
+
+    def strangeness(self, vector: Tensor) -> Tensor:
+        """(B, D) -> (B,): above 1, the vector lies outside of what the head was fitted to. Errors as `turned`."""
+        self._need_steering()
+        return ((vector - self.mean) @ self.whiten).square().mean(1).sqrt() / self.reach
+
+    def _need_steering(self) -> None:
+        if not self.steers:
+            file = self.file or Path(DIAGNOSIS)
+            raise ValueError(f"{file}: was fitted before there were dials; make it anew with {command(file)}")
+
+
+def to_scale(values: Tensor) -> Tensor:
+    """Values of `QUANTITIES` (..., 3) on a scale where errors are alike.
+
+    log(blur + 0.3), log(noise + 1), and log(110 − jpeg), which follows JPEG's quantisation steps.
+    """
+    return ((values + values.new_tensor(OFFSETS)) * values.new_tensor(SIGNS)).log()
+
+
+def from_scale(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Inverse of `to_scale` for means and, to the first order, standard deviations (..., 3); values within bounds."""
+    value = mean.exp() * mean.new_tensor(SIGNS) - mean.new_tensor(OFFSETS)
+    return _bounded(value), std * mean.exp()
+
+
+def wanted(measured: Tensor, dials: Tensor) -> Tensor:
+    """Values of `QUANTITIES` (..., 3) with so many times the damage (..., 3): what they have beyond `CLEAN`."""
+    signs = measured.new_tensor(SIGNS)
+    damage = ((measured - measured.new_tensor(CLEAN)) * signs).clamp_min(0)
+    return _bounded(measured + (dials - 1) * damage * signs)
+
+
+def _bounded(values: Tensor) -> Tensor:
+    low, high = values.new_tensor(BOUNDS).T
+    return values.clamp(low, high)
+
+
+def median_level(probabilities: Tensor) -> Tensor:
+    """The position in `LEVELS`, which are in order, at which half of the probability (..., 3) is reached: (...)."""
+    return (probabilities.cumsum(-1)[..., :-1] < 0.5).sum(-1)
+
+
+def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
+    """The head in `file`, frozen. Raises ValueError if there is none or it does not fit the encoder."""
+    if not file.is_file():
+        raise ValueError(f"{file.parent}: has no {file.name}, which a diagnosis needs; make it with {command(file)}")
+    stored = weights.load(file)
+    try:
+        head = DiagnosisHead(**stored.config)
+    except TypeError as error:
+        raise ValueError(f"{file}: its header does not describe a diagnosis head ({error})") from None
+    if head.vector != encoder.dimension:
+        given = f"reads {head.vector} numbers, but the encoder gives {encoder.dimension}"
+        raise ValueError(f"{file}: {given}; make it anew with {command(file)}")
+    weights.load_strict(head, stored.tensors, file, allow_missing=STEERING)
+    head.file = file
+    return head.eval().requires_grad_(False)
+
+
+def command(file: Path) -> str:
+    """What makes the head in `file`, for messages."""
+    return f"`python -m stage1.head weights={file.with_name(ENCODER)} data.roots=[PHOTOS] output={file}`"
