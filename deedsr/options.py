@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COLOURS = ("wavelet", "adain", "none")
 SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SCALES = (1.0, 8.0)
+Places = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Dials:
+    """How much of what is measured a model is told of, 0 to 2: 0 none of it, 1 as measured, 2 twice as much.
+
+    Raises ValueError for a number outside.
+    """
+
+    denoise: float = 1.0
+    deblur: float = 1.0
+    dejpeg: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 2:
+                raise ValueError(f"{name} is {value:g}; choose 0 to 2: 0 is off, 1 as measured, 2 twice as much")
+
+    @property
+    def neutral(self) -> bool:
+        """Whether they change nothing."""
+        return self == Dials()
+
+    def tensor(self) -> Tensor:
+        """(3,), in the order of `deedsr.models.deedsr.head.QUANTITIES`: blur, noise, JPEG."""
+        import torch
+
+        return torch.tensor([self.deblur, self.denoise, self.dejpeg])
 
 
 @dataclass(frozen=True)
@@ -24,7 +58,11 @@ class Options:
     None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
     image's content. batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that
     take text. ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so
-    many times the time (the geometric self-ensemble of arXiv 1707.02921).
+    many times the time (the geometric self-ensemble of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the
+    noise, the blur and the JPEG damage that the model sees it is told of, 0 to 2: 0 none, 1 as measured, 2 twice as
+    much. degradation_guidance: scale of the guidance by the degradation, 1 is off, of models with a null vector.
+    degradation_of: pictures, or folders of them, that came about as the input did, from the same scanner, phone or
+    tape: the mean of what they tell of the degradation takes the place of what the input tells.
     """
 
     outscale: float = 4.0
@@ -38,6 +76,11 @@ class Options:
     preset: str | None = None
     text_guidance: float | None = None
     ensemble: int | None = None
+    denoise: float = 1.0
+    deblur: float = 1.0
+    dejpeg: float = 1.0
+    degradation_guidance: float | None = None
+    degradation_of: Places | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -57,10 +100,23 @@ class Options:
             raise ValueError(f"seed is {self.seed}; choose a whole number from 0 to 2^63 - 1")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch is {self.batch}; it must be at least 1")
-        if self.text_guidance is not None and not 1 <= self.text_guidance < math.inf:
-            raise ValueError(f"text guidance is {self.text_guidance:g}; choose a scale from 1 on; 1 is off")
+        for name, scale in (("text", self.text_guidance), ("degradation", self.degradation_guidance)):
+            if scale is not None and not 1 <= scale < math.inf:
+                raise ValueError(f"{name} guidance is {scale:g}; choose a scale from 1 on; 1 is off")
         if self.ensemble is not None and not 1 <= self.ensemble <= 8:
             raise ValueError(f"ensemble is {self.ensemble}; choose a number of views from 1 to 8")
+        Dials(self.denoise, self.deblur, self.dejpeg)
+
+    @property
+    def dials(self) -> Dials:
+        """The three together. Raises ValueError for one that is out of range."""
+        return Dials(self.denoise, self.deblur, self.dejpeg)
+
+    @property
+    def references(self) -> list[Path]:
+        """`degradation_of` as a list."""
+        places = self.degradation_of or ()
+        return [Path(place) for place in ([places] if isinstance(places, (str, Path)) else places)]
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Output (height, width) of an input: each side times outscale, rounded to the nearest pixel, half up."""
@@ -81,9 +137,3 @@ def one_of(name: str, value: str, choices: Collection[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
     return value
-
-
-def check_dial(name: str, value: float) -> None:
-    """Raise ValueError for a dial outside of 0 to 2."""
-    if not 0 <= value <= 2:
-        raise ValueError(f"{name} is {value:g}; choose 0 to 2: 0 is off, 1 as measured, 2 twice as much")

@@ -21,6 +21,7 @@ from deedsr.models import load_model
 from deedsr.models.contract import Condition, RestorationModel
 from deedsr.nested import join
 from deedsr.options import DTYPES, Options, one_of
+from deedsr.pictures.formats import pictures
 from deedsr.pictures.picture import Picture, from_pil, read
 from deedsr.tiling import Window, merge, windows
 
@@ -60,6 +61,8 @@ class Restorer:
                 "this model has no null vector for guidance by the degradation to lead away from: leave it at 1, or "
                 "train with vector.dropout"
             )
+        self.reference = self._mean_vector(self.options.references) if self.options.references else None
+        self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, device=self.device))  # refuses what doesn't fit
 
     @classmethod
     def from_pretrained(
@@ -107,6 +110,38 @@ class Restorer:
         del restored
         return resize(matched, self.options.output_size(*lr.shape[-2:])).cpu()
 
+    @torch.inference_mode()
+    def vector(self, lr: Tensor) -> Tensor | None:
+        """What takes the place of the degradation vector of `lr` (1, 3, H, W): (1, D), or None where nothing does.
+
+        Raises ValueError for dials of a model that has none.
+        """
+        if self.options.dials.neutral:
+            return self.reference
+        vector = self._own_vector(lr) if self.reference is None else self.reference
+        return self.model.turned(vector, self.options.dials.tensor())
+
+    def _own_vector(self, lr: Tensor) -> Tensor:
+        vector = self.model.vector(lr.to(self.device, self.dtype))
+        if vector is None:
+            raise ValueError(
+                "this model knows no degradation vector: leave denoise, deblur and dejpeg at 1, and degradation-of out"
+            )
+        return vector
+
+    @torch.inference_mode()
+    def _mean_vector(self, places: list[Path]) -> Tensor:
+        """The mean of the vectors (1, D) of pictures, files and folders of them; errors as `read`."""
+        vectors = []
+        for file in pictures(places):
+            rgb = read(file).rgb
+            try:
+                check_size(rgb)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from None
+            vectors.append(self._own_vector(rgb))
+        return torch.stack(vectors).mean(0)
+
     def _restore_view(
         self, lr: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None = None
     ) -> Tensor:
@@ -122,7 +157,8 @@ class Restorer:
             return merge(self._pieces(function, tiles, counter), height, width, scale)
 
         z_lr = blended(lambda group: self.model.encode(self._cut(padded, [w.scaled(factor) for w in group])))
-        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), guidance=self.model.guidance(settings))
+        guidance, vector = self.model.guidance(settings), self.vector(lr)
+        condition = self.model.condition(lr.to(self.dtype), z_lr.to(self.dtype), guidance=guidance, vector=vector)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group))
@@ -222,6 +258,7 @@ def _settings(model: RestorationModel, options: Options) -> Settings:
         value is not None and value != getattr(defaults, name)
         for name, value in (("steps", options.steps), ("sampler", options.sampler))
     )
+    away = options.degradation_guidance
     return defaults.with_(
         steps=options.steps,
         sampler=options.sampler,
@@ -229,4 +266,5 @@ def _settings(model: RestorationModel, options: Options) -> Settings:
         spacing="trailing" if changed else None,
         ensemble=options.ensemble,
         text=None if options.text_guidance is None else replace(defaults.text, scale=options.text_guidance),
+        degradation=None if away is None else replace(defaults.degradation, scale=away),
     )

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deedsr.files import visible
 from deedsr.options import DEVICES, one_of
-from deedsr.pictures.formats import FORMATS
+from deedsr.pictures.formats import pictures
 
 if TYPE_CHECKING:
     from deedsr.diagnosis import Diagnoser, Diagnosis
@@ -28,7 +27,7 @@ def diagnose_command(
     quality of the last compression (100: none), level the strength of degradation that the picture looks like.
     """
     one_of("device", device.partition(":")[0], DEVICES)
-    files = _files(inputs)
+    files = pictures(inputs)
     single = len(inputs) == 1 and files == inputs
     diagnoser = _load(model, device) if any(file.is_file() for file in files) else None
     found: list[dict[str, Any]] = []
@@ -46,19 +45,6 @@ def diagnose_command(
     if as_json:
         typer.echo(json.dumps(found[0] if single else found, indent=2))
     return int(any("error" in entry for entry in found))
-
-
-def _files(inputs: list[Path]) -> list[Path]:
-    """Folders replaced by the pictures below them, in order. ValueError for one that holds none."""
-    files = []
-    for path in inputs:
-        below = [path]
-        if path.is_dir():
-            below = [file for file in visible(path) if file.suffix.lower() in FORMATS]
-            if not below:
-                raise ValueError(f"{path}: no pictures in this folder ({', '.join(FORMATS)})")
-        files += below
-    return files
 
 
 def _load(model: str, device: str) -> Diagnoser:

@@ -38,6 +38,16 @@ Pull = Annotated[
     typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
 ]
 TextScale = Annotated[float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")]
+Denoise = Annotated[float, typer.Option(help="Noise told to the model: 0 none, 1 what it measures, 2 twice as much.")]
+Deblur = Annotated[float, typer.Option(help="The same for blur: 2 sharpens more, 0 leaves it.")]
+Dejpeg = Annotated[float, typer.Option(help="The same for JPEG damage.")]
+Like = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE|FOLDER", help="Measure the damage on these, of the same scanner, phone or tape."),
+]
+DamageScale = Annotated[
+    float | None, typer.Option(help="Scale of the guidance by what is measured, 1: off [default: the model's].")
+]
 Tile = Annotated[
     int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
 ]
@@ -71,6 +81,11 @@ def restore(
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     noise_guidance: Pull = None,
     text_guidance: TextScale = None,
+    denoise: Denoise = 1.0,
+    deblur: Deblur = 1.0,
+    dejpeg: Dejpeg = 1.0,
+    degradation_of: Like = None,
+    degradation_guidance: DamageScale = None,
     tile: Tile = None,
     ensemble: Views = None,
     colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
@@ -88,7 +103,10 @@ def restore(
     and EXIF data are kept where the format can hold them. Subfolders are restored too.
     """
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
-    options = Options(outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble)
+    options = Options(
+        outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble,
+        denoise, deblur, dejpeg, degradation_guidance, degradation_of,
+    )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
     plan = jobs.make_plan(inputs, output, suffix, ext)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from deedsr.files import visible
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,19 @@ def format_of(path: str | Path) -> Format:
         what = f"can't write {suffix} files" if suffix else "its name has no extension"
         raise ValueError(f"{path}: {what}; choose one of {', '.join(FORMATS)}")
     return FORMATS[suffix.lower()]
+
+
+def pictures(places: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders replaced by the pictures below them, in order. ValueError for one that holds none."""
+    files = []
+    for place in places:
+        below = [place]
+        if place.is_dir():
+            below = [file for file in visible(place) if file.suffix.lower() in FORMATS]
+            if not below:
+                raise ValueError(f"{place}: no pictures in this folder ({', '.join(FORMATS)})")
+        files += below
+    return files
 
 
 def check_fits(path: str | Path, height: int, width: int, transparent: bool) -> None:

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from deedsr.jobs import Job, attempt, make_plan
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
+from deedsr.pictures.formats import pictures
 from deedsr.restorer import Restorer
 from deedsr.training.command import main, plain
 from stage2.restore.ledger import Ledger, file_digest, settings_digest
@@ -99,7 +100,9 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext)
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
-    ledger = Ledger(output, settings_digest(cfg.ckpt, {**asdict(options), "dtype": cfg.dtype}))
+    references = [file_digest(file) for file in pictures(options.references)]
+    settings = {**asdict(options), "dtype": cfg.dtype, "degradation_of": references}
+    ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
     run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile)
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False

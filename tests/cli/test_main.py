@@ -75,6 +75,8 @@ def environment() -> dict[str, str]:
         (["restore", "a.png", "--ext", "gif"], "can't write 'gif'"),
         (["restore", "a.png", "-t", "-5"], "tile is -5"),
         (["restore", "a.png", "--ensemble", "9"], "ensemble is 9; choose a number of views from 1 to 8"),
+        (["restore", "a.png", "--denoise", "3"], "denoise is 3; choose 0 to 2"),
+        (["restore", "a.png", "--degradation-guidance", "0"], "degradation guidance is 0; choose a scale from 1 on"),
         (["info", "--model", "no-such-model"], "no-such-model"),
     ],
 )
@@ -130,6 +132,22 @@ def test_info_counts(capsys, model):
 def restore(capsys, model: Path, *arguments: object) -> tuple[int, dict, str]:
     code, out, err = call(capsys, "restore", *arguments, "--model", model, "--steps", 1, "--device", "cpu", "--json")
     return code, json.loads(out) if out else {}, err
+
+
+def test_the_degradation_of_other_pictures(capsys, tmp_path, tiny_model_folder):
+    source, other = photo(tmp_path / "in.png"), photo(tmp_path / "like/a.png", value=7)
+    outputs = []
+    for place in (None, source, other, other.parent):
+        extra = [] if place is None else ["--degradation-of", place]
+        code, summary, err = restore(capsys, tiny_model_folder, source, "-o", tmp_path / "out", "--overwrite", *extra)
+        assert (code, err) == (0, "")
+        assert summary["options"]["degradation_of"] == (None if place is None else [str(place)])
+        outputs.append((tmp_path / "out/in.png").read_bytes())
+    plain, own, others, folder = outputs
+    assert own == plain != others == folder
+    code, _, err = restore(capsys, tiny_model_folder, source, "-o", tmp_path / "new", "--degradation-of", "none.png")
+    assert code == 2
+    assert err == "deedsr: none.png: no such file; check the name\n"
 
 
 def test_a_run_goes_on_where_it_stopped(capsys, tmp_path, tiny_model_folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from deedsr import weights
 from deedsr.degradation import LEVELS
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.options import check_dial
 
 ENCODER, DIAGNOSIS = "encoder.safetensors", "diagnosis.safetensors"
 """DIAGNOSIS: the head that reads this encoder; a model may lack it."""
@@ -25,31 +23,6 @@ CLEAN = (0.34, 0.0, 100.0)
 
 STEERING = ("directions", "whiten", "reach")
 """Buffers that files from before there were dials lack."""
-
-
-@dataclass(frozen=True)
-class Dials:
-    """How much of what is measured is told to the model, 0 to 2: 0 none of it, 1 as measured, 2 twice as much.
-
-    Raises ValueError for a number outside.
-    """
-
-    denoise: float = 1.0
-    deblur: float = 1.0
-    dejpeg: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check_dial(name, value)
-
-    @property
-    def neutral(self) -> bool:
-        """Whether they change nothing."""
-        return astuple(self) == (1, 1, 1)
-
-    def tensor(self) -> Tensor:
-        """(3,), in the order of `QUANTITIES`."""
-        return torch.tensor([self.deblur, self.denoise, self.dejpeg])
 
 
 class DiagnosisHead(nn.Module):
@@ -114,7 +87,7 @@ class DiagnosisHead(nn.Module):
         return mean * self.spread + self.centre, std, logits.softmax(1)
 
     def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        """Vectors (B, D) of pictures with so many times the damage: dials (3,) or (B, 3), in the order of `QUANTITIES`.
+        """Vectors (B, D) of pictures with so many times the damage: dials (3,) or (B, 3), as `Dials`.
 
         Where a dial is 1 nothing is added. Raises ValueError for a head that was fitted before there were dials.
         """

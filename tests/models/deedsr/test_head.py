@@ -14,13 +14,13 @@ from deedsr.models.deedsr.head import (
     DIAGNOSIS,
     STEERING,
     DiagnosisHead,
-    Dials,
     from_scale,
     load_head,
     to_scale,
     wanted,
 )
 from deedsr.models.deedsr.model import DeeDSR
+from deedsr.options import Dials
 
 
 @pytest.fixture

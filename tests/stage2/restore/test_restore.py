@@ -93,6 +93,18 @@ def test_other_settings_and_other_weights_are_other_outputs(
     assert run("options.seed=1", f"ckpt={copy}")["restored"] == 3
 
 
+def test_the_pictures_that_the_degradation_is_measured_on_count_by_content(run: Run, tmp_path: Path) -> None:
+    like = tmp_path / "like"
+    picture(like / "a.png", seed=5)
+    assert run()["restored"] == 3
+    assert run(f"options.degradation_of={like}")["restored"] == 3
+    assert run(f"options.degradation_of=[{like / 'a.png'}]")["kept"] == 3
+    picture(like / "a.png", seed=6)
+    assert run(f"options.degradation_of={like}")["restored"] == 3
+    with pytest.raises(ValueError, match=r"no diagnosis\.safetensors"):
+        run("options.denoise=0.5")
+
+
 def test_a_line_that_was_cut_off_counts_for_its_output_alone(run: Run, inputs: Path) -> None:
     run()
     ledger = inputs.parent / "out" / ".restored-0.jsonl"
