@@ -13,10 +13,9 @@ from torch import Tensor
 from deedsr.degradation import LEVELS
 from deedsr.devices import pick_device
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.folder import load_encoder
+from deedsr.models.deedsr.folder import encoder_of, load_encoder
 from deedsr.models.deedsr.head import (
     DIAGNOSIS,
-    ENCODER,
     QUANTITIES,
     DiagnosisHead,
     from_scale,
@@ -60,7 +59,10 @@ class Diagnosis:
     blur: σ, in pixels of this picture, of the Gaussian that blurs an ideal edge as its edges are; 0.3 is as sharp as
     pixels can be. noise: standard deviation of what noise still changes in it, 0-255, less than what was added where
     JPEG took some away. jpeg: quality (libjpeg's) at which it was last compressed; 100: not at all. level: the strength
-    of degradation that it looks like, the median of the probabilities in `levels`.
+    of degradation that it looks like, the median of the probabilities in `levels`. dials: what the dials of
+    ``deedsr restore`` stand for where they are at 1, blur, noise and quality as the picture's mean vector says; None of
+    a head that was fitted before there were dials, and so is strangeness: above 1, more than half of the picture is
+    unlike all that the head was fitted to.
     """
 
     blur: Estimate
@@ -68,23 +70,44 @@ class Diagnosis:
     jpeg: Estimate
     level: str
     levels: dict[str, float]
+    dials: dict[str, float] | None = None
+    strangeness: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, rounded to what can be meant."""
         numbers = {
             name: {key: round(number, 2) for key, number in asdict(getattr(self, name)).items()} for name in QUANTITIES
         }
-        return {**numbers, "level": self.level, "levels": {name: round(p, 3) for name, p in self.levels.items()}}
+        found: dict[str, Any] = {
+            **numbers,
+            "level": self.level,
+            "levels": {name: round(p, 3) for name, p in self.levels.items()},
+        }
+        if self.dials is not None and self.strangeness is not None:
+            found["dials"] = {name: round(number, 2) for name, number in self.dials.items()}
+            found["strangeness"] = round(self.strangeness, 2)
+        return found
 
     def lines(self) -> list[str]:
         """In words and numbers."""
         blur, noise, jpeg = self.blur, self.noise, self.jpeg
-        return [
+        lines = [
             f"blur   {_word('blur', blur)}: sigma {blur.value:.1f} ± {blur.std:.1f} pixels",
             f"noise  {_word('noise', noise)}: sigma {noise.value:.0f} ± {noise.std:.0f} of 255",
             f"jpeg   {_word('jpeg', jpeg)}: quality {jpeg.value:.0f} ± {jpeg.std:.0f} of 100",
             f"level  {self.level} ({', '.join(f'{name} {p:.0%}' for name, p in self.levels.items())})",
         ]
+        if self.dials is not None:
+            lines.append(
+                "dials  at 1: --deblur takes out sigma {deblur:.1f}, --denoise sigma {denoise:.0f}, --dejpeg quality "
+                "{dejpeg:.0f}".format(**self.dials)
+            )
+        if self.strangeness is not None and self.strangeness > 1:
+            lines.append(
+                f"warning: unlike what the model was trained on, {self.strangeness:.1f} times as far as 99 % of it: "
+                "trust neither the numbers nor the dials"
+            )
+        return lines
 
 
 def _word(quantity: str, estimate: Estimate) -> str:
@@ -104,10 +127,13 @@ class Diagnoser:
 
     @classmethod
     def from_pretrained(cls, name: str = BUILT_IN, device: str = "auto") -> Diagnoser:
-        """From ``built-in``, a model folder or an id. Raises ValueError for one that is missing or has no head."""
-        folder = resolve(name)
-        encoder = load_encoder(folder / ENCODER)
-        return cls(encoder, load_head(folder / DIAGNOSIS, encoder), pick_device(device))
+        """From ``built-in``, a model folder, a checkpoint or an id.
+
+        Raises ValueError for one that is missing or has no head.
+        """
+        file = encoder_of(resolve(name))
+        encoder = load_encoder(file)
+        return cls(encoder, load_head(file.with_name(DIAGNOSIS), encoder), pick_device(device))
 
     @torch.inference_mode()
     def __call__(self, image: Picture | str | Path) -> Diagnosis:
@@ -116,15 +142,24 @@ class Diagnoser:
         Raises ValueError for one that can't be read or is smaller than 8 pixels.
         """
         picture = image if isinstance(image, Picture) else read(image)
-        parts = [self.head(self.encoder(tiles.to(self.device))) for tiles in self.tiles(picture.rgb).split(BATCH)]
-        mean, std, levels = (torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
+        tiles = self.tiles(picture.rgb)
+        vectors = torch.cat([self.encoder(part.to(self.device)) for part in tiles.split(BATCH)])
+        mean, std, levels = (column.double().cpu() for column in self.head(vectors))
         precision = std**-2  # (N, 3)
         pooled = (mean * precision).sum(0) / precision.sum(0)
         value, deviation = from_scale(pooled, precision.mean(0).rsqrt())  # tiles err alike: no division by √N
-        estimates = dict(zip(QUANTITIES, map(Estimate, value.tolist(), deviation.tolist()), strict=True))
+        blur, noise, jpeg = map(Estimate, value.tolist(), deviation.tolist())
         probabilities = levels.mean(0)
         level = LEVELS[int(median_level(probabilities))]
-        return Diagnosis(**estimates, level=level, levels=dict(zip(LEVELS, probabilities.tolist(), strict=True)))
+        found = Diagnosis(blur, noise, jpeg, level, dict(zip(LEVELS, probabilities.tolist(), strict=True)))
+        return self._steering(found, vectors) if self.head.steers else found
+
+    def _steering(self, found: Diagnosis, vectors: Tensor) -> Diagnosis:
+        """With what the vectors (N, D) of a picture's tiles say of the dials, and how strange the middle one is."""
+        mean, std, _ = self.head(vectors.mean(0, keepdim=True))
+        blur, noise, jpeg = from_scale(mean, std)[0][0].tolist()
+        dials = {"denoise": noise, "deblur": blur, "dejpeg": jpeg}
+        return replace(found, dials=dials, strangeness=float(self.head.strangeness(vectors).median()))
 
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""

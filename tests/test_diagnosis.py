@@ -163,6 +163,55 @@ def test_the_scale_is_inverted_with_its_errors():
     assert torch.allclose(std[1:], (moved - values[1:]).abs(), rtol=0.02)
 
 
+@pytest.fixture
+def steering(folder) -> Path:
+    """The folder, its head one that knows dials."""
+    torch.manual_seed(0)
+    head = DiagnosisHead(16, 32, 8)
+    head.whiten.copy_(torch.eye(16))
+    head.reach.fill_(1e3)
+    weights.save(folder / DIAGNOSIS, head.state_dict(), head.config())
+    return folder
+
+
+def test_dials_and_strangeness_are_told_by_a_head_that_knows_them(capsys, steering, tmp_path):
+    file = photo(tmp_path / "a.png")
+    code, out, _ = call(capsys, file, "--model", steering)
+    assert code == 0
+    assert out.splitlines()[-1].split()[:3] == ["dials", "at", "1:"]
+    found = json.loads(call(capsys, file, "--json", "--model", steering)[1])
+    assert found["dials"].keys() == {"denoise", "deblur", "dejpeg"}
+    assert 0 <= found["strangeness"] < 1
+    stored = weights.load(steering / DIAGNOSIS)
+    weights.save(steering / DIAGNOSIS, {**stored.tensors, "reach": torch.tensor(1e-9)}, stored.config)
+    assert "warning: unlike what the model was trained on" in call(capsys, file, "--model", steering)[1]
+    found = json.loads(call(capsys, file, "--json", "--model", steering)[1])
+    assert found["strangeness"] > 1
+
+
+def test_the_dials_say_what_turning_them_starts_from(steering):
+    diagnoser = Diagnoser.from_pretrained(str(steering))
+    tile = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = diagnoser(Picture(tile))
+    mean, std, _ = diagnoser.head(diagnoser.encoder(tile))
+    assert [found.dials[name] for name in ("deblur", "denoise", "dejpeg")] == pytest.approx(
+        from_scale(mean, std)[0][0].tolist()
+    )
+
+
+def test_a_checkpoint_is_diagnosed_with_the_encoder_beside_it(capsys, folder, tmp_path):
+    file = photo(tmp_path / "a.png")
+    expected = call(capsys, file, "--model", folder)
+    for place, header in ((folder, {}), (tmp_path / "other", {"encoder": str(folder / ENCODER)})):
+        place.mkdir(exist_ok=True)
+        torch.save({"model": {"system": "deedsr", **header}}, place.parent / "run.ckpt")
+        assert call(capsys, file, "--model", place.parent / "run.ckpt") == expected
+    torch.save({"model": {"system": "dit4sr"}}, tmp_path / "run.ckpt")
+    code, _, err = call(capsys, file, "--model", tmp_path / "run.ckpt")
+    assert code == 2
+    assert "run.ckpt: has no encoder.safetensors: it is no DeeDSR" in err
+
+
 def test_a_huge_picture_takes_no_more_than_its_share_of_tiles(folder):
     tiles = Diagnoser.from_pretrained(str(folder)).tiles(torch.rand(1, 3, 40, 32 * 900))
     assert 128 < len(tiles) <= 256

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 def diagnose_command(
     inputs: Annotated[list[Path], typer.Argument(help="Pictures, and folders of them.")],
-    model: Annotated[str, typer.Option(help="built-in, a model folder or an id.")] = "built-in",
+    model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: an object, or a list of them.")] = False,
 ) -> int:
     """Say how blurred, noisy and compressed pictures are, with an uncertainty (±, one standard deviation).
 
     Blur is the sigma of a Gaussian in pixels of the picture, noise a standard deviation on the scale 0-255, jpeg the
-    quality of the last compression (100: none), level the strength of degradation that the picture looks like.
+    quality of the last compression (100: none), level the strength of degradation that the picture looks like. The
+    dials of `deedsr restore` take out as much of them as is said where they are at 1.
     """
     one_of("device", device.partition(":")[0], DEVICES)
     files = pictures(inputs)

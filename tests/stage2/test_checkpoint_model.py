@@ -15,7 +15,7 @@ from PIL import Image
 from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.folder import ENCODER
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
 from deedsr.models.system import ADAPTER, HEADER
 from deedsr.pictures import picture as images
 from stage2.train import train
@@ -72,6 +72,22 @@ def test_it_can_be_moved_with_its_encoder(run: Path, tmp_path: Path, tiny_encode
     torch.save(checkpoint, tmp_path / "far.ckpt")
     with pytest.raises(ValueError, match="no/base: no such folder"):
         load_model(tmp_path / "far.ckpt")
+
+
+def test_the_head_beside_its_encoder_goes_with_it(
+    run: Path, tmp_path: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (run / "last.ckpt", tiny_encoder):
+        shutil.copy(file, tmp_path)
+    head = DiagnosisHead(16, 32, 8)
+    weights.save(tmp_path / DIAGNOSIS, head.state_dict(), head.config())
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert cli._call(["export", str(tmp_path / "last.ckpt"), str(tmp_path / "new"), "--half"]) == 0
+    assert (tmp_path / "new" / DIAGNOSIS).read_bytes() == (tmp_path / DIAGNOSIS).read_bytes()
+    assert load_model(tmp_path / "last.ckpt").head is not None
+    assert cli._call(["diagnose", str(tmp_path / "a.png"), "--model", str(tmp_path / "last.ckpt")]) == 0
+    assert "blur" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [[], ["--with-base", "--half"]])

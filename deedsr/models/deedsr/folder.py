@@ -24,7 +24,7 @@ from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
-from deedsr.models.system import Header, System, TrainableModel, companion_places, load_trained
+from deedsr.models.system import Header, System, TrainableModel, companion_places, header_of, load_trained
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,15 @@ def load_encoder(file: Path) -> DegradationEncoder:
         raise ValueError(f"{file}: its header does not describe an encoder of stage 1 ({error})") from None
     weights.load_strict(encoder, weights.cast(stored.tensors, torch.float32), file, assign=True)
     return encoder
+
+
+def encoder_of(place: Path) -> Path:
+    """The encoder's file of the model folder or checkpoint `place`. Raises ValueError where there is none."""
+    config = header_of(place) if place.is_file() else {"system": DEEDSR.name}
+    file = DEEDSR.find_companion(place, config) if config.get("system") == DEEDSR.name else place
+    if file == place or not file.is_file():
+        raise ValueError(f"{place}: has no {ENCODER}: it is no DeeDSR, or not a whole one")
+    return file
 
 
 def head_beside(file: Path, encoder: DegradationEncoder) -> DiagnosisHead | None:
