@@ -140,7 +140,7 @@ class Restorer:
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from None
             vectors.append(self._own_vector(rgb))
-        return torch.stack(vectors).mean(0)
+        return torch.stack(vectors).float().mean(0).to(self.dtype)
 
     def _restore_view(
         self, lr: Tensor, generator: torch.Generator, counter: _Counter, on_step: OnStep | None = None
