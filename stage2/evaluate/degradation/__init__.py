@@ -1,0 +1,1 @@
+"""``python -m stage2.evaluate.degradation``: what it is worth to a model that it knows the degradation."""

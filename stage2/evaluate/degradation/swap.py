@@ -1,0 +1,131 @@
+"""The swap test, and models beside each other: the same pieces of photographs restored with different vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deedsr.metrics.evaluation import track
+from stage2.evaluate.degradation.fitted import Fit
+from stage2.evaluate.degradation.pictures import WHOLE, Field, Pictures, Scenes, cut
+from stage2.evaluate.degradation.recipes import recipe
+from stage2.evaluate.degradation.restoring import Arm
+from stage2.evaluate.degradation.scores import Score, Scores
+from stage2.evaluate.degradation.vectors import Choice, absent, pool
+from stage2.evaluate.rows import eight_bits
+
+OWN = "own"
+Key = tuple[str, str, Field, str]  # arm, recipe, field, vector
+
+
+@dataclass
+class Swap:
+    """All restorations of the swap test.
+
+    dear: metrics that are computed with the own vector alone. scores: of each `Key`. missing: what there is not, and
+    why.
+    """
+
+    arms: Sequence[Arm]
+    scenes: Scenes
+    fields: Sequence[Field]
+    vectors: Sequence[str]
+    metrics: Mapping[str, Score]
+    dear: Collection[str] = ()
+    fit: Fit = field(default_factory=Fit)
+    progress: bool = False
+    scores: Scores = field(default_factory=Scores)
+    missing: list[str] = field(default_factory=list)
+
+    def run(self, recipes: Sequence[str]) -> None:
+        """Restores the pieces by each recipe, in each field, by each model, with each vector."""
+        pictures = {"varied": Pictures(self.scenes, recipe("varied"))}
+        varied = {arm.name: pool(arm, pictures["varied"]) for arm in self.arms}
+        for name in recipes:
+            degraded = pictures.get(name) or Pictures(self.scenes, recipe(name))
+            choices = {arm.name: self._choice(arm, degraded, varied[arm.name]) for arm in self.arms}
+            for piece in track(range(len(self.scenes)), len(self.scenes), self.progress, name):
+                for seen in self.fields:
+                    self._field(name, seen, piece, degraded, choices)
+
+    def _choice(self, arm: Arm, pictures: Pictures, varied: Tensor | None) -> Choice | None:
+        own = None if varied is None else pool(arm, pictures)
+        if own is None or varied is None:
+            self._note(f"{arm.name}: takes no degradation vector, so that it has one row")
+            return None
+        return Choice(arm, pictures, own, varied)
+
+    def _field(
+        self, name: str, seen: Field, piece: int, pictures: Pictures, choices: Mapping[str, Choice | None]
+    ) -> None:
+        """One piece in one field: every model, every vector."""
+        lr, hr = cut(pictures.lr[piece], self.scenes.hr(piece), seen)
+        for arm in self.arms:
+            choice = choices[arm.name]
+            names = [OWN] if choice is None else self._names(choice, seen)
+            vectors = None
+            if choice is not None:
+                if "fitted" in names and choice.fitted.get(seen) is None:
+                    choice.fitted[seen] = self.fit.both(choice, seen, self.metrics.get("lpips"))
+                vectors = torch.cat([choice(vector, piece, lr, seen) for vector in names])
+            with torch.no_grad():
+                restored = eight_bits(arm.restore(lr, vectors, tiled=seen == WHOLE))
+                for metric, score in self.metrics.items():
+                    outputs = restored[:1] if metric in self.dear else restored
+                    for vector, value in zip(names, score(outputs, hr.expand_as(outputs)).tolist(), strict=False):
+                        key: Key = (arm.name, name, seen, vector)
+                        self.scores.add(key, self.scenes.photo(piece), metric, value)
+
+    def _names(self, choice: Choice, seen: Field) -> list[str]:
+        """The vectors that there are for this model, these pictures and this field; `OWN` always."""
+        names = [OWN]
+        for name in self.vectors:
+            if (why := absent(choice.arm, name, choice.pictures)) is not None:
+                self._note(f"{choice.arm.name}, {name}: {why}")
+            elif name != OWN and not (name in ("crop", "fitted") and seen in (WHOLE, self.scenes.side)):
+                names.append(name)
+        return names
+
+    def _note(self, line: str) -> None:
+        if line not in self.missing:
+            self.missing.append(line)
+
+    def rows(self, recipes: Sequence[str]) -> list[dict[str, Any]]:
+        """Of each model, recipe, field and vector: the means, and the paired differences to `OWN`."""
+        return [
+            _row(self.scores, key, (*key[:3], OWN))
+            for arm in self.arms
+            for name in recipes
+            for seen in self.fields
+            for vector in (OWN, *(other for other in self.vectors if other != OWN))
+            if self.scores.metrics(key := (arm.name, name, seen, vector))
+        ]
+
+    def beside(self, recipes: Sequence[str], against: str) -> list[dict[str, Any]]:
+        """Of each model but `against`, recipe and field: the paired differences to it, each with its own vector."""
+        return [
+            {
+                **_row(self.scores, (arm.name, name, seen, OWN), (against, name, seen, OWN)),
+                "against": against,
+            }
+            for arm in self.arms
+            if arm.name != against
+            for name in recipes
+            for seen in self.fields
+        ]
+
+
+def _row(scores: Scores, key: Key, base: Key) -> dict[str, Any]:
+    found: dict[str, Any] = dict(zip(("model", "recipe", "field", "vector"), key, strict=True))
+    for metric in scores.metrics(key):
+        mean = scores.mean(key, metric)
+        found["photographs"] = mean.pop("photographs")
+        found[metric] = {"mean": mean["mean"], "mean_interval": mean["interval"]}
+        if key != base:
+            change = scores.difference(key, base, metric)
+            found[metric] |= {"difference": change["difference"], "interval": change["interval"]}
+    return found
