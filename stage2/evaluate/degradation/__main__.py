@@ -6,7 +6,7 @@ python -m stage2.evaluate.degradation 'models={constant: FOLDER, context: FOLDER
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from stage2.evaluate.degradation.fitted import Fit
 from stage2.evaluate.degradation.pictures import WHOLE, Field, Scenes
 from stage2.evaluate.degradation.recipes import recipe
 from stage2.evaluate.degradation.restoring import Arm
-from stage2.evaluate.degradation.scores import scorers
+from stage2.evaluate.degradation.scores import Score, scorers
 from stage2.evaluate.degradation.shared import Shared
 from stage2.evaluate.degradation.swap import Swap
 from stage2.evaluate.degradation.tables import markdown
@@ -63,28 +63,48 @@ def degradation(cfg: DictConfig) -> str:
         "versions": versions(),
         "missing": [],
     }
+    for part, rows in _parts(cfg, arms, scenes, fields, metrics, against):
+        found[part] = rows
+        _write(output, found, next(iter(metrics)))  # what there is, should the rest take too long
+    return markdown(found)
+
+
+def _parts(
+    cfg: DictConfig,
+    arms: Sequence[Arm],
+    scenes: Scenes,
+    fields: Sequence[Field],
+    metrics: Mapping[str, Score],
+    against: str,
+) -> Iterator[tuple[str, list]]:
+    """What is found, by name, as it grows."""
+    recipes, missing = [str(name) for name in cfg.recipes], []
     if "swap" in cfg.parts:
-        swap = Swap(arms, scenes, fields, list(cfg.vectors), metrics, list(cfg.dear), Fit(**cfg.fitted), cfg.progress)
-        swap.run(recipes)
-        found |= {"swap": swap.rows(recipes), "arms": swap.beside(recipes, against), "missing": swap.missing}
+        fit = Fit(**cfg.fitted)
+        swap = Swap(arms, scenes, fields, list(cfg.vectors), metrics, list(cfg.dear), fit, cfg.progress)
+        missing = swap.missing
+        for name in recipes:
+            swap.run(name)
+            yield "missing", missing
+            yield "arms", swap.beside(recipes, against)
+            yield "swap", swap.rows(recipes)
     if "dials" in cfg.parts:
         response = Response(**plain(cfg.dials))
-        found["dials"] = [response.run(arm, scenes, cfg.progress) for arm in arms]
-        found["missing"] += [f"{row['model']}, dials: {row['missing']}" for row in found["dials"] if "missing" in row]
+        dials = [response.run(arm, scenes, cfg.progress) for arm in arms]
+        missing += [f"{row['model']}, dials: {row['missing']}" for row in dials if "missing" in row]
+        yield "missing", missing
+        yield "dials", dials
     if "shared" in cfg.parts:
         shared = Shared(**plain(cfg.shared))
-        found["shared"] = [row for arm in arms for row in shared.run(arm, scenes, fields, metrics, cfg.progress)]
-    return _write(output, found, next(iter(metrics)))
+        yield "shared", [row for arm in arms for row in shared.run(arm, scenes, fields, metrics, cfg.progress)]
 
 
-def _write(output: Path, found: dict[str, Any], metric: str) -> str:
+def _write(output: Path, found: dict[str, Any], metric: str) -> None:
     write_json(output, found)
-    text = markdown(found)
-    write_text(output.with_suffix(".md"), text)
+    write_text(output.with_suffix(".md"), markdown(found))
     if found.get("swap") or found.get("dials"):
         with replacing(output.with_suffix(".png")) as part:
             figure(found, metric).savefig(part, dpi=150, format="png")
-    return text
 
 
 def _scenes(cfg: DictConfig) -> Scenes:
@@ -98,7 +118,7 @@ def _arms(cfg: DictConfig) -> list[Arm]:
     """The models, by name."""
     device, dtype = pick_device(cfg.device), getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
     options = Options(**plain(cfg.options))
-    models = plain(cfg.models) or {Path(cfg.model).stem: cfg.model}
+    models = plain(cfg.models) or {Path(cfg.model).name: cfg.model}
     return [Arm(str(name), load_model(str(place), device, dtype), options) for name, place in models.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,19 +42,26 @@ class Swap:
     scores: Scores = field(default_factory=Scores)
     missing: list[str] = field(default_factory=list)
 
-    def run(self, recipes: Sequence[str]) -> None:
-        """Restores the pieces by each recipe, in each field, by each model, with each vector."""
-        pictures = {"varied": Pictures(self.scenes, recipe("varied"))}
-        varied = {arm.name: pool(arm, pictures["varied"]) for arm in self.arms}
-        for name in recipes:
-            degraded = pictures.get(name) or Pictures(self.scenes, recipe(name))
-            choices = {arm.name: self._choice(arm, degraded, varied[arm.name]) for arm in self.arms}
-            for piece in track(range(len(self.scenes)), len(self.scenes), self.progress, name):
-                for seen in self.fields:
-                    self._field(name, seen, piece, degraded, choices)
+    def run(self, name: str) -> None:
+        """Restores the pieces by the recipe called `name`, in each field, by each model, with each vector."""
+        pictures = self._varied if name == "varied" else Pictures(self.scenes, recipe(name))
+        choices = {arm.name: self._choice(arm, pictures) for arm in self.arms}
+        for piece in track(range(len(self.scenes)), len(self.scenes), self.progress, name):
+            for seen in self.fields:
+                self._field(name, seen, piece, pictures, choices)
 
-    def _choice(self, arm: Arm, pictures: Pictures, varied: Tensor | None) -> Choice | None:
-        own = None if varied is None else pool(arm, pictures)
+    @cached_property
+    def _varied(self) -> Pictures:
+        return Pictures(self.scenes, recipe("varied"))
+
+    @cached_property
+    def _pools(self) -> dict[str, Tensor | None]:
+        """Of each model, the vectors of the pieces by the recipe varied."""
+        return {arm.name: pool(arm, self._varied) for arm in self.arms}
+
+    def _choice(self, arm: Arm, pictures: Pictures) -> Choice | None:
+        varied = self._pools[arm.name]
+        own = varied if pictures is self._varied else pool(arm, pictures)
         if own is None or varied is None:
             self._note(f"{arm.name}: takes no degradation vector, so that it has one row")
             return None
@@ -116,6 +124,7 @@ class Swap:
             if arm.name != against
             for name in recipes
             for seen in self.fields
+            if self.scores.metrics((arm.name, name, seen, OWN))
         ]
 
 

@@ -64,7 +64,8 @@ def swapped(
     scenes: Scenes, *arms: Arm, fields: tuple = (64,), recipes: tuple = ("varied",), fit: Fit | None = None
 ) -> Swap:
     found = Swap(arms, scenes, fields, list(VECTORS), scorers(["psnr"], "cpu"), fit=fit or Fit(2, 1))
-    found.run(recipes)
+    for name in recipes:
+        found.run(name)
     return found
 
 
