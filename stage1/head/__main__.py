@@ -86,11 +86,11 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
             loss = float(_loss(head, vectors[held], values[held], truth.level[held]))
         if loss < least:
             best, least = copy.deepcopy(head), loss
-    best.layers.half().float()  # as they are stored
+    best.half().float()  # as it is stored
     mean, std, _ = best(vectors[held])
     best.widen.copy_(((mean - values[held]) / std).square().mean(0).sqrt())
     steer(best, vectors, values, held)
-    return best.requires_grad_(False)
+    return best.half().float().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -106,15 +106,12 @@ def steer(head: DiagnosisHead, vectors: Tensor, values: Tensor, held: Tensor) ->
     moved = covariance @ reading  # (D, 3)
     head.directions.copy_((moved @ torch.linalg.inv(reading.T @ moved)).T)
     variances, axes = torch.linalg.eigh(covariance)
-    root = variances.clamp_min(1e-4 * variances[-1]).rsqrt()  # beyond that lies rounding
-    head.whiten.copy_((axes * root) @ axes.T)
+    root = (
+        (variances / variances[-1]).clamp_min(1e-4).rsqrt()
+    )  # 1 to 100: float16 holds it, and beyond lies its rounding
+    head.whiten.copy_(((axes * root) @ axes.T).half())
     head.reach.fill_(1)
     head.reach.copy_(head.strangeness(vectors[held]).quantile(REACH))
-
-
-def stored(head: DiagnosisHead) -> dict[str, Tensor]:
-    """A head's tensors: the layers in float16, what is multiplied with small numbers in float32."""
-    return {name: tensor.half() if name.startswith("layers.") else tensor for name, tensor in head.state_dict().items()}
 
 
 def _loss(head: DiagnosisHead, vectors: Tensor, values: Tensor, level: Tensor, beta: float = 0.0) -> Tensor:
@@ -164,7 +161,7 @@ def fit_and_judge(cfg: DictConfig) -> dict[str, Any]:
     every = min(CALIBRATION, len(photos))
     held = photo % every == every - 1
     head = fit(vectors, truth, held, cfg.epochs, cfg.lr, cfg.hidden, cfg.seed)
-    weights.save(cfg.output, stored(head), head.config())
+    weights.save(cfg.output, weights.cast(head.state_dict(), torch.float16), head.config())
     test = make_truth(cfg, others)
     return {
         "weights": str(cfg.weights),
