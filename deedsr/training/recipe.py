@@ -2,6 +2,7 @@
 
 recipe=varied                                            one of `Recipe.named`, by its name
 'recipe={name: varied, skip: 0.5, first: {blur: 0.9}}'   the same with other numbers, in each part of a mixture
+'recipe={name: broad, weights: [1, 1, 1, 2]}'            a mixture with its parts drawn otherwise
 'recipe={_target_: deedsr.degradation.Recipe, …}'        all numbers of one's own; a `Mixture` is made in the same way
 """
 
@@ -32,7 +33,8 @@ def recipe(words: str | DictConfig) -> Recipe | Mixture:
         raise ValueError("recipe needs the name of the one whose numbers it changes: recipe={name: varied, …}")
     named = Recipe.named(numbers.pop("name"))
     if isinstance(named, Mixture):
-        return replace(named, recipes=tuple(changed(part, numbers) for part in named.recipes))
+        weights = numbers.pop("weights", named.weights)
+        return Mixture([changed(part, numbers) for part in named.recipes], weights)
     return changed(named, numbers)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
 from deedsr.degradation import Mixture, Recipe
 from deedsr.degradation.recipe import RECIPES
@@ -77,3 +78,13 @@ def test_a_recipe_of_ones_own() -> None:
 def test_what_makes_no_recipe_is_named(words: str, message: str) -> None:
     with pytest.raises((ValueError, InstantiationException), match=message):
         typed(words)
+
+
+def test_the_parts_of_a_mixture_can_be_drawn_otherwise() -> None:
+    made = recipe(OmegaConf.create({"name": "broad", "weights": [1, 0, 0, 3], "skip": 0.2}))
+    assert made.weights == (0.25, 0, 0, 0.75)
+    assert [part.skip for part in made.recipes] == [0.2] * 4
+    with pytest.raises(ValueError, match="of a mixture must be 4 numbers from 0 on"):
+        recipe(OmegaConf.create({"name": "broad", "weights": [1, 2]}))
+    with pytest.raises(ValueError, match="recipe has no 'weights' to change here"):
+        recipe(OmegaConf.create({"name": "light", "weights": [1]}))
