@@ -11,14 +11,15 @@ from matplotlib.figure import Figure
 from stage2.evaluate.degradation.dials import DIALS, MEASURES
 from stage2.evaluate.degradation.scores import METRICS
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")  # Okabe and Ito's
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 SHOWN = {
     "mean_varied": "mean of varied",
     "mean": "mean of the recipe",
     "another": "another's",
     "same": "another's, same degradation",
     "crop": "of the field alone",
+    "photograph": "of the whole photograph",
     "null": "null vector",
     "fitted": "fitted (bound)",
 }
@@ -95,7 +96,7 @@ def _fields(panel: Axes, found: Mapping[str, Any], swap: Sequence[Mapping[str, A
     for number, (model, name) in enumerate(lines):
         of = [row for row in rows if (row["model"], row["recipe"]) == (model, name)]
         at = [fields.index(row["field"]) + (number - (len(lines) - 1) / 2) * 0.06 for row in of]
-        style = {"color": COLOURS[number % 7], "marker": MARKERS[number % 7], "linewidth": 1, "vertical": True}
+        style = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "linewidth": 1, "vertical": True}
         _points(panel, at, of, metric, label=f"{model}, {name}" if arms else name, **style)
     panel.axhline(0, color="black", linewidth=1)
     panel.set_xticks(range(len(fields)), [_named(seen) for seen in fields])

@@ -58,6 +58,12 @@ class Scenes:
         seed, photo, crop = self.place(index)
         return self._streams[photo].crop(seed, crop)[None].float() / 255
 
+    def photograph(self, index: int) -> Tensor:
+        """The whole photograph of piece `index`, (1, 3, H, W) in [0, 1], sides cut to multiples of 4."""
+        pixels = torch.from_numpy(self._streams[self.photo(index)].photo(0).copy()).permute(2, 0, 1)[None].float() / 255
+        height, width = (side // SCALE * SCALE for side in pixels.shape[-2:])
+        return pixels[..., :height, :width]
+
 
 class Pictures:
     """All scenes, degraded by a recipe. lr: (1, 3, side/4, side/4) each; degradation: their parameters."""
@@ -77,6 +83,10 @@ class Pictures:
         """LR of `sibling`."""
         other, degradation = self.sibling(index)
         return apply(self.scenes.hr(other), degradation)
+
+    def photograph(self, index: int) -> Tensor:
+        """LR of the whole photograph of piece `index`, by its degradation."""
+        return apply(self.scenes.photograph(index), self.degradation[index])
 
 
 def cut(lr: Tensor, hr: Tensor, field: Field) -> tuple[Tensor, Tensor]:

@@ -73,20 +73,32 @@ class Swap:
         """One piece in one field: every model, every vector."""
         lr, hr = cut(pictures.lr[piece], self.scenes.hr(piece), seen)
         for arm in self.arms:
-            choice = choices[arm.name]
+            limit, choice = arm.model.limit, choices[arm.name]
+            if limit is not None and isinstance(seen, int) and seen > limit:
+                self._note(f"{arm.name}, field {seen}: it takes at most {limit} pixels in one piece")
+                continue
             names = [OWN] if choice is None else self._names(choice, seen)
-            vectors = None
-            if choice is not None:
-                if "fitted" in names and choice.fitted.get(seen) is None:
-                    choice.fitted[seen] = self.fit.both(choice, seen, self.metrics.get("lpips"))
-                vectors = torch.cat([choice(vector, piece, lr, seen) for vector in names])
+            restored = self._restored(arm, choice, names, piece, lr, seen)
+            for metric, score in self.metrics.items():
+                outputs = restored[:1] if metric in self.dear else restored
+                with torch.no_grad():
+                    values = score(outputs, hr.expand_as(outputs)).tolist()
+                for vector, value in zip(names, values, strict=False):
+                    self.scores.add((arm.name, name, seen, vector), self.scenes.photo(piece), metric, value)
+
+    def _restored(
+        self, arm: Arm, choice: Choice | None, names: Sequence[str], piece: int, lr: Tensor, seen: Field
+    ) -> Tensor:
+        """One piece restored by one model with each of the vectors called `names`, rounded to 8 bits."""
+        if choice is None:
             with torch.no_grad():
-                restored = eight_bits(arm.restore(lr, vectors, tiled=seen == WHOLE))
-                for metric, score in self.metrics.items():
-                    outputs = restored[:1] if metric in self.dear else restored
-                    for vector, value in zip(names, score(outputs, hr.expand_as(outputs)).tolist(), strict=False):
-                        key: Key = (arm.name, name, seen, vector)
-                        self.scores.add(key, self.scenes.photo(piece), metric, value)
+                return eight_bits(arm.restore(lr, None, tiled=seen == WHOLE))
+        if "fitted" in names and seen not in choice.fitted:
+            choice.fitted[seen] = self.fit.both(choice, seen, self.metrics.get("lpips"))
+        vectors = torch.cat([choice(name, piece, lr, seen) for name in names])
+        different, where = vectors.unique(dim=0, return_inverse=True)  # equal ones give equal outputs, to the bit
+        with torch.no_grad():
+            return eight_bits(arm.restore(lr, different, tiled=seen == WHOLE))[where]
 
     def _names(self, choice: Choice, seen: Field) -> list[str]:
         """The vectors that there are for this model, these pictures and this field; `OWN` always."""
@@ -124,7 +136,7 @@ class Swap:
             if arm.name != against
             for name in recipes
             for seen in self.fields
-            if self.scores.metrics((arm.name, name, seen, OWN))
+            if self.scores.metrics((arm.name, name, seen, OWN)) and self.scores.metrics((against, name, seen, OWN))
         ]
 
 

@@ -11,6 +11,7 @@ from stage2.evaluate.degradation.restoring import Arm
 VECTORS = {
     "own": "of the piece around the field, as restoring does it",
     "crop": "of the field alone",
+    "photograph": "of the whole photograph with this degradation",
     "zero": "zeros",
     "mean": "the mean of other photographs' by the same recipe",
     "mean_varied": "the mean of other photographs' by the recipe varied",
@@ -74,5 +75,7 @@ class Choice:
 
     def _read(self, name: str, index: int, lr: Tensor) -> Tensor | None:
         """What the model reads of another picture than `own`."""
-        assert name in ("crop", "same"), name
-        return self.arm.vector(lr if name == "crop" else self.pictures.same(index))
+        if name == "crop":
+            return self.arm.vector(lr)
+        assert name in ("same", "photograph"), name
+        return self.arm.vector(self.pictures.same(index) if name == "same" else self.pictures.photograph(index))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr.data.photos import list_photos
-from deedsr.degradation import Recipe
+from deedsr.degradation import Recipe, apply
 from deedsr.models import random_model
 from deedsr.models.deedsr.head import DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
@@ -151,6 +151,9 @@ def test_each_vector_is_what_it_is_called(arm: Arm, scenes: Scenes) -> None:
     assert torch.allclose(vector("mean_varied"), own[others].mean(0, keepdim=True) + 100)
     assert torch.equal(vector("another"), own[scenes.other(5)][None])
     assert torch.equal(vector("same"), arm.vector(pictures.same(5)))
+    whole = apply(scenes.photograph(5), pictures.degradation[5])
+    assert whole.shape[-2:] == (128 // 4, 160 // 4) and torch.equal(vector("photograph"), arm.vector(whole))
+    assert not torch.equal(vector("photograph"), vector("own"))
     assert not vector("zero").any()
     fixed = Choice(arm, Pictures(scenes, Fixed(noise=20)), own, varied=own + 100)
     assert torch.equal(fixed("another", 5, lr, 64), own[scenes.other(5)][None] + 100)
@@ -195,12 +198,15 @@ def test_the_null_vector_takes_its_part(tiny_config: DeeDSRConfig, scenes: Scene
 
 def test_a_model_without_a_vector_has_a_row_beside_others(arm: Arm, scenes: Scenes) -> None:
     other = Arm("dit", random_model("dit4sr_small").requires_grad_(False), OPTIONS)
-    found = swapped(scenes, arm, other)
+    other.model.limit = 64
+    found = swapped(scenes, arm, other, fields=(64, 128))
     rows = [row for row in found.rows(["varied"]) if row["model"] == "dit"]
-    assert [row["vector"] for row in rows] == ["own"]
+    assert [(row["field"], row["vector"]) for row in rows] == [(64, "own")]
+    assert "dit, field 128: it takes at most 64 pixels in one piece" in found.missing
     assert "dit: takes no degradation vector, so that it has one row" in found.missing
     (beside,) = found.beside(["varied"], "tiny")
-    means = {row["model"]: row["psnr"]["mean"] for row in found.rows(["varied"]) if row["vector"] == "own"}
+    rows = [row for row in found.rows(["varied"]) if (row["field"], row["vector"]) == (64, "own")]
+    means = {row["model"]: row["psnr"]["mean"] for row in rows}
     assert beside["psnr"]["difference"] == pytest.approx(means["dit"] - means["tiny"])
     assert Shared(degradations=1).run(other, scenes, [64], scorers(["psnr"], "cpu"), False) == []
 
