@@ -50,6 +50,7 @@ def test_sharpness_falls_with_blur(smooth: torch.Tensor) -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch_and_is_finite() -> None:
+    assert statistics(torch.rand(2, 3, 8, 9)).isfinite().all()  # smaller than the least
     pictures = torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(3))
     pictures[1] = 0.5
     numbers = statistics(pictures)

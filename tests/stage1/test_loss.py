@@ -37,3 +37,16 @@ def test_other_rows_are_no_negatives() -> None:
     together = info_nce(query, key, queue).loss
     alone = torch.stack([info_nce(query[i : i + 1], key[i : i + 1], queue).loss for i in range(5)]).mean()
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_neighbours_are_negatives_where_asked_for() -> None:
+    query, key, queue = (
+        F.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(n)), dim=1) for n in (5, 6, 7)
+    )
+    key = key[:5]
+    found = info_nce(query, key, queue, temperature=0.3, neighbours=True).loss
+    rows = []
+    for row in range(5):
+        others = torch.cat([queue, key[[index for index in range(5) if index != row]]])
+        rows.append(info_nce(query[row : row + 1], key[row : row + 1], others, temperature=0.3).loss)
+    assert torch.allclose(found, torch.stack(rows).mean(), atol=1e-6)

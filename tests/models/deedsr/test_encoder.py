@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from deedsr.degradation.statistics import COUNT, statistics
 from deedsr.models.deedsr.encoder import DegradationEncoder, spread
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deedsr_small.safetensors"
@@ -93,3 +94,44 @@ def test_the_vector_of_a_larger_picture_is_the_mean_over_tiles() -> None:
 )
 def test_tiles_cover_a_picture(length: int, starts: list[int]) -> None:
     assert spread(length, 32) == starts
+
+
+def test_a_vector_of_all_scales_reads_the_finest_pixels() -> None:
+    torch.manual_seed(0)
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 4, vector=10).eval()
+    shapes: list[tuple[int, ...]] = []
+    for stage in (encoder.layer1, encoder.layer4):
+        stage.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:])))
+    lr = torch.rand(2, 3, 64, 64)
+    assert encoder(lr).shape == (2, 10) and encoder.dimension == 10
+    assert shapes == [(4, 64, 64), (12, 8, 8)]
+    again = DegradationEncoder(**encoder.config())
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again.eval()(lr), encoder(lr))
+    for side in (8, 20):  # smaller than the statistics' least, and than a stage's stride
+        assert encoder(torch.rand(1, 3, side, side)).isfinite().all()
+
+
+def test_it_gets_the_hand_made_statistics() -> None:
+    torch.manual_seed(0)
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 4, vector=COUNT).eval()
+    encoder.summary.linear.weight.data.zero_()
+    encoder.summary.linear.weight.data[:, :COUNT] = torch.eye(COUNT)
+    encoder.summary.linear.bias.data.zero_()
+    lr = torch.rand(2, 3, 48, 48)
+    assert torch.allclose(encoder(lr), statistics(lr), rtol=1e-4)  # a fresh BatchNorm leaves them
+
+
+def test_its_middle_is_the_mean_of_what_it_was_trained_on() -> None:
+    torch.manual_seed(0)
+    encoder = DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 4, vector=10).train()
+    batch = torch.rand(16, 3, 32, 32)
+    assert torch.allclose(encoder(batch).mean(0), encoder.middle(), atol=1e-5)
+    assert not encoder.middle().requires_grad
+    assert torch.equal(DegradationEncoder((1, 1, 1, 1), (4, 8, 8, 12), 4).middle(), torch.zeros(12))
+
+
+@pytest.mark.parametrize("name", ["tile", "vector"])
+def test_numbers_below_one_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, or null, got 0"):
+        DegradationEncoder(**{name: 0})

@@ -101,3 +101,13 @@ def test_another_recipe_is_refused(tiny: Compose, tmp_path: Path, pool: Path) ->
 def test_pairs_that_do_not_fill_shards_are_refused(tiny: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pairs=40 must be a multiple of shard=32"):
         make_pool(tiny(tmp_path, f"pool={tmp_path}", "pairs=40", "shard=32", config="pool"))
+
+
+def test_neighbours_share_a_picture_and_not_the_degradation(pool: Path) -> None:
+    files = sorted(pool.glob("*.safetensors"))
+    stored = [load_file(file) for file in files]
+    seeds = torch.cat([part["degradation.seed"] for part in stored]).tolist()
+    rows = PoolRows(files, "same_degradation", 8, seed=3)
+    for number in range(0, 8, 2):
+        first, second = (seeds.index(int(rows.sample(5, at).degradation.seed)) for at in (number, number + 1))
+        assert first % 2 == 0 and second == first + 1
