@@ -54,6 +54,7 @@ class Choice:
     def __init__(self, arm: Arm, pictures: Pictures, own: Tensor, varied: Tensor) -> None:
         self.arm, self.pictures, self.own, self.varied = arm, pictures, own, varied
         self.fitted: dict[Field, tuple[Tensor, Tensor]] = {}
+        self._seen: dict[tuple[str, int], Tensor | None] = {}
         self._photo = torch.tensor([pictures.scenes.photo(index) for index in range(len(own))])
 
     def __call__(self, name: str, index: int, lr: Tensor, field: Field) -> Tensor:
@@ -78,4 +79,7 @@ class Choice:
         if name == "crop":
             return self.arm.vector(lr)
         assert name in ("same", "photograph"), name
-        return self.arm.vector(self.pictures.same(index) if name == "same" else self.pictures.photograph(index))
+        if (name, index) not in self._seen:  # the same in all fields
+            picture = self.pictures.same(index) if name == "same" else self.pictures.photograph(index)
+            self._seen[name, index] = self.arm.vector(picture)
+        return self._seen[name, index]
