@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 
 from deedsr import models, weights
@@ -52,6 +53,8 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
         raise ValueError(f"vector={dict(cfg.vector)} is for models that take a degradation vector: leave it out")
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
+    if cfg.vector.dials:  # refuses now what has none
+        model.turned(torch.zeros(1, model.encoder.dimension), torch.ones(3))
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")

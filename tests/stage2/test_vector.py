@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from deedsr.data.batch import Crops
 from deedsr.degradation import Recipe, apply
 from deedsr.geometry import upsample
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.system import ADAPTER
 from deedsr.restorer import Restorer
@@ -196,3 +198,37 @@ def test_dials_at_zero_leave_their_part_in() -> None:
     assert 0.4 < half < 0.6
     for further, less in ((at(2, 1, 1), False), (at(1, 2, 1), True), (at(1, 1, 2), True)):  # sharper; smoother
         assert (further.diff(dim=-1).abs().mean() < hr.diff(dim=-1).abs().mean()) == less
+
+
+def test_dials_without_a_head_are_refused_before_training(
+    composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
+) -> None:
+    words = [f"model.encoder={tiled_encoder}", "vector.dials=0.3"]
+    with pytest.raises(
+        ValueError, match=r"no diagnosis\.safetensors, which dials need; `python -m stage1\.head` makes it"
+    ):
+        restoration_run(composed("stage2", stage2_options(tmp_path, *words)))
+
+
+def test_turned_dials_are_told_and_asked_for(
+    composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiled_encoder.parent, folder)
+    torch.manual_seed(0)
+    head = DiagnosisHead(16, TILE)
+    head.directions.normal_()
+    head.reach.fill_(1)
+    weights.save(folder / DIAGNOSIS, head.state_dict(), head.config())
+    words = [f"model.encoder={folder / 'encoder.safetensors'}", "vector.dials=0.9", "recipe=heavy"]
+    run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *words)))
+    hr = two_photographs(64).repeat(4, 1, 1, 1)
+    made = run.samples(Crops(hr), torch.Generator().manual_seed(3))
+    turned = (made.dials != 1).any(1)
+    assert 4 <= int(turned.sum()) <= 8
+    same = (made.hr == hr).flatten(1).all(1)
+    assert torch.equal(same, ~turned)
+    lr = made.lr.float() / 255
+    told, own = run.told(lr, made.dials), run.model.vector(lr)
+    assert torch.equal(told[~turned], own[~turned])
+    assert (told != own).any(1)[turned].float().mean() > 0.5  # not where there was nothing to turn
