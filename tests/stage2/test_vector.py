@@ -204,9 +204,7 @@ def test_dials_without_a_head_are_refused_before_training(
     composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
 ) -> None:
     words = [f"model.encoder={tiled_encoder}", "vector.dials=0.3"]
-    with pytest.raises(
-        ValueError, match=r"no diagnosis\.safetensors, which dials need; `python -m stage1\.head` makes it"
-    ):
+    with pytest.raises(ValueError, match=r"no diagnosis\.safetensors, which dials need; `python -m stage1\.head`"):
         restoration_run(composed("stage2", stage2_options(tmp_path, *words)))
 
 
@@ -220,15 +218,15 @@ def test_turned_dials_are_told_and_asked_for(
     head.directions.normal_()
     head.reach.fill_(1)
     weights.save(folder / DIAGNOSIS, head.state_dict(), head.config())
-    words = [f"model.encoder={folder / 'encoder.safetensors'}", "vector.dials=0.9", "recipe=heavy"]
+    words = [f"model.encoder={folder / 'encoder.safetensors'}", "vector.dials=0.6", "recipe=heavy"]
     run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *words)))
     hr = two_photographs(64).repeat(4, 1, 1, 1)
     made = run.samples(Crops(hr), torch.Generator().manual_seed(3))
     turned = (made.dials != 1).any(1)
-    assert 4 <= int(turned.sum()) <= 8
-    same = (made.hr == hr).flatten(1).all(1)
-    assert torch.equal(same, ~turned)
+    assert 2 <= int(turned.sum()) <= 7
+    changed = (made.hr != hr).flatten(1).any(1)
+    assert changed.sum() >= turned.sum() - 2 and not (changed & ~turned).any()  # a turned dial may find nothing to do
     lr = made.lr.float() / 255
     told, own = run.told(lr, made.dials), run.model.vector(lr)
     assert torch.equal(told[~turned], own[~turned])
-    assert (told != own).any(1)[turned].float().mean() > 0.5  # not where there was nothing to turn
+    assert (told != own).any(1)[turned].float().mean() > 0.5
