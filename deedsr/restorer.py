@@ -123,7 +123,7 @@ class Restorer:
 
     def _own_vector(self, lr: Tensor) -> Tensor:
         vector = self.model.vector(lr.to(self.device, self.dtype))
-        if vector is None:
+        if vector is None or not self.model.knows_degradation:
             raise ValueError(
                 "this model knows no degradation vector: leave denoise, deblur and dejpeg at 1, and degradation-of out"
             )

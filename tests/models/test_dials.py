@@ -102,11 +102,13 @@ def test_models_that_have_no_dials_say_so(
     with pytest.raises(ValueError, match=r"no diagnosis\.safetensors"):
         Restorer(tiny_model, Options(denoise=0))
     constant = dataclasses.replace(tiny_config.adapter, degradation="constant", null=True)
+    unknowing = random_model(dataclasses.replace(tiny_config, adapter=constant))
+    for model in (tiny_dit4sr, unknowing):
+        for options in ({"dejpeg": 0}, {"degradation_of": photos}):
+            with pytest.raises(ValueError, match="knows no degradation vector: leave denoise"):
+                Restorer(model, Options(**options))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="know nothing of the degradation"):
-        Restorer(random_model(dataclasses.replace(tiny_config, adapter=constant)), Options(deblur=0))
-    for options in ({"dejpeg": 0}, {"degradation_of": photos}):
-        with pytest.raises(ValueError, match="knows no degradation vector: leave denoise"):
-            Restorer(tiny_dit4sr, Options(**options))  # type: ignore[arg-type]
+        unknowing.turned(torch.zeros(1, 16), torch.ones(3))
 
 
 def test_guidance_by_the_degradation_is_an_option(model: DeeDSR, tiny_config: DeeDSRConfig, photos: list[Path]) -> None:

@@ -90,7 +90,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.unet, self.vae, self.encoder = unet, vae, encoder
         self.process, self.defaults = process, defaults
         self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
-        self.guided_by_degradation = adapter.null and adapter.degradation != "constant"
+        self.knows_degradation = adapter.degradation not in ("zero", "constant")
+        self.guided_by_degradation = adapter.null and self.knows_degradation
         self.take_head(None)
         if self.adapter.null is not None and not self.adapter.null.is_meta:
             self.adapter.null.data.copy_(encoder.middle())
@@ -170,7 +171,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
 
     @torch.no_grad()
     def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        if self.adapter.config.degradation in ("zero", "constant"):
+        if not self.knows_degradation:
             raise ValueError("this model was trained to know nothing of the degradation, so it has no dials")
         if self.head is None:
             raise ValueError(f"this model has no {DIAGNOSIS}, which dials need; `python -m stage1.head` makes it")
