@@ -104,12 +104,12 @@ class RestorationRun(Run):
     def told(self, lr: Tensor, dials: Tensor | None) -> Tensor | None:
         """The degradation vectors (B, D) for LR images: with turned dials (B, 3), and now and then the null vector."""
         vector = self.model.vector(lr)
-        if vector is None or (dials is None and not self.vector.dropout):
-            return vector
-        if dials is not None:
+        if vector is not None and dials is not None:
             vector = self.model.turned(vector, dials)
+        if vector is None or not self.vector.dropout:
+            return vector
         dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)).to(lr) < self.vector.dropout
-        return torch.where(dropped, self.model.null(len(lr)), vector) if self.vector.dropout else vector
+        return torch.where(dropped, self.model.null(len(lr)), vector)
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)

@@ -221,9 +221,9 @@ def test_turned_dials_are_told_and_asked_for(
     words = [f"model.encoder={folder / 'encoder.safetensors'}", "vector.dials=0.6", "recipe=heavy"]
     run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *words)))
     hr = two_photographs(64).repeat(4, 1, 1, 1)
-    made = run.samples(Crops(hr), torch.Generator().manual_seed(3))
+    made = run.samples(Crops(hr), torch.Generator().manual_seed(0))
     turned = (made.dials != 1).any(1)
-    assert 2 <= int(turned.sum()) <= 7
+    assert int(turned.sum()) == 5
     changed = (made.hr != hr).flatten(1).any(1)
     assert changed.sum() >= turned.sum() - 2 and not (changed & ~turned).any()  # a turned dial may find nothing to do
     lr = made.lr.float() / 255
