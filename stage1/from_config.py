@@ -44,7 +44,8 @@ def photographs(cfg: DictConfig) -> Photographs:
     """The photographs of a configuration; ValueError for crops whose quadrants can't be degraded."""
     if cfg.crop % 16:
         raise ValueError(f"crop must be a multiple of 16, so that its quadrants can be degraded, got {cfg.crop}")
-    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data)
+    other = cfg.positives == "same_degradation"
+    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, other=other, **cfg.data)
 
 
 def batches(cfg: DictConfig) -> Batches:

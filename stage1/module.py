@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deedsr.data.batch import Crops
-from deedsr.degradation import Degradation, Mixture, Recipe
+from deedsr.degradation import Mixture, Recipe
 from deedsr.training.optimizer import scheduled
 from deedsr.training.run import Run, pixels
 from stage1.momentum import MomentumContrast
@@ -50,26 +51,27 @@ class DegradationLearner(Run):
         return set(self.state_dict())
 
     @torch.no_grad()
-    def patches(self, batch: Crops | Patches) -> tuple[Tensor, Tensor, Degradation]:
-        """Queries and keys, (B, 3, h, w) each, in [0, 1], and what was done to both."""
+    def patches(self, batch: Crops | Patches) -> Patches:
+        """Queries and keys in [0, 1], and what was done to both."""
         if isinstance(batch, Patches):
-            return pixels(batch.query), pixels(batch.key), batch.degradation
+            return replace(batch, query=pixels(batch.query), key=pixels(batch.key))
         numbers = (self.seed, self.global_step, self.global_rank)
         with torch.autocast(batch.hr.device.type, enabled=False):
-            pairs = degrade(pixels(batch.hr), self.recipe, self.positives, *numbers)
+            pairs = degrade(pixels(batch.hr), self.recipe, self.positives, *numbers, given=batch)
         chosen = quadrants(len(batch.hr), self.generator(3))
-        return cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1]), pairs.degradation
+        first, second = cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1])
+        return Patches(first, second, pairs.degradation, pairs.paired)
 
     def training_step(self, batch: Crops | Patches) -> Tensor:
         """One batch -> the InfoNCE loss and, weighted, the error in reading the parameters."""
-        query, key, degradation = self.patches(batch)
+        made = self.patches(batch)
         exchange = self.generator(5, alike=True) if self.shuffle else None
-        contrast, vectors = self.contrast(query, key, exchange)
+        contrast, vectors = self.contrast(made.query, made.key, exchange)
         self.log("train/loss", contrast.loss.detach(), prog_bar=True)
         self.log("train/accuracy", contrast.accuracy, prog_bar=True)
         if self.reading is None:
             return contrast.loss
-        error = self.reading(vectors, degradation)
+        error = self.reading(vectors, made.degradation, made.paired)
         self.log("train/parameters", error.detach(), prog_bar=True)
         return contrast.loss + self.parameters_weight * error
 

@@ -38,8 +38,12 @@ class Reading(nn.Module):
         self.register_buffer("spread", (values - mean).square().nanmean(0).sqrt().clamp_min(1e-6).float())
         self.map = nn.Linear(dimension, values.shape[1])
 
-    def forward(self, vectors: Tensor, degradation: Degradation) -> Tensor:
-        """The mean squared error: (B, dimension), B degradations -> a scalar, 1 for a map that knows nothing."""
+    def forward(self, vectors: Tensor, degradation: Degradation, paired: Tensor | None = None) -> Tensor:
+        """The mean squared error: (B, dimension), B degradations -> a scalar, 1 for a map that knows nothing.
+
+        paired: (B,) bool, rows that don't count, as their degradation is a real one; without others the error is 0.
+        """
         target = (drawn(degradation).to(self.mean) - self.mean) / self.spread
-        error = self.map(vectors.float()) - target
-        return error[target.isfinite()].square().mean()
+        known = target.isfinite() if paired is None else target.isfinite() & ~paired[:, None]
+        squares = (self.map(vectors.float()) - target)[known].square()
+        return squares.mean() if len(squares) else squares.sum()

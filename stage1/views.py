@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deedsr.data.batch import Batch
-from deedsr.degradation import Degradation, Mixture, Recipe, apply
+from deedsr.data.batch import Batch, Crops
+from deedsr.data.pair_crops import degraded
+from deedsr.degradation import Degradation, Mixture, Recipe
 from deedsr.randomness import seeded
 
 Positives = Literal["same_image", "same_degradation"]
@@ -17,23 +18,30 @@ Positives = Literal["same_image", "same_degradation"]
 
 @dataclass(frozen=True, eq=False)
 class Patches(Batch):
-    """What is compared: query and key, uint8 (B, 3, h, w); row i of both has row i of the degradation."""
+    """What is compared: query and key (B, 3, h, w), uint8, or in [0, 1]; row i of both has row i of the degradation.
+
+    paired: (B,) bool, rows of pairs: both have the real degradation of their folder instead. None: there are none.
+    """
 
     query: Tensor
     key: Tensor
     degradation: Degradation
+    paired: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs(Batch):
-    """LR pictures (B, 3, h, w) in [0, 1]; row i of both has row i of the degradation."""
+    """LR pictures (B, 3, h, w) in [0, 1]; row i of both has row i of the degradation; paired: as in `Patches`."""
 
     first: Tensor
     second: Tensor
     degradation: Degradation
+    paired: Tensor | None = None
 
 
-def degrade(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: int) -> Pairs:
+def degrade(
+    hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers: int, given: Crops | None = None
+) -> Pairs:
     """The LR pictures that queries and keys are cut from, under one draw of parameters for each row.
 
     `same_image`: twice the same picture, so that its two patches share content, too; signal-dependent (Poisson) noise
@@ -41,17 +49,23 @@ def degrade(hr: Tensor, recipe: Recipe | Mixture, positives: Positives, *numbers
     parameters, with noise of its own, so that only the degradation is shared.
 
     hr: (B, 3, S, S) in [0, 1]; the pictures have S/4 pixels, multiples of 1/255. numbers: seed, step, rank; row i is a
-    pure function of them and i. Raises ValueError for an unknown `positives`, and a single crop where two are needed.
+    pure function of them and i. given: the crops, where there may be pairs among them; the LR pictures of those are
+    their own, and with `same_degradation` the second is of another picture of the folder: a folder is one camera or
+    scanner. (Negatives of the queue may be, too, no oftener than they come: that lessens the loss's range, and leaves
+    its best encoder as it is.) Raises ValueError for an unknown `positives`, and a single crop where two are needed.
     """
     degradation = recipe.sample(seeded(*numbers, 0, 1), len(hr))  # the crops' own numbers are one less
-    first = apply(hr, degradation)
+    given = given or Crops(hr)
+    first = degraded(hr, degradation, given.lr, given.paired)
     if positives == "same_image":
-        return Pairs(first, first, degradation)
+        return Pairs(first, first, degradation, given.paired)
     if positives != "same_degradation":
         raise ValueError(f"positives must be same_image or same_degradation, got {positives!r}")
     if len(hr) < 2:
         raise ValueError(f"positives=same_degradation needs at least 2 photographs a batch, got {len(hr)}")
-    return Pairs(first, apply(hr.roll(-1, 0), degradation.reseeded(seeded(*numbers, 0, 2))), degradation)
+    noise = degradation.reseeded(seeded(*numbers, 0, 2))
+    second = degraded(hr.roll(-1, 0), noise, given.other, given.paired)
+    return Pairs(first, second, degradation, given.paired)
 
 
 def quadrants(batch: int, generator: torch.Generator) -> Tensor:

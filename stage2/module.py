@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from deedsr.data.batch import Crops
-from deedsr.degradation import Mixture, Recipe, apply
+from deedsr.data.pair_crops import degraded
+from deedsr.degradation import Mixture, Recipe
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.ema import Average
 from deedsr.geometry import upsample
@@ -21,13 +22,15 @@ from deedsr.training.run import Run, pixels
 from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
-from stage2.vector import Vector, cut, places, turns, wanted
+from stage2.vector import NEUTRAL, Vector, cut, places, turns, wanted
 
 DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
 
 class RestorationRun(Run):
     """Degrades pictures, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable.
+
+    Those of pairs have their LR already; no dial is turned there.
 
     crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation.
     """
@@ -77,10 +80,12 @@ class RestorationRun(Run):
         image = pixels(batch.hr)
         with torch.autocast(image.device.type, enabled=False):
             degradation = self.recipe.sample(generator, len(image))
-            lr = apply(image, degradation)
+            lr = degraded(image, degradation, batch.lr, batch.paired)
             enlarged, dials = upsample(lr), None
             if self.vector.dials:
                 dials = turns(len(image), self.vector.dials, generator)
+                if batch.paired is not None:
+                    dials[batch.paired.cpu()] = NEUTRAL
                 image = wanted(image, degradation, lr, dials)
                 dials = dials.to(lr)
         if image.shape[-1] > self.crop:

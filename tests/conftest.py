@@ -13,7 +13,9 @@ import pytest
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # MKL's exp else differs by the maker of the processor
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes would wait for each other
 
+import numpy as np
 import torch
+from PIL import Image
 
 from deedsr import weights
 from deedsr.metrics.catalogue import METRICS
@@ -109,6 +111,27 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     header = Header("base", DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
     DEEDSR.save(folder, dict(model.trainable()), header)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_pairs() -> Callable[..., Path]:
+    """`make_pairs(folder, count, scale=4, width=…)`: parts of a photograph, and beside each its noisy, averaged LR."""
+
+    def make(folder: Path, count: int, scale: int = 4, width: int = 336) -> Path:
+        photo = Image.open(Path(__file__).parent / "data" / "rooftops.png").convert("RGB").resize((768, 512))
+        random = np.random.default_rng(0)
+        for role in ("lr", "hr"):
+            (folder / role).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            left, top = 40 * number, 30 * number
+            hr = photo.crop((left, top, left + width, top + 288))
+            small = np.asarray(hr.resize((width // scale, 288 // scale), Image.Resampling.BOX))
+            noisy = (small + random.normal(0, 6, small.shape)).clip(0, 255).astype(np.uint8)
+            hr.save(folder / "hr" / f"{number}.png")
+            Image.fromarray(noisy).save(folder / "lr" / f"{number}.png")
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,14 @@ def _named(value: Any, prefix: str = "") -> dict[str, Tensor]:
 class Crops(Batch):
     """HR crops, uint8 (B, 3, S, S), and where there are texts, those of their photographs, embedded.
 
-    tokens: (B, T, D) and pooled: (B, P), as in `deedsr.models.contract.Text`.
+    tokens: (B, T, D) and pooled: (B, P), as in `deedsr.models.contract.Text`. Where there are pairs, paired: (B,) bool,
+    the rows that are of pairs; lr: their LR, uint8 (B, 3, S/4, S/4); other: for stage 1, the LR of a place in another
+    picture of the same folder, of the same size. In the other rows these two mean nothing.
     """
 
     hr: Tensor
     tokens: Tensor | None = None
     pooled: Tensor | None = None
+    lr: Tensor | None = None
+    other: Tensor | None = None
+    paired: Tensor | None = None

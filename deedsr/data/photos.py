@@ -58,7 +58,7 @@ def _folder(root: Path, split: str | None) -> list[Photo]:
     pictures = [path for path in paths if path.suffix.lower() in SUFFIXES]
     table = Path(f"{os.path.abspath(root)}.tsv")
     if split is not None and table.is_file():
-        names = _names(table, split)
+        names = split_names(table, split)
         pictures = [path for path in pictures if path.relative_to(root).as_posix() in names]
     files: list[Photo] = [*pictures]
     files += [member for path in paths if path.suffix.lower() == ".tar" for member in members(path)]
@@ -81,8 +81,8 @@ def _listed(table: Path, root: Path) -> list[Photo]:
     return [*files]
 
 
-def _names(table: Path, split: str) -> set[str]:
-    """The files of `split`, relative to the table's folder."""
+def split_names(table: Path, split: str) -> set[str]:
+    """The files of `split`, relative to the table's folder. Raises ValueError for a table without these columns."""
     with open(table, newline="", encoding="utf-8") as stream:
         rows = csv.DictReader(stream, delimiter="\t")
         if not {"file", "split"} <= set(rows.fieldnames or ()):
@@ -112,6 +112,16 @@ def decode(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # Pillow's, in many types, by format and damage
         raise Corrupt(str(error)) from None
+
+
+def contents(file: Photo) -> bytes:
+    """A file's bytes. Raises ValueError that names it where it has gone or can't be opened."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{file}: can't be read ({error.strerror or error}); the same command goes on when it can"
+        ) from error
 
 
 class PhotoCrops(Stream):
@@ -154,13 +164,7 @@ class PhotoCrops(Stream):
         """
         if self.kept is not None and index in self.kept:
             return self.kept[index]
-        try:
-            data = self.files[index].read_bytes()
-        except OSError as error:
-            raise ValueError(
-                f"{self.files[index]}: can't be read ({error.strerror or error}); the same command goes on when it can"
-            ) from error
-        image = decode(data)
+        image = decode(contents(self.files[index]))
         short = min(image.size)
         if short < self.size:
             self.flaws.marks[index] = SMALL

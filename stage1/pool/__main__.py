@@ -15,10 +15,11 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
-from deedsr.data.flaws import distinct
-from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.data.batch import Crops
 from deedsr.training.command import main
+from deedsr.training.photographs import Photographs
 from deedsr.training.recipe import recipe
+from deedsr.training.run import pixels
 from deedsr.training.shards import check, numbered
 from stage1.pool.pairs import PREFIX, origin
 from stage1.views import Pairs, degrade
@@ -33,10 +34,12 @@ def make_pool(cfg: DictConfig) -> Path:
     """Writes the shards that are missing; returns their folder. Raises ValueError for what can't be used."""
     if cfg.shard % BATCH or cfg.pairs % cfg.shard:
         raise ValueError(f"pairs={cfg.pairs} must be a multiple of shard={cfg.shard}, and that of {BATCH}")
-    files, duplicates = distinct(list_photos(cfg.data.roots, cfg.data.split))
+    photos = Photographs(crop=cfg.crop, batch=BATCH, seed=cfg.seed, other=True, **cfg.data)
     degradations = recipe(cfg.recipe)
-    crops = PhotoCrops(files, cfg.crop, cfg.seed, BATCH, cache=cfg.data.cache)
+    crops = photos.stream(0, 1, 0)
     header = {**origin(cfg), "seed": cfg.seed, "shard": cfg.shard}
+    if photos.pairs:
+        header["pair_share"] = cfg.data.pair_share
     for number in range(cfg.pairs // cfg.shard):
         path = numbered(Path(cfg.pool), PREFIX, number)
         if path.is_file():
@@ -44,13 +47,13 @@ def make_pool(cfg: DictConfig) -> Path:
             continue
         rows = []
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
-            hr = torch.stack([crops.crop(step, sample) for sample in range(BATCH)]).to(cfg.device).float() / 255
-            made = degrade(hr, degradations, "same_degradation", cfg.seed, step, 0)
+            batch = Crops.stack([crops.sample(step, sample) for sample in range(BATCH)]).to(cfg.device)
+            made = degrade(pixels(batch.hr), degradations, "same_degradation", cfg.seed, step, 0, given=batch)
             first, second = ((255 * pictures).round().byte() for pictures in (made.first, made.second))
-            rows.append(Pairs(first, second, made.degradation).tensors())
+            rows.append(Pairs(first, second, made.degradation, made.paired).tensors())
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
         log.info("%s: %d pairs", path, cfg.shard)
-    if found := crops.flaws.report(duplicates, cfg.crop):
+    if photos.crops is not None and (found := photos.crops.flaws.report(photos.duplicates, cfg.crop)):
         log.warning(found)
     return Path(cfg.pool)
 

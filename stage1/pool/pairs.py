@@ -53,9 +53,10 @@ class PoolRows(Stream):
         with safe_open(self.files[shard], "pt") as stored:
             pictures = [stored.get_slice(name)[row : row + 1] for name in ("first", second)]
             names = [field.name for field in fields(Degradation)]
+            paired = stored.get_slice("paired")[row] if "paired" in stored.keys() else None  # noqa: SIM118
             degradation = {name: stored.get_slice(f"degradation.{name}")[row] for name in names}
         query, key = (turned(cut(picture, places[:, side])[0], turn) for side, picture in enumerate(pictures))
-        return Patches(query, key, Degradation(**degradation))
+        return Patches(query, key, Degradation(**degradation), paired)
 
 
 def turned(patch: Tensor, number: int) -> Tensor:

@@ -58,7 +58,8 @@ def make_cache(cfg: DictConfig) -> Path:
             made = [samples(run, fabric.to_device(batch), first + at).tensors() for at, batch in enumerate(batches)]
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
         log.info("%s: %d samples", file, header["samples"])
-        flaws.marks = flaws.marks.maximum(crops.flaws.marks)
+        if photos.crops is not None:
+            flaws.marks = flaws.marks.maximum(photos.crops.flaws.marks)
     if found := flaws.report(photos.duplicates, photos.crop):
         log.warning(found)
     return folder
