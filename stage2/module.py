@@ -18,7 +18,7 @@ from deedsr.ema import Average
 from deedsr.geometry import upsample
 from deedsr.models.contract import Condition, RestorationModel, Text
 from deedsr.training.optimizer import scheduled
-from deedsr.training.run import Run, pixels
+from deedsr.training.run import Run, in_bytes, pixels
 from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
@@ -77,7 +77,7 @@ class RestorationRun(Run):
         """What the network learns from, made of crops unless it is made already."""
         if isinstance(batch, Samples):
             return batch
-        image = pixels(batch.hr)
+        hr, image = batch.hr, pixels(batch.hr)
         with torch.autocast(image.device.type, enabled=False):
             degradation = self.recipe.sample(generator, len(image))
             lr = degraded(image, degradation, batch.lr, batch.paired)
@@ -87,13 +87,12 @@ class RestorationRun(Run):
                 if batch.paired is not None:
                     dials[batch.paired.cpu()] = NEUTRAL
                 image = wanted(image, degradation, lr, dials)
-                dials = dials.to(lr)
+                hr, dials = in_bytes(image), dials.to(lr)
         if image.shape[-1] > self.crop:
             seen = places(len(image), image.shape[-1], self.crop, generator)
-            image, enlarged = cut(image, seen, self.crop), cut(enlarged, seen, self.crop)
+            hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
         z, z_lr = self.model.encode(image), self.model.encode(enlarged)
-        lr, hr = ((255 * one).round().to(torch.uint8) for one in (lr, image))
-        return Samples(lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
+        return Samples(in_bytes(lr), z, z_lr, hr, batch.tokens, batch.pooled, dials)
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE

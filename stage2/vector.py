@@ -10,14 +10,13 @@ from kornia.filters import guided_blur, unsharp_mask
 from torch import Tensor
 from torch.nn import functional
 
-from deedsr.degradation import Degradation, apply
+from deedsr.degradation import NOISE, Degradation, apply
 from deedsr.geometry import SCALE, upsample
 
 NEUTRAL = 1.0
 MOST = 2.0
 """Of a dial."""
 
-STILL, PLAIN = ("noise_sigma", "poisson_scale"), ("noise_sigma", "poisson_scale", "quality")
 STRONG, FAINT = 0.03, 0.04
 """Standard deviations, of 1: of noise or JPEG's errors that a dial at 2 smooths the picture fully for, and of the
 detail that is half smoothed away then."""
@@ -92,7 +91,7 @@ def wanted(hr: Tensor, degradation: Degradation, lr: Tensor, dials: Tensor) -> T
             rows.append(picture)
             continue
         own = degradation[row]
-        clean = [apply(picture, own.without(*names)) for names in (STILL, PLAIN)]
+        clean = [apply(picture, own.without(*names)) for names in (NOISE, (*NOISE, "quality"))]
         whole, still, plain = map(upsample, (lr[row : row + 1], *clean))
         parts = ((blur, plain - picture), (noise, whole - still), (jpeg, still - plain))
         made = picture + sum(max(NEUTRAL - dial, 0.0) * part for dial, part in parts)

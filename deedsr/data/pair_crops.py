@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deedsr.data.batch import Crops
 from deedsr.data.pairs import match, pictures
-from deedsr.data.photos import Corrupt, PhotoCrops, TextOf, contents, decode, split_names
+from deedsr.data.photos import Corrupt, PhotoCrops, TextOf, as_tensor, contents, decode, split_names
 from deedsr.data.stream import Stream
 from deedsr.degradation import Degradation, apply
 from deedsr.geometry import SCALE
@@ -209,9 +209,7 @@ class PairCrops(Stream):
         low = lr[top : top + side, left : left + side]
         top, left = SCALE * top, SCALE * left
         high = hr[top : top + self.size, left : left + self.size]
-        parts = (part[:, ::-1] if flip % 2 else part for part in (low, high))
-        low, high = (torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1))) for part in parts)
-        return low, high
+        return as_tensor(low, flip % 2 == 1), as_tensor(high, flip % 2 == 1)
 
     def _pictures(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         if self.kept is None:

@@ -124,6 +124,12 @@ def contents(file: Photo) -> bytes:
         ) from error
 
 
+def as_tensor(pixels: np.ndarray, flipped: bool) -> Tensor:
+    """uint8 (H, W, 3) → (3, H, W), left and right exchanged where `flipped`."""
+    pixels = pixels[:, ::-1] if flipped else pixels
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
 class PhotoCrops(Stream):
     """Random square crops, flipped left-right half of the time: `Crops` of uint8 (3, size, size), RGB, without end.
 
@@ -212,5 +218,4 @@ class PhotoCrops(Stream):
         crop = pixels[top : top + side, left : left + side]
         if enlarged:
             crop = np.asarray(Image.fromarray(crop).resize((self.size, self.size), Image.Resampling.BICUBIC))
-        crop = crop[:, ::-1] if flip % 2 else crop
-        return torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1))), self.files[index]
+        return as_tensor(crop, flip % 2 == 1), self.files[index]

@@ -10,6 +10,9 @@ from deedsr.degradation.jpeg import jpeg
 from deedsr.degradation.operations import MODES
 from deedsr.geometry import SCALE
 
+NOISE = ("noise_sigma", "poisson_scale")
+"""Parameters of the noise, for `Degradation.without`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Degradation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class FreeGuidance:
@@ -27,6 +29,11 @@ class FreeGuidance:
     def at(self, sigma: float) -> bool:
         """Whether it acts at the noise level `sigma`."""
         return self.scale != 1 and self.low <= sigma <= self.high
+
+    def lead(self, outputs: Tensor) -> Tensor:
+        """u from what the network says of a batch twice, (2B, C, h, w), u_neg first: (B, C, h, w)."""
+        negative, positive = outputs.chunk(2)
+        return negative + self.scale * (positive - negative)
 
 
 NO_GUIDANCE = FreeGuidance()

@@ -97,3 +97,8 @@ def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:
 def pixels(batch: Tensor) -> Tensor:
     """uint8 (B, 3, H, W) → float32 in [0, 1]."""
     return batch.float() / 255
+
+
+def in_bytes(pictures: Tensor) -> Tensor:
+    """Inverse of `pixels`, rounded."""
+    return (255 * pictures).round().to(torch.uint8)

@@ -106,9 +106,8 @@ def steer(head: DiagnosisHead, vectors: Tensor, values: Tensor, held: Tensor) ->
     moved = covariance @ reading  # (D, 3)
     head.directions.copy_((moved @ torch.linalg.inv(reading.T @ moved)).T)
     variances, axes = torch.linalg.eigh(covariance)
-    root = (
-        (variances / variances[-1]).clamp_min(1e-4).rsqrt()
-    )  # 1 to 100: float16 holds it, and beyond lies its rounding
+    # 1 to 100: float16 holds it, and beyond lies its rounding
+    root = (variances / variances[-1]).clamp_min(1e-4).rsqrt()
     head.whiten.copy_(((axes * root) @ axes.T).half())
     head.reach.fill_(1)
     head.reach.copy_(head.strangeness(vectors[held]).quantile(REACH))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deedsr.degradation import Degradation, apply
+from deedsr.degradation import NOISE, Degradation, apply
 from deedsr.geometry import SCALE
 
 SIDE = 32  # LR pixels of the picture of the disc
@@ -54,6 +54,6 @@ def _templates() -> Tensor:
 
 def blur_of(degradation: Degradation) -> Tensor:
     """`edge_sigma` of what each row of a degradation makes of the disc, without its noise and JPEG: (B,), LR pixels."""
-    still = degradation.without("noise_sigma", "poisson_scale", "quality")
+    still = degradation.without(*NOISE, "quality")
     picture = disc(SIDE * SCALE, RADIUS * SCALE)
     return edge_sigma(torch.cat([apply(picture, still[row]) for row in range(len(still))]))

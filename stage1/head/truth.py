@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deedsr.degradation import Degradation, Mixture, Recipe, apply, jpeg
+from deedsr.degradation import NOISE, Degradation, Mixture, Recipe, apply, jpeg
 from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
 from deedsr.geometry import SCALE, resize
@@ -46,7 +46,7 @@ def drawn(crops: Tensor, recipe: Recipe | Mixture, seed: int) -> Truth:
     Blur is measured on an edge (`blur_of`), noise as the difference that leaving it out makes.
     """
     degradation = recipe.sample(seeded(seed), len(crops))
-    still = degradation.without("noise_sigma", "poisson_scale")
+    still = degradation.without(*NOISE)
     pictures, noise = [], []
     for row, crop in enumerate(crops):
         hr = crop[None].float() / 255

@@ -19,7 +19,7 @@ from deedsr.data.batch import Crops
 from deedsr.training.command import main
 from deedsr.training.photographs import Photographs
 from deedsr.training.recipe import recipe
-from deedsr.training.run import pixels
+from deedsr.training.run import in_bytes, pixels
 from deedsr.training.shards import check, numbered
 from stage1.pool.pairs import PREFIX, origin
 from stage1.views import Pairs, degrade
@@ -49,7 +49,7 @@ def make_pool(cfg: DictConfig) -> Path:
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
             batch = Crops.stack([crops.sample(step, sample) for sample in range(BATCH)]).to(cfg.device)
             made = degrade(pixels(batch.hr), degradations, "same_degradation", cfg.seed, step, 0, given=batch)
-            first, second = ((255 * pictures).round().byte() for pictures in (made.first, made.second))
+            first, second = map(in_bytes, (made.first, made.second))
             rows.append(Pairs(first, second, made.degradation, made.paired).tensors())
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
         log.info("%s: %d pairs", path, cfg.shard)

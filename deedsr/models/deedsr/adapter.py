@@ -95,9 +95,9 @@ class Adapter(nn.Module):
             features.append(x)
         maps = [head(feature, embedding) for head, feature in zip(self.heads, features, strict=False)]  # or no heads
         tokens = self._tokens(x, embedding) if self.middle else None
-        return Steering(
-            maps, tokens if told.prompts is None or tokens is None else torch.cat([tokens, told.prompts], 1)
-        )
+        if tokens is not None and told.prompts is not None:
+            tokens = torch.cat([tokens, told.prompts], 1)
+        return Steering(maps, tokens)
 
     def _tokens(self, x: Tensor, embedding: Tensor) -> Tensor:
         first, attention, last = self.middle

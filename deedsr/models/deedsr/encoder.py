@@ -69,9 +69,8 @@ class DegradationEncoder(nn.Module):
             if len(values) != 4 or min(values) < 1:
                 raise ValueError(f"{name} must be four positive numbers, got {list(values)}")
         self.layers, self.widths, self.stem, self.tile = tuple(layers), tuple(widths), stem, tile
-        self.conv1 = (
-            nn.Conv2d(3, stem, 7, 2, 3, bias=False) if vector is None else nn.Conv2d(3, stem, 3, 1, 1, bias=False)
-        )
+        kernel, stride = (7, 2) if vector is None else (3, 1)
+        self.conv1 = nn.Conv2d(3, stem, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if vector is None else nn.Identity()

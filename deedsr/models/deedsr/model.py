@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -130,9 +131,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
 
     def additions(self) -> set[str]:
         """Names of the trained tensors that only models with a null vector, prompts or vector modulation have."""
-        parts = ("adapter.null", "adapter.prompts.")
-        modulate = {f"modulations.{index}.vector." for index in range(len(self.modulations))}
-        return {name for name, _ in self.trainable() if name.startswith((*parts, *modulate))}
+        parts = re.compile(r"adapter\.null|adapter\.prompts\.|modulations\.\d+\.vector\.")
+        return {name for name, _ in self.trainable() if parts.match(name)}
 
     def blocks(self) -> Iterator[nn.Module]:
         for module in [*self.unet.modules(), *self.adapter.modules()]:
@@ -206,9 +206,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         if condition.null is None or not guidance.at(float(self.process.levels(t)[1].max())):
             return self._predict(x_t, t, z_lr, condition.told)
         told = join([condition.null, condition.told])
-        output = self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), told)
-        without, own = output.chunk(2)
-        return without + guidance.scale * (own - without)
+        return guidance.lead(self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), told))
 
     def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, told: Told) -> Tensor:
         steering = self.adapter(z_lr, t, told)

@@ -136,9 +136,8 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         if negative is None or not guidance.at(float(sigma.max())):
             return self.predict(x_t, time, condition.text, condition.z_lr)
         texts = join([negative, condition.text])
-        output = self.predict(torch.cat([x_t, x_t]), time.repeat(2), texts, condition.z_lr.repeat(2, 1, 1, 1))
-        without, with_text = output.chunk(2)
-        return without + guidance.scale * (with_text - without)
+        outputs = self.predict(torch.cat([x_t, x_t]), time.repeat(2), texts, condition.z_lr.repeat(2, 1, 1, 1))
+        return guidance.lead(outputs)
 
     @abstractmethod
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:

@@ -63,8 +63,9 @@ class Response:
         pieces = [index for index in pieces if scenes.place(index)[2] < self.crops]
         for index in track(pieces, len(pieces), progress, f"{arm.name}, dials"):
             degradation = recipe(self.recipe).sample(seeded(*scenes.place(index), 0, 4), 1)
-            around, hr = apply(scenes.hr(index), degradation), scenes.hr(index)
-            lr, hr = cut(around, hr, self.field)
+            whole = scenes.hr(index)
+            around = apply(whole, degradation)
+            lr, hr = cut(around, whole, self.field)
             vector = arm.vector(around)
             if vector is None:
                 return {"model": arm.name, "missing": "it takes no degradation vector"}

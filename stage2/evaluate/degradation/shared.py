@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from deedsr.degradation import Degradation, apply
+from deedsr.geometry import SCALE
 from deedsr.metrics.evaluation import track
 from deedsr.randomness import seeded
 from stage2.evaluate.degradation.pictures import WHOLE, Field, Scenes, cut, detail
@@ -36,9 +37,8 @@ class Shared:
 
     def flattest(self, scenes: Scenes, field: Field) -> list[int]:
         """The share of all pieces with the least detail in the field, in order."""
-        found = [
-            detail(cut(scenes.hr(index)[..., ::4, ::4], scenes.hr(index), field)[1]) for index in range(len(scenes))
-        ]
+        pictures = map(scenes.hr, range(len(scenes)))
+        found = [detail(cut(hr[..., ::SCALE, ::SCALE], hr, field)[1]) for hr in pictures]
         count = max(1, round(self.share * len(found)))
         return sorted(sorted(range(len(found)), key=found.__getitem__)[:count])
 
