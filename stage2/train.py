@@ -8,10 +8,7 @@
 run stopped.
 """
 
-from __future__ import annotations
-
 from deedsr.training.command import main
-from stage2.from_config import train
 
 if __name__ == "__main__":
-    main(train, "stage2", trains=True)
+    main("stage2.from_config:train", "stage2", trains=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +18,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def main(work: Callable[[DictConfig], object], config: str, trains: bool = False) -> None:
-    """The command line of a module: ``work`` with the configuration ``conf/CONFIG.yaml`` and the words given.
+def main(work: str, config: str, trains: bool = False) -> None:
+    """The command line of a module: `work` with the configuration ``conf/CONFIG.yaml`` and the words given.
 
-    trains: whether it is a run, so that in a ``--multirun`` each job has an `output` folder of its own.
+    work: ``MODULE:FUNCTION`` of a configuration. It is imported when the configuration is read and whole, so that help,
+    a typo and a missing value answer without torch. trains: whether it is a run, so that in a ``--multirun`` each job
+    has an `output` folder of its own.
     """
     file = CONF / config
 
@@ -33,16 +36,17 @@ def main(work: Callable[[DictConfig], object], config: str, trains: bool = False
     run()
 
 
-def command(work: Callable[[DictConfig], object], cfg: DictConfig) -> None:
-    """Do ``work(cfg)``, and print what it returns if that is a text, or as JSON a dictionary.
+def command(work: str, cfg: DictConfig) -> None:
+    """Do what `work` names, see `main`, and print what it returns if that is a text, or as JSON a dictionary.
 
     What the user can mend, a ValueError, an OSError or a value that is missing in `cfg`, ends the process with one line
     instead of a traceback.
     """
     for name in sorted(missing(plain(cfg, resolve=False))):
         sys.exit(f"error: {name} is missing: add {name}=… to the command")
+    module, _, name = work.partition(":")
     try:
-        result = work(cfg)
+        result = getattr(importlib.import_module(module), name)(cfg)
     except InstantiationException as error:  # Hydra's, around the error proper
         sys.exit(f"error: {_last_line(error.__cause__ or error)}")
     except (ValueError, OSError) as error:

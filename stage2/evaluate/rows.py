@@ -85,6 +85,11 @@ def sweep(cfg: DictConfig) -> dict[str, Report]:
     return reports
 
 
+def sweep_table(cfg: DictConfig) -> str:
+    """`sweep`, as a Markdown table."""
+    return to_markdown(sweep(cfg))
+
+
 def _samples(files: dict[str, dict[str, Path]], make: Make) -> Iterator[Sample]:
     for stem, roles in files.items():
         given = read(stem, {"restored": roles["hr"], "hr": roles["hr"], "lr": roles["lr"]})

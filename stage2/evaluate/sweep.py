@@ -3,10 +3,7 @@
 python -m stage2.evaluate.sweep data=DIR output=FILE.md ['~rows' '+rows={few: {steps: 4}, many: {steps: 40}}']
 """
 
-from __future__ import annotations
-
 from deedsr.training.command import main
-from stage2.evaluate.rows import sweep, to_markdown
 
 if __name__ == "__main__":
-    main(lambda cfg: to_markdown(sweep(cfg)), "evaluate/sweep")
+    main("stage2.evaluate.rows:sweep_table", "evaluate/sweep")

@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.degradation import Recipe
-from stage1.from_config import degradation_learner, photographs
+from stage1.from_config import degradation_learner, photographs, train
 from stage1.parameters import Reading
-from stage1.pool.__main__ import make_pool
-from stage1.train import train
+from stage1.pool.writing import make_pool
 from stage1.views import degrade
 
 Compose = Callable[..., DictConfig]

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from stage1.train import train
+from stage1.from_config import train
 
 Compose = Callable[..., DictConfig]
 

@@ -16,7 +16,7 @@ from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.training.optimizer import Schedule
 from deedsr.training.run import BAD_BATCH
-from stage1.train import train
+from stage1.from_config import train
 
 Compose = Callable[..., DictConfig]
 

@@ -18,7 +18,7 @@ from deedsr.models import describe, load_model
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
 from deedsr.models.system import ADAPTER, HEADER
 from deedsr.pictures import picture as images
-from stage2.train import train
+from stage2.from_config import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

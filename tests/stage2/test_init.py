@@ -14,8 +14,7 @@ from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import ENCODER
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.system import ADAPTER
-from stage2.from_config import restoration_run
-from stage2.train import train
+from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

@@ -14,12 +14,11 @@ from deedsr.data.batch import Crops
 from deedsr.degradation import Recipe
 from deedsr.geometry import upsample
 from deedsr.models.deedsr.model import DeeDSR
-from stage2.cache.__main__ import make_cache
-from stage2.distill import __main__ as distill
-from stage2.from_config import photographs, restoration_run
+from stage2.cache.writing import make_cache
+from stage2.distill import student as distill
+from stage2.from_config import photographs, restoration_run, train
 from stage2.module import RestorationRun
 from stage2.objective import Objective
-from stage2.train import train
 from stage2.vector import Vector
 
 Options = Callable[..., list[str]]

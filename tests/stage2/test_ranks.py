@@ -15,9 +15,8 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.models import load_model
 from deedsr.models.system import ADAPTER
-from stage2.distill import __main__ as distill
-from stage2.from_config import restoration_run
-from stage2.train import train
+from stage2.distill import student as distill
+from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

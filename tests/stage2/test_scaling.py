@@ -18,10 +18,10 @@ from deedsr.degradation import Recipe
 from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import model_size
 from deedsr.models.system import ADAPTER
+from stage2.from_config import train
 from stage2.module import RestorationRun
 from stage2.objective import Objective
 from stage2.scaling import prepare, shard, store_frozen
-from stage2.train import train
 from stage2.vector import Vector
 
 PLAIN = {"frozen_dtype": "float32", "recompute": False, "channels_last": False, "compiled": None}

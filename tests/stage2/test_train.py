@@ -22,8 +22,7 @@ from deedsr.training.command import command
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
-from stage2.from_config import restoration_run
-from stage2.train import train
+from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -195,7 +194,7 @@ def test_wrong_settings_are_one_line(
     with pytest.raises(ValueError, match=message):
         train(cfg)
     with pytest.raises(SystemExit, match=r"^error: .+$") as stopped:
-        command(train, cfg)
+        command("stage2.from_config:train", cfg)
     assert "\n" not in str(stopped.value)
 
 

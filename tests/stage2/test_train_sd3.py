@@ -21,8 +21,7 @@ from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images
 from deedsr.restorer import Restorer
 from stage2.evaluate.rivals import tiles as naive_tiles
-from stage2.from_config import restoration_run
-from stage2.train import train
+from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

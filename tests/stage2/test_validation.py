@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deedsr.metrics.evaluation import Evaluator
-from stage2.train import train
+from stage2.from_config import train
 
 
 @pytest.fixture

@@ -19,11 +19,10 @@ from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.system import ADAPTER
 from deedsr.restorer import Restorer
-from stage2.cache.__main__ import make_cache
-from stage2.from_config import batches, restoration_run
+from stage2.cache.writing import make_cache
+from stage2.from_config import batches, restoration_run, train
 from stage2.module import RestorationRun
 from stage2.objective import Objective
-from stage2.train import train
 from stage2.vector import Vector, turns, wanted
 
 Options = Callable[..., list[str]]

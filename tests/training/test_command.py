@@ -1,15 +1,70 @@
-"""A command as a user types it: where the jobs of a ``--multirun`` leave what they made."""
+"""A command as a user types it: how soon it answers, and where the jobs of a ``--multirun`` leave what they made."""
 
 from __future__ import annotations
 
+import importlib
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+SHELLS = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): found
+    for stage in ("stage1", "stage2")
+    for path in sorted((ROOT / stage).rglob("*.py"))
+    if (found := re.search(r'^    main\("([\w.]+):(\w+)", ', path.read_text(encoding="utf-8"), re.MULTILINE))
+}
+"""Of each command's module: the module and the name of its work."""
+
+
+def answered(*words: str) -> tuple[subprocess.CompletedProcess, float]:
+    """What ``python -m WORDS`` says, and the seconds of the processor that it takes."""
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
+    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done, spent() - before
+
+
+def test_a_command_is_nothing_but_a_name_for_its_work() -> None:
+    assert len(SHELLS) >= 18
+    for module, work in SHELLS.items():
+        assert callable(getattr(importlib.import_module(work[1]), work[2])), module
+    commands = [path for stage in ("stage1", "stage2") for path in (ROOT / stage).rglob("*.py")]
+    commands = [path for path in commands if "__main__" in path.read_text(encoding="utf-8")]
+    assert len(commands) == len(SHELLS)
+    for path in commands:
+        imports = re.findall(r"^ *(?:from|import) .*", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert imports == ["from deedsr.training.command import main"], path
+
+
+@pytest.mark.parametrize("module", SHELLS)
+def test_help_answers_at_once(module: str) -> None:
+    done, seconds = answered(module, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "== Config ==" in done.stdout
+    assert seconds < 2
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_typo_and_a_missing_value_answer_at_once(stage: str, tmp_path: Path) -> None:
+    done, seconds = answered(f"{stage}.train", "data.roots=[PHOTOS]", "stepss=3")
+    assert done.returncode == 1
+    assert "stepss" in done.stderr
+    assert seconds < 2
+    done, seconds = answered(f"{stage}.train", f"output={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr == "error: data.roots is missing: add data.roots=… to the command\n"
+    assert seconds < 2
 
 
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:

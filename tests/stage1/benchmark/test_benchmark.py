@@ -20,7 +20,7 @@ from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.degradation import Recipe, apply
 from deedsr.degradation.operations import resize_to
 from deedsr.randomness import seeded
-from stage1.benchmark.__main__ import measure
+from stage1.benchmark.speeds import measure
 
 if importlib.util.find_spec("basicsr") is None:
     pytest.skip("basicsr isn't installed: it can't be on Python 3.13", allow_module_level=True)

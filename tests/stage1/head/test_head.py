@@ -16,11 +16,11 @@ from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, from_scale, load_head, to_scale
 from deedsr.randomness import seeded
-from stage1.head.__main__ import fit, fit_and_judge, judge
+from stage1.from_config import train
+from stage1.head.fit import fit, fit_and_judge, judge
 from stage1.head.sharpness import RADIUS, SIDE, blur_of, disc, edge_sigma
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.exam import single_recipes
-from stage1.train import train
 
 Compose = Callable[..., DictConfig]
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from deedsr import weights
 from deedsr.degradation import Degradation, apply
-from stage1.pool.__main__ import make_pool
+from stage1.from_config import train
 from stage1.pool.pairs import PoolRows, turned
-from stage1.train import train
+from stage1.pool.writing import make_pool
 
 Compose = Callable[..., DictConfig]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from stage1.probe.__main__ import examine
-from stage1.train import train
+from stage1.from_config import train
+from stage1.probe.report import examine
 
 Compose = Callable[..., DictConfig]
 

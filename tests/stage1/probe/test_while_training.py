@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from deedsr import weights
+from stage1.from_config import train
 from stage1.probe.while_training import evaluating
-from stage1.train import train
 
 Compose = Callable[..., DictConfig]
 SMALL = ["probe.crop=64", "probe.fit.crops=3", "probe.test.crops=2"]

@@ -21,7 +21,7 @@ from deedsr.models import describe
 from deedsr.models.frozen.base import PART, Base, stock
 from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.training.command import command
-from stage2.base.__main__ import train
+from stage2.base.phases import train
 from stage2.base.sizes import unconditional
 
 KILLED = """
@@ -150,7 +150,7 @@ def test_the_perceptual_network_stays_out_of_checkpoints(
 
 def test_what_must_be_given_is_named(composed: Composed) -> None:
     with pytest.raises(SystemExit, match=r"^error: data\.roots is missing: add data\.roots=… to the command$"):
-        command(train, composed("base", []))
+        command("stage2.base.phases:train", composed("base", []))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_wrong_settings_are_one_line(
     with pytest.raises(ValueError, match=message):
         train(cfg)
     with pytest.raises(SystemExit, match=r"^error: .+$") as stopped:
-        command(train, cfg)
+        command("stage2.base.phases:train", cfg)
     assert "\n" not in str(stopped.value)
 
 

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.training.run import BAD_BATCH
-from stage2.cache.__main__ import make_cache
-from stage2.train import train
+from stage2.cache.writing import make_cache
+from stage2.from_config import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

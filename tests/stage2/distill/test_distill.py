@@ -16,11 +16,10 @@ from deedsr.models import load_model
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
-from stage2.distill import __main__ as distill
+from stage2.distill import student as distill
 from stage2.distill.module import Adversary
-from stage2.from_config import trainable_model
+from stage2.from_config import train, trainable_model
 from stage2.objective import Fidelity, FidelityLoss
-from stage2.train import train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from stage2.evaluate.benchmark import benchmark, difference, picture, to_text
 from stage2.evaluate.rivals import naive, pipeline
+from stage2.evaluate.timing import benchmark, difference, picture, to_text
 
 CONF = Path(__file__).parents[3] / "conf" / "evaluate"
 

@@ -23,7 +23,6 @@ from deedsr.models.deedsr.model import random_model as random_deedsr
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from stage2.evaluate.degradation.__main__ import degradation
 from stage2.evaluate.degradation.dials import DIALS, Response
 from stage2.evaluate.degradation.fitted import Fit
 from stage2.evaluate.degradation.pictures import WHOLE, Pictures, Scenes, cut
@@ -33,6 +32,7 @@ from stage2.evaluate.degradation.scores import scorers
 from stage2.evaluate.degradation.shared import Shared
 from stage2.evaluate.degradation.swap import Swap
 from stage2.evaluate.degradation.vectors import VECTORS, Choice, pool
+from stage2.evaluate.degradation.worth import degradation
 
 CONF = Path(__file__).parents[3] / "conf" / "evaluate"
 OPTIONS = Options(steps=1, noise_guidance=(0, 0))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from deedsr.data.pairs import read_rgb
 from deedsr.metrics.fidelity import psnr
-from stage2.evaluate.__main__ import evaluate
+from stage2.evaluate.scores import evaluate
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from stage2.evaluate.curve import learning_curve
+from stage2.evaluate.learning import learning_curve
 from stage2.evaluate.rows import sweep
-from stage2.evaluate.steps import fewest, steps_against_quality
+from stage2.evaluate.step_counts import fewest, steps_against_quality
 
 CONF = Path(__file__).parents[3] / "conf" / "evaluate"
 

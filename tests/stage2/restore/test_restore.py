@@ -17,7 +17,7 @@ from PIL import Image
 
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from stage2.restore.__main__ import restore
+from stage2.restore.job import restore
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., dict[str, int]]

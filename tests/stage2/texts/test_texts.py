@@ -16,10 +16,10 @@ from deedsr.data.photos import PhotoCrops, decode, list_photos
 from deedsr.models import load_model
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
-from stage2.cache.__main__ import make_cache
-from stage2.texts import captions, embed
+from stage2.cache.writing import make_cache
+from stage2.from_config import train
+from stage2.texts import captioners, encoders
 from stage2.texts.embedded import Texts
-from stage2.train import train
 
 Composed = Callable[[str, list[str]], DictConfig]
 SUFFIX = "stems/{}.safetensors"
@@ -120,7 +120,7 @@ def test_training_and_its_cache_see_the_texts(photos: Path, base: Path, composed
 def test_captions_are_written_once(photos: Path, composed: Composed, tmp_path: Path) -> None:
     def caption(captioner: str, *more: str) -> Path:
         options = [f"data.roots=[{photos}]", f"captions={tmp_path / 'captions'}", f"captioner={captioner}", *more]
-        return captions.write(composed("captions", options))
+        return captioners.write(composed("captions", options))
 
     folder = caption("words", "words=a street")
     (folder / "0.txt").write_text("mine")
@@ -141,16 +141,16 @@ def test_a_corrupt_photograph_gets_no_caption(
     roots.mkdir()
     (roots / "a.png").write_bytes(b"no picture")
     Image.new("RGB", (5, 4)).save(roots / "b.png")
-    monkeypatch.setattr(captions, "captioner", lambda _: lambda photo: str(decode(photo.read_bytes()).size))
+    monkeypatch.setattr(captioners, "captioner", lambda _: lambda photo: str(decode(photo.read_bytes()).size))
     with caplog.at_level(logging.WARNING):  # the command line's tests switch it off
-        folder = captions.write(composed("captions", [f"data.roots=[{roots}]", f"captions={tmp_path / 'captions'}"]))
+        folder = captioners.write(composed("captions", [f"data.roots=[{roots}]", f"captions={tmp_path / 'captions'}"]))
     assert {file.name: file.read_text() for file in folder.iterdir()} == {"b.txt": "(5, 4)\n"}
     assert "a.png: not a picture, left out" in caplog.text
 
 
 def test_what_is_said_of_damage_is_left_out() -> None:
     text = "A red car on a road. The background is blurry and out of focus. It's sunny! The image is of low quality."
-    assert captions.without_damage(text) == "A red car on a road. It's sunny!"
+    assert captioners.without_damage(text) == "A red car on a road. It's sunny!"
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_texts_are_embedded_once(text_encoders: Path, composed: Composed, tmp_pa
         (tmp_path / "captions" / f"{stem}.txt").write_text(f"{text}\n")
     options = [f"captions={tmp_path / 'captions'}", f"texts={tmp_path / 'texts'}", f"base={text_encoders}"]
     options += ["dtype=float32", "device=cpu"]
-    folder = embed.write(composed("embed", options))
+    folder = encoders.write(composed("embed", options))
     one, two, same = (weights.load(folder / SUFFIX.format(stem)).tensors for stem in ("one", "two", "same"))
     assert {name: tuple(tensor.shape) for name, tensor in one.items()} == {"tokens": (154, 20), "pooled": (8,)}
     assert torch.equal(one["tokens"], same["tokens"])
@@ -204,8 +204,8 @@ def test_texts_are_embedded_once(text_encoders: Path, composed: Composed, tmp_pa
     assert fixed["null.tokens"].shape == (1, 154, 20)
     before = (folder / SUFFIX.format("one")).stat().st_mtime_ns
     (folder / SUFFIX.format("two")).unlink()
-    embed.write(composed("embed", options))
+    encoders.write(composed("embed", options))
     assert (folder / SUFFIX.format("two")).is_file()
     assert (folder / SUFFIX.format("one")).stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="text encoders can't be had"):
-        embed.write(composed("embed", [*options, f"base={tmp_path}"]))
+        encoders.write(composed("embed", [*options, f"base={tmp_path}"]))

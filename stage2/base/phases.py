@@ -1,0 +1,85 @@
+"""Both phases of pre-training a small base, one after the other."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from deedsr.models.frozen.base import PART, Base, stock, write_part, write_scheduler
+from deedsr.training.command import plain
+from deedsr.training.fit import finished, fit
+from deedsr.training.photographs import Photographs
+from stage2.base.modules import AutoencoderRun, DenoiserRun
+from stage2.base.sizes import BaseConfig, base_config
+
+log = logging.getLogger(__name__)
+
+
+def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+    """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration.
+
+    An autoencoder that is given is copied. Raises ValueError where it would replace one that a denoiser has learned on.
+    """
+    vae = output / "base" / "vae"
+    if cfg.autoencoder.given:
+        given = Path(cfg.autoencoder.given)
+        if not same_part(given, vae):
+            keep(output)
+            base = Base.open(given.parent)
+            write_part(vae, base.tensors(given.name), base.config(given.name))
+        return
+    if finished(output / "autoencoder", cfg.autoencoder.steps, vae / PART):
+        return
+    keep(output)
+    crops = Photographs(crop=cfg.autoencoder.crop, batch=cfg.autoencoder.batch, seed=cfg.seed, **cfg.data)
+    vae_config = size.vae
+    torch.manual_seed(cfg.seed)
+    run = AutoencoderRun(stock(vae_config), cfg.autoencoder, cfg.seed)
+    fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps)
+    vae_config["scaling_factor"] = run.scaling_factor()
+    write_part(vae, run.vae.state_dict(), vae_config)
+
+
+def same_part(one: Path, other: Path) -> bool:
+    """Whether the folder `other` is there and holds the weights and the scaling factor of `one`."""
+    if not (other / PART).is_file():
+        return False
+    scales = [Base.open(folder.parent).config(folder.name).get("scaling_factor") for folder in (one, other)]
+    tensors, there = (Base.open(folder.parent).tensors(folder.name) for folder in (one, other))
+    equal = tensors.keys() == there.keys() and all(torch.equal(tensors[name], there[name]) for name in tensors)
+    return equal and scales[0] == scales[1]
+
+
+def keep(output: Path) -> None:
+    """Raises ValueError where a denoiser has learned on the autoencoder in `output`."""
+    if (denoiser := output / "denoiser").is_dir():
+        raise ValueError(
+            f"{denoiser} was trained on the autoencoder in {output / 'base'}, which this would replace: take another "
+            "output=…, or delete that folder to train it anew"
+        )
+
+
+def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+    """Phase 2, on the frozen autoencoder of phase 1: the text is one zero token."""
+    if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / size.part / PART):
+        return
+    torch.manual_seed(cfg.seed)
+    denoiser, vae = stock(size.denoiser), Base.open(output / "base").load("vae")
+    run = DenoiserRun(denoiser, vae, size.scheduler, cfg.denoiser, cfg.seed)
+    crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
+    fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
+    write_scheduler(output / "base", size.scheduler)
+    write_part(output / "base" / size.part, run.averaged(), size.denoiser)
+
+
+def train(cfg: DictConfig) -> Path:
+    """Both phases; returns the folder of the finished base. What is finished already is left alone."""
+    output = Path(cfg.output)
+    size = base_config(cfg.size, plain(cfg.overrides))
+    train_autoencoder(cfg, size, output)
+    train_denoiser(cfg, size, output)
+    log.info("the base is in %s", output / "base")
+    return output / "base"

@@ -1,0 +1,116 @@
+"""Many pictures through a model, over any number of devices and nodes: what each rank does, and what it writes."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from collections import Counter
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, ListConfig
+from pytorch_lightning.utilities import rank_zero_only
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from deedsr.jobs import Job, attempt, make_plan
+from deedsr.models import load_model
+from deedsr.options import DTYPES, Options, one_of
+from deedsr.pictures.formats import pictures
+from deedsr.restorer import Restorer
+from deedsr.training.command import plain
+from stage2.restore.ledger import Ledger, file_digest, settings_digest
+
+log = logging.getLogger(__name__)
+
+STATUSES = ("restored", "kept", "failed")
+PATIENCE = datetime.timedelta(days=30)  # of a rank that is done for the others
+
+
+class Restoration(pl.LightningModule):
+    """The jobs of a plan, shared among all ranks; `counts` is what became of them on this one."""
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self, jobs: list[Job], ledger: Ledger, ckpt: str, options: Options, dtype: torch.dtype, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.jobs, self.ledger = jobs, ledger
+        self.ckpt, self.options, self.kind, self.compiled = ckpt, options, dtype, compiled
+        self.counts: Counter[str] = Counter()
+
+    def setup(self, stage: str) -> None:
+        """The first rank says what is left to do, so that all share the same list."""
+        todo = self.ledger.unfinished(self.jobs) if self.trainer.is_global_zero else []
+        self.counts["kept"] = len(self.jobs) - len(todo) if self.trainer.is_global_zero else 0
+        self.todo: list[int] = self.trainer.strategy.broadcast(todo)
+        self.group = distributed.new_group(timeout=PATIENCE, backend="gloo") if distributed.is_initialized() else None
+
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(self.todo[self.global_rank :: self.trainer.world_size], batch_size=None)
+
+    @cached_property
+    def restorer(self) -> Restorer:
+        """Loaded at the first picture that needs it."""
+        model = load_model(self.ckpt, self.trainer.strategy.root_device, self.kind)
+        return Restorer(model, self.options, self.compiled)
+
+    def predict_step(self, number: int) -> str:
+        job = self.jobs[number]
+        source = file_digest(job.source) if job.source.is_file() else ""
+        outcome = attempt(job, self.restorer)
+        self.counts[outcome.status] += 1
+        if outcome.error is None:
+            self.ledger.add(job, source, self.global_rank)
+            log.info("%s -> %s (%.1f s)", job.source, job.target, outcome.seconds)
+        else:
+            log.error(outcome.error)
+        return outcome.status
+
+    def totals(self) -> dict[str, int]:
+        """`counts` of all ranks together, once all are done."""
+        numbers = torch.tensor([self.counts[status] for status in STATUSES])
+        if self.group is not None:
+            distributed.all_reduce(numbers, group=self.group)
+        return dict(zip(STATUSES, numbers.tolist(), strict=True))
+
+
+def restore(cfg: DictConfig) -> dict[str, int]:
+    """Do what is left to do; how many were ``restored``, ``kept`` and ``failed``, on all ranks together.
+
+    Raises ValueError for inputs, outputs and options that make no sense.
+    """
+    output = Path(cfg.output)
+    inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
+    options = Options(**plain(cfg.options))
+    dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
+    plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext)
+    if any(job.target == output for job in plan.jobs):
+        raise ValueError(f"output={output} names a picture; give a folder")
+    references = [file_digest(file) for file in pictures(options.references)]
+    settings = {**asdict(options), "dtype": cfg.dtype, "degradation_of": references}
+    ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
+    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile)
+    trainer: pl.Trainer = hydra.utils.instantiate(
+        cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False
+    )
+    trainer.predict(run, return_predictions=False)
+    totals = run.totals()
+    totals["failed"] += len(plan.failed)
+    if trainer.is_global_zero:
+        for outcome in plan.failed:
+            log.error(outcome.error)
+        log.info(", ".join(f"{count} {status}" for status, count in totals.items()))
+    return totals
+
+
+def restore_or_exit(cfg: DictConfig) -> None:
+    """`restore`; exit status 1 where a picture failed."""
+    failed = restore(cfg)["failed"]
+    sys.exit(int(failed > 0 and rank_zero_only.rank == 0))  # one rank's exit code ends the others
