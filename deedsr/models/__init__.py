@@ -74,7 +74,8 @@ def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | Non
     """Write the model in `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
 
     source: a model folder or a checkpoint. With the base, `target` needs nothing else; without it, it points to the
-    base that `source` uses. Raises ValueError where `source` is damaged or `target` exists.
+    base that `source` uses, by its hub id, or by the way from `target` to its folder. Raises ValueError where `source`
+    is damaged or `target` exists.
     """
     _system(source).export(source, target, with_base, dtype)
 

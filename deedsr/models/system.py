@@ -6,6 +6,7 @@ header what they are: the `system`, its base, the numbers of what is trained, an
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -60,11 +61,12 @@ class Trained(Generic[Numbers]):
             return {name: tensor.clone() for name, tensor in averages.items()}
         return weights.load(self.file).tensors
 
-    def pointer(self) -> str:
-        """What the model calls its base when it is handed on: a hub id, or the whole path."""
+    def pointer(self, folder: Path) -> str:
+        """What the model in `folder` is to call its base: a hub id, or the way there from that folder."""
         called, place = self.header.base, self.base.place
         found = (self.file.parent / called).exists() or Path(called).exists()
-        return str(place.resolve()) if found or "snapshots" not in place.parts else called
+        local = found or "snapshots" not in place.parts
+        return Path(os.path.relpath(place.resolve(), folder.resolve())).as_posix() if local else called
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class System(ABC, Generic[Model, Numbers]):
         with new_folder(target) as folder:
             self.load(source)
             trained = self.open(source)
-            header = replace(trained.header, base="base" if with_base else trained.pointer())
+            header = replace(trained.header, base="base" if with_base else trained.pointer(target))
             self.save(folder, weights.cast(trained.tensors(), dtype), header)
             if trained.companion is not None:
                 self.copy_companion(trained.companion, folder, dtype)
