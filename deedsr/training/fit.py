@@ -15,10 +15,28 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelChec
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deedsr import weights
+from deedsr.training.command import plain
 from deedsr.training.photographs import Batches
 from deedsr.training.run import Run
 
 LAST = "last.ckpt"
+
+REFUSED = {
+    "max_steps": "say steps=…",
+    **dict.fromkeys(("max_epochs", "min_epochs"), "a run counts steps, say steps=…"),
+    "logger": "say logger=…",
+    "default_root_dir": "say output=…",
+    "enable_checkpointing": "a run always keeps its last step; +trainer.fast_dev_run=true tries one and writes nothing",
+    **dict.fromkeys(
+        ("limit_train_batches", "overfit_batches", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"),
+        "samples come without end, each rank's its own; fewer photographs are another data.roots",
+    ),
+    **dict.fromkeys(
+        ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches", "num_sanity_val_steps"),
+        "say how often and how many in validation=…",
+    ),
+}
+"""Words of the trainer that a run can't heed, and what to say instead."""
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +51,14 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
-    """The trainer of a configuration; its log and its checkpoint are in `output`."""
+    """The trainer of a configuration; its log and its checkpoint are in `output`.
+
+    It has `callbacks`, those of ``cfg.callbacks``, and those of ``cfg.trainer.callbacks``. Raises ValueError for words
+    of ``cfg.trainer`` that a run can't heed.
+    """
+    words = plain(cfg.trainer)
+    for name in words.keys() & REFUSED.keys():
+        raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
     saver = ModelCheckpoint(
         output,
         "last",
@@ -42,16 +67,28 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )
+    given = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
+    plugins = [hydra.utils.instantiate(one) for one in _several(words.pop("plugins", None))]
     return hydra.utils.instantiate(
-        cfg.trainer,
+        words,
         logger=hydra.utils.instantiate(cfg.logger, save_dir=str(output)) if cfg.logger else False,
-        plugins=[WholeCheckpoints()],
-        callbacks=[saver, *([LearningRateMonitor("step")] if cfg.logger else []), *callbacks],
+        plugins=[WholeCheckpoints(), *plugins],
+        callbacks=[
+            saver,
+            *([LearningRateMonitor("step")] if cfg.logger else []),
+            *callbacks,
+            *map(hydra.utils.instantiate, given),
+        ],
         max_steps=steps,
         max_epochs=-1,
         default_root_dir=str(output),
         use_distributed_sampler=False,
     )
+
+
+def _several(words: Any) -> list[Any]:
+    """What is given as a list, alone, or not at all."""
+    return [] if words is None else words if isinstance(words, list) else [words]
 
 
 def fit(
