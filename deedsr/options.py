@@ -70,7 +70,7 @@ class Options:
     sampler: str | None = None
     noise_guidance: tuple[float, int] | None = None
     tile: int | None = None
-    colour: str = "wavelet"
+    colour: str | None = None
     seed: int = 0
     batch: int | None = None
     preset: str | None = None
@@ -95,7 +95,8 @@ class Options:
                 raise ValueError(f"noise guidance is {weight:g}:{steps}; choose a weight in [0, 1] and steps from 0 on")
         if self.tile is not None and self.tile < 0:
             raise ValueError(f"tile is {self.tile}; choose a number of pixels, or 0 to never tile")
-        one_of("colour", self.colour, COLOURS)
+        if self.colour is not None:
+            one_of("colour", self.colour, COLOURS)
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; choose a whole number from 0 to 2^63 - 1")
         if self.batch is not None and self.batch < 1:

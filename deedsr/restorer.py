@@ -106,7 +106,7 @@ class Restorer:
         for view in range(1, self.settings.ensemble):
             restored += _turned_back(self._restore_view(_turned(lr, view), generator, counter), view)
         restored /= self.settings.ensemble
-        matched = colour.match(restored, upsample(lr, SCALE), self.options.colour)
+        matched = colour.match(restored, upsample(lr, SCALE), self.settings.colour)
         del restored
         return resize(matched, self.options.output_size(*lr.shape[-2:])).cpu()
 
@@ -265,6 +265,7 @@ def _settings(model: RestorationModel, options: Options) -> Settings:
         guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
         spacing="trailing" if changed else None,
         ensemble=options.ensemble,
+        colour=options.colour,
         text=None if options.text_guidance is None else replace(defaults.text, scale=options.text_guidance),
         degradation=None if away is None else replace(defaults.degradation, scale=away),
     )

@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import models, weights
-from deedsr.models.deedsr.folder import DEEDSR
-from deedsr.models.resolver import reference
+from deedsr.models.deedsr.folder import DEEDSR, encoder_of
+from deedsr.models.resolver import reference, resolve
 from deedsr.models.system import ADAPTER, HEADER, load_trained
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
@@ -27,6 +27,9 @@ from stage2.texts.embedded import Texts
 from stage2.validation import Validation
 from stage2.vector import Vector
 
+INIT = "init"
+"""Instead of a system in a configuration's model: it is the whole one of ``init``."""
+
 log = logging.getLogger(__name__)
 
 
@@ -36,19 +39,14 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     folder = cfg.model.get("texts")
     numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
     vector = {name: cfg.vector[name] for name in ("context", "dials") if cfg.vector[name]}
-    return {"base": reference(cfg.model.base), "recipe": words, "texts": folder, **numbers, **vector}
+    base = cfg.init if cfg.model.system == INIT else cfg.model.base
+    return {"base": reference(base), "recipe": words, "texts": folder, **numbers, **vector}
 
 
 def trainable_model(cfg: DictConfig) -> models.TrainableModel:
     """The model of a configuration, its trainable parameters initialised from its seed, or from ``cfg.init``."""
-    words, start = plain(cfg.model), Path(cfg.init) / ADAPTER if cfg.init else None
-    tensors = weights.load(start).tensors if start else {}
-    if cfg.vector.dropout or "adapter.null" in tensors:
-        words = with_null(words)
-    trainable = models.trainable_model(words, cfg.seed)
+    trainable = as_it_is(cfg) if cfg.model.system == INIT else newly_built(cfg)
     model = trainable.model
-    if start:
-        load_trained(model, tensors, start, fresh=model.additions())
     if any(cfg.vector.values()) and not model.takes_vector:
         raise ValueError(f"vector={dict(cfg.vector)} is for models that take a degradation vector: leave it out")
     if cfg.crop % model.size.multiple:
@@ -58,6 +56,25 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
+    return trainable
+
+
+def as_it_is(cfg: DictConfig) -> models.TrainableModel:
+    """The whole model of ``cfg.init``. Raises ValueError where there is none."""
+    if not cfg.init:
+        raise ValueError("model=init is the model of init=…: name a model folder, a checkpoint, or built-in")
+    return models.further(cfg.init, plain(cfg.model.get("defaults")))
+
+
+def newly_built(cfg: DictConfig) -> models.TrainableModel:
+    """A model of the configuration's parts; what is trained may start as that of ``cfg.init``."""
+    words, start = plain(cfg.model), Path(cfg.init) / ADAPTER if cfg.init else None
+    tensors = weights.load(start).tensors if start else {}
+    if cfg.vector.dropout or "adapter.null" in tensors:
+        words = with_null(words)
+    trainable = models.trainable_model(words, cfg.seed)
+    if start:
+        load_trained(trainable.model, tensors, start, fresh=trainable.model.additions())
     return trainable
 
 
@@ -72,7 +89,9 @@ def with_null(words: dict[str, Any]) -> dict[str, Any]:
 def degraded_side(cfg: DictConfig) -> int:
     """HR pixels of the pictures that a configuration degrades: of the network's crop, or of what is around it."""
     vector = Vector(**cfg.vector)
-    encoder = cfg.model.get("encoder") if vector.context else None
+    if not vector.context:
+        return cfg.crop
+    encoder = encoder_of(resolve(cfg.init)) if cfg.model.system == INIT else cfg.model.get("encoder")
     return vector.side(cfg.crop, None if encoder is None else weights.header(Path(encoder)).get("tile"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,7 @@ def test_large_images_are_tiled_by_themselves(tiny_model, monkeypatch):
 
 
 def test_other_steps_than_the_presets_are_spread_over_all_noise_levels(tiny_model):
-    import dataclasses
-
-    tiny_model.defaults = dataclasses.replace(tiny_model.defaults, spacing="leading", steps=50)
+    tiny_model.defaults = replace(tiny_model.defaults, spacing="leading", steps=50)
     assert Restorer(tiny_model).settings.spacing == "leading"
     assert Restorer(tiny_model, Options(steps=50)).settings.spacing == "leading"
     assert Restorer(tiny_model, Options(steps=8)).settings.spacing == "trailing"
@@ -284,3 +283,14 @@ def test_what_is_not_of_the_model_is_refused(tiny_model):
     Restorer(tiny_model, Options(text_guidance=1.0)).restore(smooth(16, 16))
     with pytest.raises(ValueError, match=r"text guidance is 0\.5"):
         Options(text_guidance=0.5)
+
+
+def test_the_model_says_how_colours_are_taken_over_unless_the_user_does(tiny_model):
+    lr = smooth(16, 20)
+    matched, own = (Restorer(tiny_model, Options(colour=way)).restore(lr) for way in ("wavelet", "none"))
+    assert not torch.equal(matched, own)
+    assert torch.equal(Restorer(tiny_model).restore(lr), matched)
+    tiny_model.defaults = replace(tiny_model.defaults, colour="none")
+    assert torch.equal(Restorer(tiny_model).restore(lr), own)
+    with pytest.raises(ValueError, match="unknown colour 'hue'"):
+        replace(tiny_model.defaults, colour="hue")

@@ -88,7 +88,10 @@ def restore(
     degradation_guidance: DamageScale = None,
     tile: Tile = None,
     ensemble: Views = None,
-    colour: Annotated[str, typer.Option("--colour", "--color", help=", ".join(COLOURS))] = "wavelet",
+    colour: Annotated[
+        str | None,
+        typer.Option("--colour", "--color", help=f"The input's: {', '.join(COLOURS)} [default: the model's]."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",

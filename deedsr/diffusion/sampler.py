@@ -13,7 +13,7 @@ from torch import Tensor
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
-from deedsr.options import one_of
+from deedsr.options import COLOURS, one_of
 
 SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -36,7 +36,8 @@ class Settings:
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
     `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`. tile: side of the tiles that the network
     sees, in HR pixels; None leaves it to the restorer. ensemble: flipped and turned views that the restorer takes the
-    mean of, 1 to 8. Raises ValueError for a value out of its range.
+    mean of, 1 to 8. colour: how it takes over the input's colours, see `deedsr.colour.match`. Raises ValueError for a
+    value out of its range.
     """
 
     sampler: str = "ddim"
@@ -50,10 +51,12 @@ class Settings:
     degradation: FreeGuidance = NO_GUIDANCE
     tile: int | None = None
     ensemble: int = 1
+    colour: str = "wavelet"
 
     def __post_init__(self) -> None:
         one_of("sampler", self.sampler, SAMPLERS)
         one_of("spacing", self.spacing, ("leading", "trailing", "linspace"))
+        one_of("colour", self.colour, COLOURS)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 < self.start <= 1:

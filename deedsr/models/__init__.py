@@ -14,7 +14,16 @@ from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
 
-__all__ = ["RestorationModel", "TrainableModel", "describe", "export", "load_model", "random_model", "trainable_model"]
+__all__ = [
+    "RestorationModel",
+    "TrainableModel",
+    "describe",
+    "export",
+    "further",
+    "load_model",
+    "random_model",
+    "trainable_model",
+]
 
 SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
 BY_NAME = {system.name: system for system in SYSTEMS}
@@ -68,6 +77,12 @@ def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
             "model=… and experiment=… of one system"
         )
     return system.trainable(config, seed)
+
+
+def further(name: str | Path, defaults: Mapping[str, Any]) -> TrainableModel:
+    """The model called `name`, see `load_model`, to train further; `defaults`: where it is to sample otherwise."""
+    place = resolve(str(name))
+    return _system(place).further(place, defaults)
 
 
 def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:

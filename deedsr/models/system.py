@@ -63,10 +63,15 @@ class Trained(Generic[Numbers]):
 
     def pointer(self, folder: Path) -> str:
         """What the model in `folder` is to call its base: a hub id, or the way there from that folder."""
-        called, place = self.header.base, self.base.place
+        place = self.base.place.resolve()
+        return Path(os.path.relpath(place, folder.resolve())).as_posix() if self.local else self.header.base
+
+    @property
+    def local(self) -> bool:
+        """Whether its base is on the disk by itself, not in the hub's cache."""
+        called = self.header.base
         found = (self.file.parent / called).exists() or Path(called).exists()
-        local = found or "snapshots" not in place.parts
-        return Path(os.path.relpath(place.resolve(), folder.resolve())).as_posix() if local else called
+        return found or "snapshots" not in self.base.place.parts
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,28 @@ class System(ABC, Generic[Model, Numbers]):
             raise ValueError(f"{file}: the configuration in its header is damaged ({error})") from None
         companion = self.find_companion(place, config)
         return Trained(place, file, header, Base.find(header.base, self.denoiser, file.parent), companion)
+
+    def further(self, place: Path, defaults: Mapping[str, Any]) -> TrainableModel:
+        """The model in the folder or checkpoint `place`, to train further; `defaults`: where it is to sample otherwise.
+
+        Raises ValueError for a place that holds no such model, and for defaults that there are not.
+        """
+        trained = self.open(place)
+        base = str(trained.base.place.resolve()) if trained.local else trained.header.base
+        header = replace(trained.header, base=base, defaults={**trained.header.defaults, **defaults})
+        try:
+            settings = Settings.from_dict(header.defaults)
+        except TypeError as error:
+            raise ValueError(f"model.defaults={dict(defaults)} can't be had: {error}") from None
+        model = self.load(place).float()
+        model.defaults = settings
+
+        def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+            if trained.companion is not None:
+                self.copy_companion(trained.companion, folder, None)
+            self.save(folder, tensors, header)
+
+        return TrainableModel(model, self.config(header), save)
 
     def config(self, header: Header[Numbers]) -> dict[str, Any]:
         """A header as files hold it."""

@@ -41,7 +41,7 @@ def naive(model: RestorationModel, settings: Settings, seed: int = 0) -> Run:
         grid = tiles(model, rows, columns, settings.tile)
         decoded = blend(lambda window: model.decode(latent[window.slices]), grid, rows, columns, model.factor)
         part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
-        return colour.match(decoded[part], padded[part]).cpu()
+        return colour.match(decoded[part], padded[part], settings.colour).cpu()
 
     return restore
 

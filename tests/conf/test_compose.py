@@ -81,7 +81,7 @@ def fits(primary: str, word: str) -> bool:
     ("line", "homes"),
     [
         ("output_subdir: null", ["evaluate/shared/plain.yaml"]),
-        ("colour: wavelet", ["evaluate/shared/options.yaml"]),
+        ("colour: null", ["evaluate/shared/options.yaml"]),
     ],
 )
 def test_blocks_that_many_commands_need_are_written_once(line: str, homes: list[str]) -> None:

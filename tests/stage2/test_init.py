@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.models import load_model
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import ENCODER
 from deedsr.models.deedsr.sizes import DeeDSRConfig
-from deedsr.models.system import ADAPTER
+from deedsr.models.system import ADAPTER, header_of
 from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
@@ -52,6 +54,23 @@ def test_a_started_run_goes_on_from_its_own_checkpoint(
     for steps in (1, 2):
         train(composed("stage2", stage2_options(tmp_path / "parts", *common, f"steps={steps}")))
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_whole_model_is_trained_further_and_saved_as_it_was(
+    composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    words = [word for word in stage2_options(tmp_path / "run") if not word.lstrip("+").startswith("model.")]
+    words += ["model=init", "+model.defaults.colour=none", "steps=1", "optimizer.lr=0", "optimizer.weight_decay=0"]
+    folder = train(composed("stage2", [*words, f"init={tiny_model_folder}"]))
+    start, result = load_model(tiny_model_folder), load_model(folder)
+    assert result.defaults == replace(start.defaults, colour="none")
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in result.state_dict().items())
+    assert header_of(folder)["base"] == str(tiny_model_folder / "base")
+    assert load_model(tmp_path / "run" / "last.ckpt").defaults == result.defaults
+    with pytest.raises(ValueError, match=r"model\.defaults=.* can't be had: .*'hue'"):
+        restoration_run(composed("stage2", [*words, f"init={tiny_model_folder}", "+model.defaults.hue=1"]))
+    with pytest.raises(ValueError, match="model=init is the model of init=…: name a model folder"):
+        restoration_run(composed("stage2", words))
 
 
 def test_a_trained_part_of_another_size_is_refused(

@@ -71,5 +71,5 @@ class Arm:
         decoded = blended(lambda tile: model.decode(latent[tile.slices].to(first)), model.factor)
         restored = decoded[..., : SCALE * lr.shape[-2], : SCALE * lr.shape[-1]]
         if tiled:
-            restored = colour.match(restored, upsample(lrs, SCALE), self.options.colour)
+            restored = colour.match(restored, upsample(lrs, SCALE), settings.colour)
         return restored.cpu()
