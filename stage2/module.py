@@ -86,7 +86,7 @@ class RestorationRun(Run):
                 dials = turns(len(image), self.vector.dials, generator)
                 if batch.paired is not None:
                     dials[batch.paired.cpu()] = NEUTRAL
-                image = wanted(image, degradation, lr, dials)
+                image = wanted(image, degradation, dials)
                 hr, dials = in_bytes(image), dials.to(lr)
         if image.shape[-1] > self.crop:
             seen = places(len(image), image.shape[-1], self.crop, generator)

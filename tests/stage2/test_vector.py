@@ -184,15 +184,19 @@ def test_dials_at_zero_leave_their_part_in() -> None:
     recipe = Recipe.named("heavy")
     degradation = recipe.sample(torch.Generator().manual_seed(4), 1)
     assert degradation.quality.all() and (degradation.noise_sigma + degradation.poisson_scale).all()
-    lr = apply(hr, degradation)
+    plain, noisy, coded = (
+        upsample(apply(hr, degradation.without(*names)))
+        for names in (("noise_sigma", "poisson_scale", "quality"), ("quality",), ("noise_sigma", "poisson_scale"))
+    )
 
     def at(blur: float, noise: float, jpeg: float) -> torch.Tensor:
-        return wanted(hr, degradation, lr, torch.tensor([[blur, noise, jpeg]]))
+        return wanted(hr, degradation, torch.tensor([[blur, noise, jpeg]]))
 
     assert torch.equal(at(1, 1, 1), hr)
-    assert torch.allclose(at(0, 0, 0), upsample(lr).clamp(0, 1), atol=1e-5)  # nothing is taken out
-    still = upsample(apply(hr, degradation.without("noise_sigma", "poisson_scale")))
-    assert torch.allclose(at(1, 0, 1), (hr + upsample(lr) - still).clamp(0, 1), atol=1e-5)
+    assert torch.allclose(at(0, 1, 1), plain.clamp(0, 1), atol=1e-5)
+    assert torch.allclose(at(0, 0, 1), noisy.clamp(0, 1), atol=1e-5)  # noise as it was before JPEG made blocks of it
+    assert torch.allclose(at(0, 1, 0), coded.clamp(0, 1), atol=1e-5)
+    assert torch.allclose(at(1, 0, 1), (hr + noisy - plain).clamp(0, 1), atol=1e-5)
     half = (at(1, 0.5, 1) - hr).std() / (at(1, 0, 1) - hr).std()
     assert 0.4 < half < 0.6
     for further, less in ((at(2, 1, 1), False), (at(1, 2, 1), True), (at(1, 1, 2), True)):  # sharper; smoother

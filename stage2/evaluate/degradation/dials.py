@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from deedsr.degradation import apply
+from deedsr.degradation import Degradation, apply
 from deedsr.degradation.operations import luma
 from deedsr.degradation.statistics import BLOCK, blockiness, noise_sigma
 from deedsr.geometry import SCALE
@@ -23,18 +23,22 @@ from stage2.evaluate.degradation.pictures import WHOLE, Field, Scenes, cut
 from stage2.evaluate.degradation.recipes import recipe
 from stage2.evaluate.degradation.restoring import Arm
 from stage2.evaluate.rows import eight_bits
+from stage2.vector import wanted
 
 DIALS = {"deblur": ("sharpness", 1), "denoise": ("noise", -1), "dejpeg": ("blockiness", -1)}
 """In the order in which models take them: the measure that each is to move, and in which direction."""
 MEASURES = ("sharpness", "noise", "blockiness")
 STEEP = 0.98  # quantile of the gradients that says how sharp a picture is
+PATCH, CALM = 16, 0.25  # side, LR pixels, of the patches that noise is measured in; the quantile: where detail is not
+TARGETS = "(what is asked for)"  # the row of what models with dials are trained to: no model can do better
 MONOTONE = 0.9  # least rank correlation that counts as a dial which only goes one way
 
 
 def measures(image: Tensor) -> Tensor:
     """`MEASURES` of RGB pictures (B, 3, H, W) in [0, 1]: (B, 3).
 
-    sharpness: logarithm of the 98 % quantile of the luma's gradient. noise: `noise_sigma`, 0-255, and blockiness:
+    sharpness: logarithm of the 98 % quantile of the luma's gradient. noise: `noise_sigma`, 0-255, that a quarter of the
+    patches of 16² has less of, as detail counts as noise elsewhere; and blockiness:
     `deedsr.degradation.statistics.blockiness` of 8 pixels, both of the luma averaged down to LR size, where the input's
     noise and blocks are.
     """
@@ -42,7 +46,19 @@ def measures(image: Tensor) -> Tensor:
     gradient = (plane.diff(dim=-1)[..., 1:, :].square() + plane.diff(dim=-2)[..., 1:].square()).sqrt().flatten(1)
     steep = gradient.double().quantile(STEEP, dim=1).clamp_min(1e-3).log()
     small = F.avg_pool2d(plane, SCALE)
-    return torch.stack([steep, noise_sigma(small)[:, 0].double(), blockiness(small, BLOCK)[:, 0].double()], 1)
+    patches = small.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).flatten(1, 3)  # (B, n, 16, 16)
+    calm = noise_sigma(patches).double().quantile(CALM, dim=1)
+    return torch.stack([steep, calm, blockiness(small, BLOCK)[:, 0].double()], 1)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a photograph, hr (1, 3, S, S), what is done to it, and what comes of it, lr (1, 3, S/4, S/4)."""
+
+    photo: int
+    hr: Tensor
+    degradation: Degradation
+    lr: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,17 +72,23 @@ class Response:
     positions: Sequence[float] = (0.0, 0.5, 1.0, 1.5, 2.0)
     crops: int = 2
 
+    def pieces(self, scenes: Scenes) -> list[Piece]:
+        """The pictures that the curves are of: `crops` of each photograph, of the first seed."""
+        pieces = []
+        for index in range(len(scenes)):
+            seed, photo, crop = scenes.place(index)
+            if seed == scenes.seeds[0] and crop < self.crops:
+                degradation = recipe(self.recipe).sample(seeded(seed, photo, crop, 0, 4), 1)
+                pieces.append(Piece(photo, hr := scenes.hr(index), degradation, apply(hr, degradation)))
+        return pieces
+
     def run(self, arm: Arm, scenes: Scenes, progress: bool) -> dict[str, Any]:
         """What `found` says; or ``missing``, why this model has no dials."""
-        outputs, truth, photos, neutral = [], [], [], True
-        pieces = [index for index in range(len(scenes)) if scenes.place(index)[0] == scenes.seeds[0]]
-        pieces = [index for index in pieces if scenes.place(index)[2] < self.crops]
-        for index in track(pieces, len(pieces), progress, f"{arm.name}, dials"):
-            degradation = recipe(self.recipe).sample(seeded(*scenes.place(index), 0, 4), 1)
-            whole = scenes.hr(index)
-            around = apply(whole, degradation)
-            lr, hr = cut(around, whole, self.field)
-            vector = arm.vector(around)
+        outputs, neutral = [], True
+        pieces = self.pieces(scenes)
+        for piece in track(pieces, len(pieces), progress, f"{arm.name}, dials"):
+            lr, _ = cut(piece.lr, piece.hr, self.field)
+            vector = arm.vector(piece.lr)
             if vector is None:
                 return {"model": arm.name, "missing": "it takes no degradation vector"}
             try:
@@ -78,10 +100,16 @@ class Response:
                 restored = torch.cat([arm.restore(lr, row, self.field == WHOLE) for row in turned])
                 plain, same = (arm.restore(lr, row, self.field == WHOLE) for row in (vector, still))
             neutral &= torch.equal(plain, same)
-            outputs.append(measures(eight_bits(restored)).view(len(DIALS), len(self.positions), len(MEASURES)))
-            truth.append(measures(hr)[0])
-            photos.append(scenes.photo(index))
-        return {"model": arm.name, "neutral": neutral, **self.found(torch.stack(outputs), torch.stack(truth), photos)}
+            outputs.append(measures(eight_bits(restored)))
+        return {"model": arm.name, "neutral": neutral, **self.found(torch.stack(outputs), pieces)}
+
+    def targets(self, scenes: Scenes) -> dict[str, Any]:
+        """`run` of a model that gives what training asks for."""
+        pieces, positions, outputs = self.pieces(scenes), self._positions(), []
+        for piece in pieces:
+            asked = torch.cat([wanted(piece.hr, piece.degradation, dials[None]) for dials in positions])
+            outputs.append(measures(eight_bits(cut(piece.lr, asked, self.field)[1])))
+        return {"model": TARGETS, "neutral": True, **self.found(torch.stack(outputs), pieces)}
 
     def _positions(self) -> list[Tensor]:
         """Of each dial in turn, (3,) with the others at 1."""
@@ -90,21 +118,24 @@ class Response:
             rows[dial, :, dial] = torch.tensor(list(self.positions))
         return list(rows.flatten(0, 1))
 
-    def found(self, outputs: Tensor, truth: Tensor, photos: Sequence[int]) -> dict[str, Any]:
-        """The curves of N pictures. outputs: `measures` (N, dials, positions, 3); truth: of the ground truth (N, 3).
+    def found(self, outputs: Tensor, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """The curves of N pictures. outputs: their `measures` at all positions of each dial, (N, dials·positions, 3).
 
         All in standard deviations of a measure over the ground truth of different pictures. monotone: the share of
-        pictures whose Spearman correlation of position and own measure is at least .9 in the dial's direction.
-        selectivity: the change of the own measure from the first position to the last over the larger of the others'.
-        curves: means over pictures of the change from where the dial is at 1, with 95 % intervals over photographs.
+        pictures whose Spearman correlation of position and own measure is at least .9 in the dial's direction. moved:
+        the median change of each measure from the first position to the last. selectivity: the own measure's over the
+        larger of the others'. curves: means over pictures of the change from where the dial is at 1, with 95 %
+        intervals over photographs.
         """
-        spread = truth.std(0)
+        photos = [piece.photo for piece in pieces]
+        spread = torch.cat([measures(cut(piece.lr, piece.hr, self.field)[1]) for piece in pieces]).std(0)
+        outputs = outputs.view(len(pieces), len(DIALS), len(self.positions), len(MEASURES))
         middle = min(range(len(self.positions)), key=lambda at: abs(self.positions[at] - 1))
         dials = {}
         for number, (dial, (measure, sign)) in enumerate(DIALS.items()):
             own, curve = MEASURES.index(measure), (outputs[:, number] - outputs[:, number, middle, None]) / spread
             order = [sign * _spearman(self.positions, row) for row in outputs[:, number, :, own].tolist()]
-            moved = (curve[:, -1] - curve[:, 0]).mean(0)
+            moved = (curve[:, -1] - curve[:, 0]).median(0).values
             others = max(abs(float(moved[at])) for at in range(len(MEASURES)) if at != own)
             dials[dial] = {
                 "measure": measure,

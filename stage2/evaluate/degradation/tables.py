@@ -97,7 +97,8 @@ def _dials(rows: Sequence[Mapping[str, Any]]) -> str:
     note = (
         f"Dials: Δ from {found[0]['positions'][0]:g} to {found[0]['positions'][-1]:g} in standard deviations over the "
         f"ground truth of different pictures; {found[0]['pictures']} pictures. Spearman: the median, its sign that of "
-        "the dial's name; monotone: share of pictures with at least .9; selectivity: own Δ over the larger other one."
+        "the dial's name, as Δ is; monotone: share of pictures with at least .9; selectivity: own Δ over the larger "
+        "other one."
     )
     return f"{table(head, cells)}\n\n{note}"
 

@@ -87,7 +87,10 @@ def _parts(
     if "dials" in cfg.parts:
         response = Response(**plain(cfg.dials))
         dials = [response.run(arm, scenes, cfg.progress) for arm in arms]
-        missing += [f"{row['model']}, dials: {row['missing']}" for row in dials if "missing" in row]
+        absent = [f"{row['model']}, dials: {row['missing']}" for row in dials if "missing" in row]
+        missing += absent
+        if len(absent) < len(dials):
+            dials.append(response.targets(scenes))
         yield "missing", missing
         yield "dials", dials
     if "shared" in cfg.parts:

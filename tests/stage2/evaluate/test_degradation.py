@@ -23,7 +23,7 @@ from deedsr.models.deedsr.model import random_model as random_deedsr
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from stage2.evaluate.degradation.dials import DIALS, Response
+from stage2.evaluate.degradation.dials import DIALS, Response, measures
 from stage2.evaluate.degradation.fitted import Fit
 from stage2.evaluate.degradation.pictures import WHOLE, Pictures, Scenes, cut
 from stage2.evaluate.degradation.recipes import Fixed, recipe
@@ -275,6 +275,25 @@ def test_dials_move_the_output_and_do_nothing_at_one(arm: Arm, scenes: Scenes) -
         curve = found["dials"][dial]["curves"][measure]
         assert curve[1] == {"mean": 0, "interval": [0, 0]}
         assert curve[0]["mean"] != 0 and curve[2]["mean"] != 0
+
+
+def test_what_dials_ask_for_moves_the_own_measure_alone(photos: Path) -> None:
+    found = Response(field=256, crops=2).targets(Scenes(list_photos(photos), 256, 2, (0,)))
+    for dial, (measure, sign) in DIALS.items():
+        of = found["dials"][dial]
+        assert sign * of["moved"][measure] > 0 and of["spearman"] >= 0.9
+    noise = found["dials"]["denoise"]["moved"]
+    assert abs(noise["blockiness"]) < 0.1 * abs(noise["noise"])  # noise that JPEG went over has blocks in it
+    assert found["dials"]["dejpeg"]["selectivity"] > 2
+
+
+def test_noise_is_measured_where_there_is_no_detail() -> None:
+    plain = torch.full((1, 3, 128, 128), 0.5)
+    plain[..., :64] = torch.rand(1, 3, 128, 64, generator=torch.Generator().manual_seed(0))  # texture in one half
+    noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)).repeat_interleave(4, 2)
+    noisy = plain + noise.repeat_interleave(4, 3) * 4 / 255
+    (_, before, _), (_, after, _) = measures(plain)[0].tolist(), measures(noisy)[0].tolist()
+    assert before == 0 and after == pytest.approx(4 * 0.668, rel=0.2)  # of the three channels' weighted mean
 
 
 def composed(photos: Path, output: Path, *more: str) -> DictConfig:
