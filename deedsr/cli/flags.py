@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SHORT = {"output": "-o", "tile": "-t"}
-_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download)(?:='?(\w+)'?)?`|`\.(\w+)`")
+_SHORT = {"output": "-o", "tile": "-t", "with_base": "--with-base"}
+_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download|with_base|merge)(?:='?(\w+)'?)?`|`\.(\w+)`")
 
 
 def in_flags(message: str) -> str:

@@ -196,13 +196,14 @@ def export(
     target: Annotated[Path, typer.Argument(help="New folder.")],
     with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Make LoRA part of the base.")] = False,
 ) -> int:
     """Write a model folder that can be handed on."""
     import torch
 
     from deedsr.models import export as export_model
 
-    export_model(source, target, with_base, torch.float16 if half else None)
+    export_model(source, target, with_base, torch.float16 if half else None, merge)
     typer.echo(str(target))
     return 0
 

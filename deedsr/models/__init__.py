@@ -85,14 +85,14 @@ def further(name: str | Path, defaults: Mapping[str, Any]) -> TrainableModel:
     return _system(place).further(place, defaults)
 
 
-def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
+def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None, merge: bool = False) -> None:
     """Write the model in `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
 
     source: a model folder or a checkpoint. With the base, `target` needs nothing else; without it, it points to the
-    base that `source` uses, by its hub id, or by the way from `target` to its folder. Raises ValueError where `source`
-    is damaged or `target` exists.
+    base that `source` uses, by its hub id, or by the way from `target` to its folder. merge: whether its LoRA becomes
+    part of that base. Raises ValueError where `source` is damaged or has none to merge, and where `target` exists.
     """
-    _system(source).export(source, target, with_base, dtype)
+    _system(source).export(source, target, with_base, dtype, merge)
 
 
 def _system(place: Path) -> System[Any, Any]:

@@ -20,6 +20,7 @@ from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.files import new_folder
 from deedsr.models.contract import RestorationModel
+from deedsr.models.frozen import lora
 from deedsr.models.frozen.base import Base
 
 ADAPTER, HEADER = "adapter.safetensors", "model"  # HEADER: key of a checkpoint
@@ -117,6 +118,10 @@ class System(ABC, Generic[Model, Numbers]):
         """Inverse of `numbers`, as JSON holds it."""
 
     @abstractmethod
+    def merged(self, numbers: Numbers) -> Numbers:
+        """`numbers` of a model whose LoRA has become part of its base."""
+
+    @abstractmethod
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         """The companion of the model in `place`, whose header is `config`; None where it has none."""
 
@@ -167,17 +172,34 @@ class System(ABC, Generic[Model, Numbers]):
         """Write the trained `tensors` to a model folder, with all that `load` needs to know."""
         weights.save(folder / ADAPTER, tensors, self.config(header))
 
-    def export(self, source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None) -> None:
+    def export(
+        self, source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None, merge: bool = False
+    ) -> None:
         """See `deedsr.models.export`."""
+        if merge and not with_base:
+            raise ValueError("merging LoRA changes the base, so it goes into the folder as well: add `with_base`")
         with new_folder(target) as folder:
             self.load(source)
             trained = self.open(source)
             header = replace(trained.header, base="base" if with_base else trained.pointer(target))
-            self.save(folder, weights.cast(trained.tensors(), dtype), header)
+            tensors, changes = trained.tensors(), None
+            if merge:
+                header, tensors, changes = self._merged(source, header, tensors)
+            self.save(folder, weights.cast(tensors, dtype), header)
             if trained.companion is not None:
                 self.copy_companion(trained.companion, folder, dtype)
             if with_base:
-                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype)
+                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, changes)
+
+    def _merged(
+        self, source: Path, header: Header[Numbers], tensors: Mapping[str, Tensor]
+    ) -> tuple[Header[Numbers], dict[str, Tensor], dict[str, Tensor]]:
+        """A header and trained tensors without LoRA, and what it changes of the base."""
+        changes = lora.changes(tensors)
+        if not changes:
+            raise ValueError(f"{source}: has no LoRA to merge: leave `merge` out")
+        others = {name: tensor for name, tensor in tensors.items() if not lora.is_lora(name)}
+        return replace(header, numbers=self.merged(header.numbers)), others, changes
 
     def copy_companion(self, companion: Path, folder: Path, dtype: torch.dtype | None) -> None:
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from deedsr import weights
 from deedsr.degradation import Recipe
 from deedsr.models.deedsr.model import DeeDSR, random_model
-from deedsr.models.deedsr.sizes import model_size
+from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.models.system import ADAPTER
 from stage2.from_config import train
 from stage2.module import RestorationRun
@@ -42,6 +43,16 @@ def gradients(model: DeeDSR, autocast: bool = False) -> tuple[Tensor, dict[str, 
             output = model.denoise(x_t, torch.tensor([981, 121]), model.condition(lr, z_lr)).float()
         output.square().mean().backward()
     return output.detach(), {name: parameter.grad for name, parameter in model.trainable()}, sum(kept.values())
+
+
+def with_lora(config: DeeDSRConfig, rank: int) -> DeeDSR:
+    """A model in which every part has a say, LoRA of `rank` too."""
+    torch.manual_seed(0)
+    model = random_model(replace(config, adapter=replace(config.adapter, lora_rank=rank)))
+    for _, parameter in model.trainable():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
 
 
 def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], atol: float) -> None:
@@ -80,7 +91,9 @@ def test_channels_last_changes_the_layout_alone(tiny_model: DeeDSR) -> None:
     assert_close(plain, turned, 1e-5)
 
 
-def test_compilation_keeps_the_names_and_the_results(tiny_model: DeeDSR) -> None:
+@pytest.mark.parametrize("rank", [0, 3])
+def test_compilation_keeps_the_names_and_the_results(tiny_config: DeeDSRConfig, rank: int) -> None:
+    tiny_model = with_lora(tiny_config, rank)
     other, graphs = copy.deepcopy(tiny_model), []
 
     def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
@@ -104,7 +117,9 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_blocks_and_all_that_is_trained_are_sharded(tiny_model: DeeDSR) -> None:
+@pytest.mark.parametrize("rank", [0, 3])
+def test_blocks_and_all_that_is_trained_are_sharded(tiny_config: DeeDSRConfig, rank: int) -> None:
+    tiny_model = with_lora(tiny_config, rank)
     store_frozen(tiny_model, torch.bfloat16)  # a unit of sharding has one dtype
     trained = {name for name, _ in tiny_model.trainable()}
     blocks = {id(parameter) for block in tiny_model.blocks() for parameter in block.parameters()}

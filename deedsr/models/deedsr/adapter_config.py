@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deedsr.models.frozen import lora
+
 DEGRADATION, CROSS_ATTENTION = ("own", "constant", "zero", "shuffled"), ("fresh", "projected", "none")
 
 
@@ -16,7 +18,8 @@ class AdapterConfig:
     vector. context: width of the tokens, the last level's. null: whether there is a learned null vector, that of no
     known degradation, which training gives now and then in place of the picture's. prompts: so many tokens, made of the
     vector, join those of the cross-attention (the paper speaks of degradation prompts and has none). modulate: whether
-    the vector itself adds to γ and β of the modulations.
+    the vector itself adds to γ and β of the modulations. lora_rank: of what is trained in addition to the U-Net's own
+    self-attention, 0 for nothing, as in the paper.
 
     Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
     the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is
@@ -40,11 +43,13 @@ class AdapterConfig:
     null: bool = False
     prompts: int = 0
     modulate: bool = False
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (("degradation", DEGRADATION), ("cross_attention", CROSS_ATTENTION)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
+        lora.check(self.lora_rank)
         if self.degradation == "constant":
             object.__setattr__(self, "null", True)
         if self.null and self.degradation == "zero":

@@ -23,7 +23,7 @@ from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
 from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
-from deedsr.models.frozen import latents
+from deedsr.models.frozen import latents, lora
 from deedsr.models.frozen.base import stock
 from deedsr.nested import join
 from deedsr.tiling import Window
@@ -104,6 +104,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.maps = Maps()
         for block, modulation in zip(blocks, self.modulations, strict=True):
             block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
+        lora.attach((module for name, module in unet.named_modules() if name.endswith(".attn1")), adapter.lora_rank)
         self.factor = latents.factor(vae)
         self.channels = vae.config.latent_channels
         levels = max(len(unet.config.block_out_channels), len(adapter.widths))
@@ -118,8 +119,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
                 yield name, module
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The adapter, the modulations and every attn2; of these, what the ablations of `AdapterConfig` leave."""
-        parts = [("adapter", self.adapter), ("modulations", self.modulations)]
+        """The adapter, the modulations and every attn2, of these what the ablations leave; LoRA where there is some."""
+        parts = [("adapter", self.adapter), ("modulations", self.modulations), *lora.parts(self.unet, "unet")]
         kind = self.adapter.config.cross_attention
         if kind == "fresh":
             parts += self.cross_attentions()
@@ -130,9 +131,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             yield from module.named_parameters(prefix=prefix)
 
     def additions(self) -> set[str]:
-        """Names of the trained tensors that only models with a null vector, prompts or vector modulation have."""
+        """Names of the trained tensors that only models with a null vector, prompts, vector modulation or LoRA have."""
         parts = re.compile(r"adapter\.null|adapter\.prompts\.|modulations\.\d+\.vector\.")
-        return {name for name, _ in self.trainable() if parts.match(name)}
+        return {name for name, _ in self.trainable() if parts.match(name) or lora.is_lora(name)}
 
     def blocks(self) -> Iterator[nn.Module]:
         for module in [*self.unet.modules(), *self.adapter.modules()]:
@@ -226,14 +227,16 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             return sum(parameter.numel() for parameter in module.parameters())
 
         trained = {name: parameter.numel() for name, parameter in self.trainable()}
-        cross_attention = sum(count for name, count in trained.items() if name.startswith("unet."))
+        low_rank = sum(count for name, count in trained.items() if lora.is_lora(name))
+        cross_attention = sum(count for name, count in trained.items() if name.startswith("unet.")) - low_rank
         return {
             "degradation_encoder": size(self.encoder),
             "adapter": size(self.adapter),
             "sft": size(self.modulations),
             "cross_attention": cross_attention,
+            "lora": low_rank,
             "trained": sum(trained.values()),
-            "unet_frozen": size(self.unet) - cross_attention,
+            "unet_frozen": size(self.unet) - cross_attention - low_rank,
             "unet_total": size(self.unet) + size(self.modulations),
             "vae": size(self.vae),
         }

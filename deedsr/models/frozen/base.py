@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deedsr import weights
 from deedsr.diffusion.process import Process
 from deedsr.files import write_json
-from deedsr.models.frozen import configs, original_names
+from deedsr.models.frozen import configs, lora, original_names
 from deedsr.models.resolver import resolve
 
 PART, SCHEDULER = "diffusion_pytorch_model.safetensors", "scheduler_config.json"
@@ -106,10 +106,16 @@ class Base:
         assert not any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers()))
         return module
 
-    def copy(self, target: Path, parts: Sequence[str], dtype: torch.dtype | None) -> None:
-        """Write `parts` to the folder `target` in diffusers' layout, their floating-point tensors in `dtype` if any."""
+    def copy(
+        self, target: Path, parts: Sequence[str], dtype: torch.dtype | None, changes: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write `parts` to the folder `target` in diffusers' layout, their floating-point tensors in `dtype` if any.
+
+        changes: what is added to tensors, by PART.NAME.
+        """
         for part in parts:
-            write_part(target / part, weights.cast(self.tensors(part), dtype), self.config(part))
+            tensors = lora.merged(self.tensors(part), part, changes or {})
+            write_part(target / part, weights.cast(tensors, dtype), self.config(part))
         write_scheduler(target, self.config("scheduler"))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.contract import Text
-from deedsr.models.frozen import configs
+from deedsr.models.frozen import configs, lora
 from deedsr.models.frozen.base import stock
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.model import SAMPLING, SD3Restoration
@@ -35,6 +35,9 @@ class DiT4SR(SD3Restoration):
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.transformer.lr_stream():
             yield f"transformer.{name}", parameter
+
+    def additions(self) -> set[str]:
+        return {name for name, _ in self.trainable() if lora.is_lora(name)}
 
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         return self.transformer(

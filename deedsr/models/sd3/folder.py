@@ -7,7 +7,7 @@ of stage 2 are looked for in ``model/`` beside it, then beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
     def plain(self, numbers: LRStream | Branch) -> dict[str, Any]:
         return {"beside": asdict(numbers)}
 
+    def merged(self, numbers: LRStream | Branch) -> LRStream | Branch:
+        assert isinstance(numbers, LRStream)
+        return replace(numbers, lora_rank=0)
+
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         return next((file for file in companion_places(place, TEXTS) if file.is_file()), None)
 
@@ -76,6 +80,9 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
         if size not in SIZES:
             raise ValueError(f"unknown model.size {size!r}; there are: {', '.join(SIZES)}")
         defaults = {**SIZES[size].defaults, **words.get("defaults", {})}
+        takes = [field.name for field in fields(self.trained)]
+        if strange := sorted(words["beside"].keys() - set(takes)):
+            raise ValueError(f"model.beside of {self.name} has no {strange[0]!r}; there are: {', '.join(takes)}")
         header = Header(reference(words["base"]), self.numbers(words), defaults)
         base = Base.find(words["base"], self.denoiser)
         torch.manual_seed(seed)

@@ -14,6 +14,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deedsr.models.frozen import lora
+
 
 @dataclass(frozen=True)
 class LRStream:
@@ -23,7 +25,8 @@ class LRStream:
     lr_residual: O_L = W(A_L + L̂) + b, or without L̂ (ablation B). injection: ``conv``, ``none`` (ablation C) or
     ``linear`` (ablation D). conv_scale: s of the injection; the authors sample with 1.2. qk_init: ``zero``, or
     ``clone`` of the noise stream's. legacy_noise_keys: L carries the keys of X, normalised twice, as the authors' first
-    two checkpoints need it; there are no keys of its own then.
+    two checkpoints need it; there are no keys of its own then. lora_rank: of what is trained in addition to the
+    projections of X, 0 for nothing.
     """
 
     lr_attention: str = "joint"
@@ -32,6 +35,7 @@ class LRStream:
     conv_scale: float = 1.0
     qk_init: str = "zero"
     legacy_noise_keys: bool = False
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -41,6 +45,7 @@ class LRStream:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
+        lora.check(self.lora_rank)
         if self.lr_attention == "self" and self.injection == "none":
             raise ValueError("lr_attention=self with injection=none: nothing of the LR image would reach the output")
         if self.lr_attention == "self" and self.qk_init == "zero":
@@ -65,6 +70,11 @@ def attend(streams: Sequence[Stream]) -> list[Tensor]:
 def _zero(layer: nn.Linear | nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
+
+
+def _clone(ours: nn.Linear, theirs: nn.Linear) -> None:
+    ours.weight.copy_(theirs.weight)
+    ours.bias.copy_(theirs.bias)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -96,11 +106,11 @@ class LRAttention(nn.Module):
             if ours is None:
                 continue
             if theirs is not None and self.stream.qk_init == "clone":
-                ours.load_state_dict(theirs.state_dict())
+                _clone(ours, theirs)
             else:
                 _zero(ours)
         if self.to_out is not None:
-            self.to_out.load_state_dict(attention.to_out[0].state_dict())
+            _clone(self.to_out, attention.to_out[0])
 
     def forward(
         self,

@@ -12,9 +12,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from deedsr.models.frozen import lora
 from deedsr.models.sd3.lr_stream import CrossStreamConv, CrossStreamLinear, LRAttention, LRStream, TokenGrid
 
-PARTS = (LRAttention, CrossStreamConv, CrossStreamLinear)
+PARTS = (LRAttention, CrossStreamConv, CrossStreamLinear, lora.LowRank)
 
 
 class DiT4SRTransformer(SD3Transformer2DModel):
@@ -23,7 +24,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
     Every block keeps its own code: the processors of its attentions and the second entry of its MLP (a Dropout that
     does nothing) are replaced. Names of stock weights are stock. The LR latent comes as ``joint_attention_kwargs=
     {"lr_latents": …}``, which is what lets the stock pipeline of Stable Diffusion 3 sample with it.
-    The last six arguments are those of `LRStream`.
+    The last seven arguments are those of `LRStream`.
     """
 
     @register_to_config
@@ -48,6 +49,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
         conv_scale: float = 1.0,
         qk_init: str = "zero",
         legacy_noise_keys: bool = False,
+        lora_rank: int = 0,
     ) -> None:
         super().__init__(
             sample_size,
@@ -64,7 +66,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
             tuple(dual_attention_layers),
             qk_norm,
         )
-        self.stream = LRStream(lr_attention, lr_residual, injection, conv_scale, qk_init, legacy_noise_keys)
+        self.stream = LRStream(lr_attention, lr_residual, injection, conv_scale, qk_init, legacy_noise_keys, lora_rank)
         self.grid = TokenGrid()
         self.pos_embed.register_forward_hook(_side_by_side)
         self.norm_out.register_forward_pre_hook(_noise_stream)
@@ -72,6 +74,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
             answers = index < num_layers - 1 or injection != "none"  # or nothing would read the last block's L
             for attention in filter(None, (block.attn, block.attn2)):
                 attention.set_processor(LRAttention(self.inner_dim, self.stream, answers))
+                lora.attach([attention], lora_rank)
             channels = block.ff.net[2].in_features
             if injection == "conv":
                 block.ff.net[1] = CrossStreamConv(channels, conv_scale, self.grid)
@@ -102,9 +105,11 @@ class DiT4SRTransformer(SD3Transformer2DModel):
                 attention.processor.reset(attention)
             if isinstance(block.ff.net[1], PARTS):
                 block.ff.net[1].reset()
+        for _, part in lora.parts(self, ""):
+            part.reset()
 
     def lr_stream(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The named parameters of the LR stream: all that DiT4SR trains."""
+        """The named parameters of the LR stream, LoRA included: all that DiT4SR trains."""
         for name, module in self.named_modules():
             if isinstance(module, PARTS):
                 yield from module.named_parameters(prefix=name)

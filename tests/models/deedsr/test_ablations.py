@@ -27,6 +27,7 @@ ABLATIONS = {
     "modulation": {"modulation": False},
     "none": {"cross_attention": "none"},
     "projected": {"cross_attention": "projected"},
+    "lora": {"lora_rank": 3},
     "all": {"degradation": "zero", "modulation": False, "cross_attention": "projected"},
 }
 Assembled = Callable[[str], DeeDSR]
@@ -117,6 +118,10 @@ def test_counts_at_full_size() -> None:
     stock = 865_910_724
     assert found["none"]["unet_frozen"] == stock
     assert found["projected"]["unet_total"] == stock + full["sft"]
+    widths = [320] * 5 + [640] * 5 + [1280] * 6  # of the U-Net's transformers, each with one self-attention
+    low_rank = sum(4 * 3 * 2 * width for width in widths)
+    more = {name: full[name] + low_rank for name in ("lora", "trained", "unet_total")}
+    assert found["lora"] == {**full, **more}
     assert found["modulation"]["trained"] == full["trained"] - 52_979_840 - 7_217_664
 
 

@@ -23,6 +23,7 @@ VARIANTS = [
     LRStream(injection="none"),
     LRStream(injection="linear"),
     LRStream(qk_init="clone"),
+    LRStream(lora_rank=3),
 ]
 
 
