@@ -150,8 +150,7 @@ class Restorer:
         padded = pad_to(upsample(lr, SCALE), self.model.size)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         tiles = self.tiles(height, width)
-        skipped = settings.guidance.steps if settings.guidance.weight == 1 else 0
-        counter.total = settings.ensemble * len(tiles) * (max(settings.steps - skipped, 0) + 2)
+        counter.total = settings.ensemble * len(tiles) * (settings.asked + 2)
 
         def blended(function: Callable[[list[Window]], Tensor], scale: int = 1) -> Tensor:
             return merge(self._pieces(function, tiles, counter), height, width, scale)

@@ -81,6 +81,11 @@ class Settings:
                 values[name] = FreeGuidance(*values[name])
         return cls(**values)
 
+    @property
+    def asked(self) -> int:
+        """How many of the steps ask the network: none that noise guidance takes from the input alone."""
+        return max(self.steps - (self.guidance.steps if self.guidance.weight == 1 else 0), 0)
+
     def with_(self, **changes: Any) -> Settings:
         """A copy with the changes that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

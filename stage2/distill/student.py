@@ -43,7 +43,7 @@ def check(settings: Settings) -> None:
             f"{settings.steps} steps, all of them with gradients, are too many: set steps to at most {MOST_STEPS} in "
             f"{where}"
         )
-    if settings.guidance.weight == 1 and settings.guidance.steps >= settings.steps:
+    if not settings.asked:
         raise ValueError(
             f"noise guidance of weight 1 for {settings.guidance.steps} of {settings.steps} steps never asks the "
             f"network: set guidance, as [0.2,1], in {where}"

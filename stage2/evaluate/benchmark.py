@@ -2,7 +2,7 @@
 
     python -m stage2.evaluate.benchmark model=built-in size=2048 steps=8 dtype=bfloat16
     python -m stage2.evaluate.benchmark model=sd21-random size=512 steps=50 dtype=bfloat16 against=pipeline compile=true
-    python -m stage2.evaluate.benchmark model=sd21-random steps=1 dtype=bfloat16 against=null warmup=0 repeats=1
+    python -m stage2.evaluate.benchmark model=sd21-random steps=1 options.noise_guidance=[0,0] against=null
     python -m stage2.evaluate.benchmark model=dit4sr-random steps=40 dtype=bfloat16 against=sd3_controlnet-random
 
 ``SIZE-random`` is a model size with random weights. ``against=naive``: a float32 restorer that computes everything anew

@@ -179,6 +179,12 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     model, reference = models(cfg, device)
     options = Options(**plain(cfg.options))
     restorer, lr = Restorer(model, options, cfg.compile), picture(cfg.size)
+    if not restorer.settings.asked:
+        guidance = f"noise guidance {restorer.settings.guidance.weight:g}:{restorer.settings.guidance.steps}"
+        raise ValueError(
+            f"steps={restorer.settings.steps} with {guidance} never asks the network, so its speed would say nothing: "
+            "give more steps, or options.noise_guidance=[0,0]"
+        )
     runs: dict[str, Run] = {"ours": restorer.restore, **rival(cfg, options, restorer, reference, device)}
     flops = count(Restorer(model, options).restore, lr) if cfg.flops else None
     timings = measure(runs, lr, device, cfg.warmup, cfg.repeats)

@@ -106,6 +106,7 @@ def test_the_plain_pipeline_enlarges_four_times() -> None:
         ("size=30", "size is 30"),
         ("dtype=int8", "unknown dtype 'int8'"),
         ("against=pipeline", "sd21-random"),
+        ("steps=1", r"steps=1 with noise guidance 1:1 never asks the network.*=\[0,0\]"),
     ],
 )
 def test_wrong_settings_are_named(tiny_model_folder: Path, override: str, message: str) -> None:
