@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,28 @@ class Schedule:
         return rise * self.gamma**passed if self.kind == "milestones" else rise
 
 
+class Course(LambdaLR):
+    """Gives an optimizer's groups their rates: each its own, times `factor` of the step.
+
+    What the groups were made with, rates and all other options, holds whatever state is loaded into either: of a
+    checkpoint only the steps taken count, so that a run that goes on with other numbers has them.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
+        super().__init__(optimizer, lambda step: factor(step))  # of an object it would store, and restore, the numbers
+        self.made_with = [{**group, "params": None} for group in optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "made_with"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict({**state, "base_lrs": self.base_lrs})
+        numbers = zip(self.optimizer.param_groups, self.made_with, self.base_lrs, self.lr_lambdas, strict=True)
+        for group, options, rate, factor in numbers:
+            group.update({**options, "params": group["params"], "lr": rate * factor(self.last_epoch)})
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
 def known(option: str, word: str, words: Sequence[str]) -> None:
     """Raise ValueError where `word` is none of `words`."""
     if word not in words:
@@ -76,8 +98,7 @@ def scheduled(
     known("kind", kind, KINDS)
     factor = Schedule(schedule, warmup, steps, **course)
     optimizer = _optimizer(kind, parameters, lr, weight_decay, momentum)
-    scheduler = LambdaLR(optimizer, lambda step: factor(step))  # of an object it would store, and restore, the numbers
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": Course(optimizer, factor), "interval": "step"}}
 
 
 def _optimizer(kind: str, parameters: Parameters, lr: float, weight_decay: float, momentum: float) -> Optimizer:

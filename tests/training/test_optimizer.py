@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -74,6 +75,29 @@ def test_the_rate_rises_and_stays_or_falls_to_zero() -> None:
     assert cosine[0] == pytest.approx(0.5)
     assert cosine[4] == pytest.approx(1)
     assert cosine[8] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "muon"])
+def test_what_is_loaded_changes_no_option(kind: str) -> None:
+    """The rate and the decay of the second are its own from the next step on, and so is the course of the rate."""
+    parameters = [[nn.Parameter(torch.ones(4, 4))] for _ in range(2)]
+    old = scheduled(parameters[0], 2.0, 4, 8, 0.01, "cosine", kind)
+    new = scheduled(parameters[1], 3.0, 0, 16, 0.5, "cosine", kind)
+    for _ in range(3):
+        gradient_step(old["optimizer"], parameters[0], 1)
+        old["lr_scheduler"]["scheduler"].step()
+    new["optimizer"].load_state_dict(old["optimizer"].state_dict())
+    scheduler = new["lr_scheduler"]["scheduler"]
+    scheduler.load_state_dict(old["lr_scheduler"]["scheduler"].state_dict())
+    (group,) = new["optimizer"].param_groups
+    for step in (3, 4):
+        assert group["lr"] == pytest.approx(1.5 * (1 + math.cos(math.pi * step / 16)))
+        assert scheduler.get_last_lr() == [group["lr"]]
+        assert (group["weight_decay"], group["initial_lr"]) == (0.5, 3.0)
+        gradient_step(new["optimizer"], parameters[1], 1)
+        scheduler.step()
+    states = [one["optimizer"].state_dict()["state"][0] for one in (old, new)]
+    assert states[0].keys() == states[1].keys(), "the moments have been loaded"
 
 
 def test_eight_bits_without_bitsandbytes_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
