@@ -87,5 +87,5 @@ def train(cfg: DictConfig) -> Path:
     callbacks: list[pl.Callback] = [EncoderFile(encoder)]
     if cfg.probe.every is not None:
         callbacks.append(Probing(cfg.data.roots, cfg.probe, cfg.seed))
-    fit(cfg, degradation_learner(cfg), batches(cfg), output, cfg.steps, callbacks)
+    fit(cfg, degradation_learner(cfg), batches(cfg), output, cfg.steps, callbacks, encoder)
     return encoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from stage2.vector import Vector
 
 INIT = "init"
 """Instead of a system in a configuration's model: it is the whole one of ``init``."""
-
-log = logging.getLogger(__name__)
 
 
 def origin(cfg: DictConfig) -> dict[str, Any]:
@@ -155,6 +152,5 @@ def train(
     callbacks: list[pl.Callback] = [ModelFolder(folder, trainable)]
     if cfg.validation:
         callbacks.append(Validation(**cfg.validation))
-    fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks)
-    log.info("the model is in %s", folder)
+    fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks, folder)
     return folder

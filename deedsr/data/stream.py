@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -41,4 +42,12 @@ class Stream(IterableDataset[Batch], ABC):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
+            worker_init_fn=deaf,
         )
+
+
+def deaf(worker: int) -> None:
+    """What a worker process does first: signals that come to all processes of a run are for the run alone to heed."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

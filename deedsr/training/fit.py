@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 
 from deedsr import weights
 from deedsr.training.command import plain
 from deedsr.training.photographs import Batches
 from deedsr.training.run import Run
+from deedsr.training.saving import TIME, Saving, WholeCheckpoints, exit_status, requeue
 
 LAST = "last.ckpt"
 
@@ -41,17 +41,8 @@ REFUSED = {
 log = logging.getLogger(__name__)
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Gives a checkpoint its name when it is whole: one that is cut off never takes the place of the last."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        part = f"{path}.part"  # always the same: what a killed run leaves is written over by the next
-        super().save_checkpoint(checkpoint, part, storage_options)
-        os.replace(part, path)
-
-
 def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
-    """The trainer of a configuration; its log and its checkpoint are in `output`.
+    """The trainer of a configuration; its log is in `output`.
 
     It has `callbacks`, those of ``cfg.callbacks``, and those of ``cfg.trainer.callbacks``. Raises ValueError for words
     of ``cfg.trainer`` that a run can't heed.
@@ -59,14 +50,6 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
     words = plain(cfg.trainer)
     for name in words.keys() & REFUSED.keys():
         raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
-    saver = ModelCheckpoint(
-        output,
-        "last",
-        every_n_train_steps=cfg.checkpoint_every,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
     given = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
     plugins = [hydra.utils.instantiate(one) for one in _several(words.pop("plugins", None))]
     return hydra.utils.instantiate(
@@ -74,7 +57,6 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
         logger=hydra.utils.instantiate(cfg.logger, save_dir=str(output)) if cfg.logger else False,
         plugins=[WholeCheckpoints(), *plugins],
         callbacks=[
-            saver,
             *([LearningRateMonitor("step")] if cfg.logger else []),
             *callbacks,
             *map(hydra.utils.instantiate, given),
@@ -83,6 +65,7 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
         max_epochs=-1,
         default_root_dir=str(output),
         use_distributed_sampler=False,
+        _convert_="all",
     )
 
 
@@ -92,28 +75,62 @@ def _several(words: Any) -> list[Any]:
 
 
 def fit(
-    cfg: DictConfig, module: Run, data: Batches, output: Path, steps: int, callbacks: Sequence[Callback] = ()
+    cfg: DictConfig,
+    module: Run,
+    data: Batches,
+    output: Path,
+    steps: int,
+    callbacks: Sequence[Callback] = (),
+    result: Path | None = None,
 ) -> pl.Trainer:
-    """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves that file at the end.
+    """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves its last step there.
 
-    The configuration is kept beside it as ``config.yaml``.
+    The configuration is kept beside it as ``config.yaml``. result: what `callbacks` write beside each checkpoint, for
+    the last line. A run that is told to stop early returns; one that a signal ends exits with 128 plus its number.
     """
     checkpoint = output / LAST
-    trainer = make_trainer(cfg, output, steps, callbacks)
-    if trainer.is_global_zero:
+    saving = Saving(checkpoint, cfg.checkpoint_every)
+    trainer = make_trainer(cfg, output, steps, [*callbacks, saving])
+    dry = trainer.fast_dev_run
+    if trainer.is_global_zero and not dry:
         output.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    if checkpoint.is_file():
+    going_on = checkpoint.is_file() and not dry
+    if going_on:
         stored = weights.load_checkpoint(checkpoint)
         module.check(stored, trainer, checkpoint)
-        log.info("going on after step %d of %s", stored["global_step"], checkpoint)
+        saving.saved = stored["global_step"]
+        log.info("going on after step %d of %s", saving.saved, checkpoint)
         del stored
-        trainer.fit(module, data, ckpt_path=str(checkpoint), weights_only=True)
-    else:
-        trainer.fit(module, data)
-    if trainer.global_step >= steps:
-        trainer.save_checkpoint(checkpoint, weights_only=False)
+    done = going_on and saving.saved >= steps
+    try:
+        trainer.fit(module, data, ckpt_path=str(checkpoint) if going_on else None, weights_only=True)
+        if done:
+            trainer.save_checkpoint(checkpoint, weights_only=False)  # brings back what is written beside it
+    except BaseException as error:
+        tell(trainer, saving, steps, type(error).__name__, result)
+        raise
+    tell(trainer, saving, steps, saving.why(trainer), result)
+    if saving.signal:
+        requeue(trainer, saving.signal)
+        sys.exit(exit_status(trainer, saving.signal))
     return trainer
+
+
+def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path | None) -> None:
+    """The last line of a run: how many steps it has taken, where they are, and how to go on."""
+    if not trainer.is_global_zero:
+        return
+    places = " and ".join(str(place) for place in (saving.file, result) if place)
+    if trainer.fast_dev_run:
+        log.info("fast_dev_run: %d of %d steps were tried; nothing is written", trainer.global_step, steps)
+    elif saving.saved >= steps:
+        log.info("all %d steps are taken: they are in %s", steps, places)
+    elif saving.saved:
+        how = f" with a longer {TIME}" if why == TIME else ""
+        log.info("%s: %d of %d steps are in %s; the same command goes on%s", why, saving.saved, steps, places, how)
+    else:
+        log.info("%s: none of %d steps is saved; the same command begins anew", why, steps)
 
 
 def finished(output: Path, steps: int, result: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.optim import Optimizer
 
 from deedsr import weights
 from deedsr.data.batch import Batch
@@ -18,10 +20,21 @@ from deedsr.randomness import seeded
 BAD_BATCH = "bad_batch.safetensors"
 
 
+class Broken(ValueError):
+    """Numbers that are none have come up: the state isn't worth keeping."""
+
+
 class Run(pl.LightningModule):
-    """A run whose randomness is a pure function of (seed, batch number, rank); frozen parts stay out of checkpoints."""
+    """A run whose randomness is a pure function of (seed, batch number, rank); frozen parts stay out of checkpoints.
+
+    A checkpoint is always that of the last whole step, whenever it is written: what a step changes before its update,
+    as the running means of BatchNorm, is kept until the step is `whole`.
+
+    updating: whether the optimizer is at work, so that the parameters are of no step.
+    """
 
     average: Average | None = None
+    whole, updating = True, False
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -41,18 +54,38 @@ class Run(pl.LightningModule):
         """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
         raise NotImplementedError
 
+    def on_train_start(self) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        self.moving = sorted(self.saved() - trained)
+        self.progress = self.trainer.fit_loop.state_dict()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.batch = batch
+        if self.whole:
+            self.whole = False
+            self.kept = {name: attrgetter(name)(self).detach().clone() for name in self.moving}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.whole:
+            self.progress = self.trainer.fit_loop.state_dict()
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put back what the present step has moved, where it won't come to its update."""
+        if not self.whole:
+            for name, tensor in self.kept.items():
+                attrgetter(name)(self).copy_(tensor)
 
     def on_before_backward(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             raise self.broken(f"the loss is {loss.item()}")
 
-    def broken(self, what: str) -> ValueError:
+    def broken(self, what: str) -> Broken:
         """The error for numbers that are none; keeps the present batch."""
-        return ValueError(
+        return Broken(
             f"{what} at step {self.global_step}: take a lower learning rate, trainer.precision=32-true, or other "
-            f"photographs (this batch is in {self._keep_batch()}); the same command goes on from the last checkpoint"
+            f"photographs (this batch is in {self._keep_batch()}); with resume=changed that goes on from the last "
+            "checkpoint"
         )
 
     def _keep_batch(self) -> Path:
@@ -61,14 +94,24 @@ class Run(pl.LightningModule):
         origin = {"seed": self.seed, "step": self.global_step, "batch": number, "rank": self.global_rank}
         return weights.save(Path(self.trainer.default_root_dir) / BAD_BATCH, self.batch.tensors(), origin)
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.updating = True
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update()  # here, because on_train_batch_end comes only after a checkpoint of this step
+        self.updating, self.whole = False, True
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         saved = self.saved()
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
+        state = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
+        if not all(value.isfinite().all() for value in state.values()):
+            raise self.broken("a weight is NaN or inf")
+        if not self.whole:
+            state |= self.kept
+            checkpoint["loops"]["fit_loop"] = self.progress
+        checkpoint["state_dict"] = state
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
         checkpoint["sharded"] = isinstance(self.trainer.strategy, ModelParallelStrategy)

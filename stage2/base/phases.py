@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
@@ -15,32 +16,44 @@ from deedsr.training.photographs import Photographs
 from stage2.base.modules import AutoencoderRun, DenoiserRun
 from stage2.base.sizes import BaseConfig, base_config
 
-log = logging.getLogger(__name__)
+
+class Part(pl.Callback):
+    """Does `write` beside each checkpoint: the base has what a phase has come to."""
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self.write = write
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        if trainer.is_global_zero:
+            self.write()
 
 
-def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> Path | None:
     """Phase 1; the scaling factor, 1/rms of the latents, goes into the autoencoder's configuration.
 
-    An autoencoder that is given is copied. Raises ValueError where it would replace one that a denoiser has learned on.
+    Returns the folder of an autoencoder that a denoiser can learn on; None after a stop before its last step. One that
+    is given is copied. Raises ValueError where it would replace one that a denoiser has learned on.
     """
-    vae = output / "base" / "vae"
+    vae, dry = output / "base" / "vae", bool(cfg.trainer.get("fast_dev_run"))
     if cfg.autoencoder.given:
         given = Path(cfg.autoencoder.given)
-        if not same_part(given, vae):
+        if not dry and not same_part(given, vae):
             keep(output)
             base = Base.open(given.parent)
             write_part(vae, base.tensors(given.name), base.config(given.name))
-        return
+        return given
     if finished(output / "autoencoder", cfg.autoencoder.steps, vae / PART):
-        return
+        return vae
     keep(output)
     crops = Photographs(crop=cfg.autoencoder.crop, batch=cfg.autoencoder.batch, seed=cfg.seed, **cfg.data)
-    vae_config = size.vae
     torch.manual_seed(cfg.seed)
-    run = AutoencoderRun(stock(vae_config), cfg.autoencoder, cfg.seed)
-    fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps)
-    vae_config["scaling_factor"] = run.scaling_factor()
-    write_part(vae, run.vae.state_dict(), vae_config)
+    run = AutoencoderRun(stock(size.vae), cfg.autoencoder, cfg.seed)
+
+    def write() -> None:
+        write_part(vae, run.vae.state_dict(), {**size.vae, "scaling_factor": run.scaling_factor()})
+
+    trainer = fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps, [Part(write)], vae)
+    return vae if not dry and trainer.global_step >= cfg.autoencoder.steps else None
 
 
 def same_part(one: Path, other: Path) -> bool:
@@ -62,24 +75,28 @@ def keep(output: Path) -> None:
         )
 
 
-def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path) -> None:
+def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path, autoencoder: Path) -> None:
     """Phase 2, on the frozen autoencoder of phase 1: the text is one zero token."""
-    if finished(output / "denoiser", cfg.denoiser.steps, output / "base" / size.part / PART):
+    part = output / "base" / size.part
+    if finished(output / "denoiser", cfg.denoiser.steps, part / PART):
         return
     torch.manual_seed(cfg.seed)
-    denoiser, vae = stock(size.denoiser), Base.open(output / "base").load("vae")
+    denoiser, vae = stock(size.denoiser), Base.open(autoencoder.parent).load(autoencoder.name)
     run = DenoiserRun(denoiser, vae, size.scheduler, cfg.denoiser, cfg.seed)
     crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
-    fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps)
-    write_scheduler(output / "base", size.scheduler)
-    write_part(output / "base" / size.part, run.averaged(), size.denoiser)
+
+    def write() -> None:
+        write_scheduler(output / "base", size.scheduler)
+        write_part(part, run.averaged(), size.denoiser)
+
+    fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps, [Part(write)], part)
 
 
 def train(cfg: DictConfig) -> Path:
-    """Both phases; returns the folder of the finished base. What is finished already is left alone."""
+    """Both phases; returns the folder of the base. What is finished already is left alone."""
     output = Path(cfg.output)
     size = base_config(cfg.size, plain(cfg.overrides))
-    train_autoencoder(cfg, size, output)
-    train_denoiser(cfg, size, output)
-    log.info("the base is in %s", output / "base")
+    autoencoder = train_autoencoder(cfg, size, output)
+    if autoencoder is not None:
+        train_denoiser(cfg, size, output, autoencoder)
     return output / "base"

@@ -1,4 +1,4 @@
-"""A run that is killed at random steps, before and after its first checkpoint, and started again each time."""
+"""A run that is killed or told to end at random steps, and started again each time, ends as an unbroken one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS, EVERY = 60, 20
 RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; well before the end
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def command(photos: Path) -> list[str]:
     """The command of the README at a tiny size."""
     shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[4,4,8,8],stem:4}"]
@@ -50,23 +50,58 @@ def kill_at(run: subprocess.Popen, step: int) -> int:
     raise AssertionError(f"the run ended before step {step}: {text.decode()[-3000:]}")
 
 
+def end_at(run: subprocess.Popen, step: int) -> str:
+    """Sends SIGTERM to the run and its workers when its progress bar shows `step`; returns its last line."""
+    text = b""
+    while shown := os.read(run.stdout.fileno(), 65536):
+        text += shown
+        if max((int(count) for count in re.findall(rb"\s(\d+)/\d+\s", text)), default=0) >= step:
+            break
+    os.killpg(run.pid, signal.SIGTERM)
+    said = run.communicate(timeout=1200)[0].decode()
+    assert run.returncode == 128 + signal.SIGTERM, said[-3000:]
+    return said.strip().splitlines()[-1]
+
+
 def finish(run: subprocess.Popen) -> None:
     said = run.communicate(timeout=1200)[0]
     assert run.returncode == 0, said.decode()[-3000:]
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(command: list[str], tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    unbroken = start(command, whole)
+@pytest.fixture(scope="module")
+def unbroken(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run in one go."""
+    output = tmp_path_factory.mktemp("unbroken")
+    finish(start(command, output))
+    return output
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(command: list[str], unbroken: Path, tmp_path: Path) -> None:
     points = random.Random(20240404)
     for number, (low, high) in enumerate(RANGES):
         step = points.randint(low, high)
-        shown = kill_at(start(command, parts), step)
-        saved = (parts / "last.ckpt").is_file()
+        shown = kill_at(start(command, tmp_path), step)
+        saved = (tmp_path / "last.ckpt").is_file()
         sys.stdout.write(f"killed at step {step} (bar at {shown}), {'after' if saved else 'before'} a checkpoint\n")
         assert saved == (number > 0)
-    finish(start(command, parts))
-    finish(unbroken)
+    finish(start(command, tmp_path))
+    assert_same(unbroken, tmp_path)
+
+
+def test_a_run_that_is_told_to_end_saves_its_step_first(command: list[str], unbroken: Path, tmp_path: Path) -> None:
+    """The signal comes to its workers too, as a shell or SLURM send it."""
+    step = random.Random(20241126).randint(3, EVERY - 3)
+    said = end_at(start(command, tmp_path), step)
+    taken = weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"]
+    sys.stdout.write(f"told to end at step {step}: {said}\n")
+    assert step <= taken < EVERY
+    assert f"SIGTERM: {taken} of {STEPS} steps are in" in said
+    finish(start(command, tmp_path))
+    assert_same(unbroken, tmp_path)
+
+
+def assert_same(whole: Path, parts: Path) -> None:
+    """Both runs have come to the same, to the bit."""
     expected, got = (weights.load_checkpoint(folder / "last.ckpt") for folder in (whole, parts))
     assert expected["global_step"] == got["global_step"] == STEPS
     assert {"contrast.queue", "contrast.pointer"} <= expected["state_dict"].keys()

@@ -17,6 +17,7 @@ from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.training.optimizer import Schedule
 from deedsr.training.run import BAD_BATCH
 from stage1.from_config import train
+from stage1.module import DegradationLearner
 
 Compose = Callable[..., DictConfig]
 
@@ -45,6 +46,37 @@ def test_a_broken_off_run_goes_on_from_its_last_checkpoint(tiny: Compose, tmp_pa
     train(tiny(tmp_path / "parts", "steps=6", "checkpoint_every=2"))
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_an_error_amid_a_step_undoes_what_the_step_has_moved(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its forward pass has moved the key network, the queue and BatchNorm's statistics already."""
+    train(tiny(tmp_path / "whole", "steps=4", "optimizer.lr=0.001"))
+    checked = DegradationLearner.on_before_backward
+
+    def failing(run: DegradationLearner, loss: torch.Tensor) -> None:
+        if run.global_step == 3:
+            raise RuntimeError("out of memory")
+        checked(run, loss)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(DegradationLearner, "on_before_backward", failing)
+        train(tiny(tmp_path / "parts", "steps=4", "optimizer.lr=0.001"))
+    assert weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["global_step"] == 3
+    broken = state(tmp_path / "parts")
+    assert broken["contrast.pointer"] == 3 * 4
+    stored = weights.load(tmp_path / "parts" / "encoder.safetensors").tensors
+    for name, tensor in stored.items():
+        assert torch.equal(tensor, broken[f"contrast.encoder.{name}"]), name
+    train(tiny(tmp_path / "parts", "steps=4", "optimizer.lr=0.001"))
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+
+
+def test_a_trial_writes_nothing(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(tmp_path / "run", "steps=4", "+trainer.fast_dev_run=2"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_writes_the_query_encoder_without_head(tiny: Compose, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -87,6 +88,26 @@ def power_cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], AbstractC
 
         with monkeypatch.context() as patch, pytest.raises(PowerCut):
             patch.setattr(PhotoCrops, "sample", broken)
+            yield
+
+    return armed
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager]:
+    """`with signal_at(n, size, number):` a run gets this signal where it reads batch n, before it trains on n - 1."""
+
+    @contextmanager
+    def armed(batch: int, size: int, number: int, rank: int = 0) -> Iterator[None]:
+        whole = PhotoCrops.sample
+
+        def sent(self: PhotoCrops, at: int, sample: int) -> Crops:
+            if (at, self.size, sample, self.rank) == (batch, size, 0, rank):
+                os.kill(os.getpid(), number)
+            return whole(self, at, sample)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PhotoCrops, "sample", sent)
             yield
 
     return armed

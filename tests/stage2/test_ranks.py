@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,24 +47,24 @@ def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> Non
     train(cfg, make_run)
 
 
-def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run) -> None:
+def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
     fork, port = multiprocessing.get_context("fork"), free_port()
     ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, make_run)) for rank in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(timeout=1200)
-    assert [process.exitcode for process in ranks] == [0, 0]
+    assert [process.exitcode for process in ranks] == [*codes]
 
 
 @pytest.fixture(scope="module")
 def run_two(
     composed: Composed, stage2_options: Options, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, Sequence[str]], Path]:
-    def run(strategy: str, name: str, more: Sequence[str]) -> Path:
+) -> Callable[..., Path]:
+    def run(strategy: str, name: str, more: Sequence[str], codes: Sequence[int] = (0, 0)) -> Path:
         output = tmp_path_factory.getbasetemp() / "ranks" / f"{strategy}-{name}"
         options = [word for word in stage2_options(output, *more) if word != "trainer=cpu"]
-        two_ranks(composed("stage2", [*STRATEGIES[strategy], *COMMON, *options]))
+        two_ranks(composed("stage2", [*STRATEGIES[strategy], *COMMON, *options]), codes=codes)
         return output
 
     return run
@@ -81,6 +82,19 @@ def test_two_ranks_resume_to_the_bit(
 ) -> None:
     for steps in (1, 2):
         parts = run_two(strategy, "parts", [f"steps={steps}"])
+    assert_same_runs(whole[strategy], parts)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_signal_to_one_rank_ends_both_after_the_step(
+    strategy: str, whole: dict[str, Path], run_two: Callable, signal_at: Callable, assert_same_runs: Callable
+) -> None:
+    """No step is saved in between; then both go on, to the bit."""
+    more = ["steps=2", "checkpoint_every=1000"]
+    with signal_at(1, 64, signal.SIGTERM, rank=1):
+        parts = run_two(strategy, "signalled", more, codes=(128 + signal.SIGTERM, 0))
+    assert weights.load_checkpoint(parts / "last.ckpt")["global_step"] == 1
+    run_two(strategy, "signalled", more)
     assert_same_runs(whole[strategy], parts)
 
 

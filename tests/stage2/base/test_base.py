@@ -67,10 +67,10 @@ def test_ten_and_ten_steps_equal_twenty_in_both_phases(
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert weights.load_checkpoint(tmp_path / "autoencoder" / "last.ckpt")["global_step"] == 10
-    assert not (tmp_path / "base").exists()
+    assert [part.name for part in (tmp_path / "base").iterdir()] == ["vae"]
     with power_cut(13, 48):
         train(composed("base", options))
-    assert weights.load_checkpoint(tmp_path / "denoiser" / "last.ckpt")["global_step"] == 10
+    assert weights.load_checkpoint(tmp_path / "denoiser" / "last.ckpt")["global_step"] == 12
     train(composed("base", options))
     assert_same_runs(whole, tmp_path)
 
@@ -112,6 +112,42 @@ def test_more_steps_go_on(composed: Composed, base_options: Options, tmp_path: P
     train(composed("base", base_options(tmp_path, *steps(1, 2))))
     assert weights.load_checkpoint(tmp_path / "denoiser" / "last.ckpt")["global_step"] == 2
     assert (tmp_path / "base" / "unet" / PART).read_bytes() != first
+
+
+def test_a_signal_in_the_first_phase_ends_the_run(
+    whole: Path,
+    composed: Composed,
+    base_options: Options,
+    tmp_path: Path,
+    signal_at: Callable,
+    assert_same_runs: Callable,
+) -> None:
+    """The part is that of the step it came at, and the second phase waits for a whole first one."""
+    options = base_options(tmp_path, *steps(20, 20))
+    with signal_at(7, 32, signal.SIGTERM), pytest.raises(SystemExit):
+        train(composed("base", options))
+    assert not (tmp_path / "denoiser").exists()
+    stored = weights.load_checkpoint(tmp_path / "autoencoder" / "last.ckpt")
+    part = Base.open(tmp_path / "base")
+    assert part.config("vae")["scaling_factor"] == pytest.approx(stored["state_dict"]["mean_square"].item() ** -0.5)
+    assert all(torch.equal(tensor, stored["state_dict"][f"vae.{name}"]) for name, tensor in part.tensors("vae").items())
+    train(composed("base", options))
+    assert_same_runs(whole, tmp_path)
+
+
+def test_a_phase_that_is_stopped_early_is_no_ground_for_the_next(
+    composed: Composed, base_options: Options, tmp_path: Path
+) -> None:
+    train(composed("base", base_options(tmp_path, *steps(100000, 1), "+trainer.max_time={seconds:1}")))
+    assert (tmp_path / "base" / "vae" / PART).is_file()
+    assert not (tmp_path / "denoiser").exists()
+
+
+def test_a_trial_writes_nothing(composed: Composed, base_options: Options, tiny_base: Path, tmp_path: Path) -> None:
+    dry = "+trainer.fast_dev_run=true"
+    train(composed("base", base_options(tmp_path / "run", *steps(2, 2), dry)))
+    train(composed("base", base_options(tmp_path / "run", *steps(2, 2), dry, f"autoencoder.given={tiny_base / 'vae'}")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_autoencoder_that_a_denoiser_learned_on_is_kept(
