@@ -47,8 +47,7 @@ class Restorer:
         """
         self.model = model.eval()
         self.options = options or Options()
-        first = next(model.parameters())
-        self.device, self.dtype = first.device, first.dtype
+        self.device, self.dtype = model.device, model.dtype
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
         self.predict = torch.compile(model.denoise) if compile else model.denoise

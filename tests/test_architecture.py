@@ -27,7 +27,7 @@ EXTRAS = (
 
 FLOORS = (
     {"deedsr.training", "deedsr.cli", "stage1", "stage2"},
-    {"deedsr.restorer", "deedsr.jobs", "deedsr.metrics", "deedsr.convert", "deedsr.diagnosis"},
+    {"deedsr.restorer", "deedsr.pipeline", "deedsr.jobs", "deedsr.metrics", "deedsr.convert", "deedsr.diagnosis"},
     {"deedsr.models", "deedsr.data"},
     {"deedsr.diffusion", "deedsr.degradation", "deedsr.pictures", "deedsr.geometry", "deedsr.tiling"}
     | {"deedsr.weights", "deedsr.files", "deedsr.randomness", "deedsr.options", "deedsr.ema", "deedsr.colour"}

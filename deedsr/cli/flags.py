@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SHORT = {"output": "-o", "tile": "-t", "with_base": "--with-base"}
-_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download|with_base|merge)(?:='?(\w+)'?)?`|`\.(\w+)`")
+_SHORT = {"output": "-o", "tile": "-t"}
+_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download|with_base|merge|replace_card)(?:='?(\w+)'?)?`|`\.(\w+)`")
 
 
 def in_flags(message: str) -> str:
@@ -16,6 +16,8 @@ def in_flags(message: str) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, value, extension = found.groups()
-        return f"--ext {extension}" if extension else f"{_SHORT.get(name, f'--{name}')} {value or ''}".rstrip()
+        if extension:
+            return f"--ext {extension}"
+        return f"{_SHORT.get(name) or '--' + name.replace('_', '-')} {value or ''}".rstrip()
 
     return _QUOTED.sub(flag, message)

@@ -51,6 +51,9 @@ DamageScale = Annotated[
 Tile = Annotated[
     int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
 ]
+Licence = Annotated[
+    str | None, typer.Option("--licence", "--license", metavar="ID", help="As the hub names it [default: its base's].")
+]
 Views = Annotated[int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")]
 
 
@@ -192,19 +195,30 @@ app.add_typer(convert_app, name="convert")
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them.")],
+    source: Annotated[str, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them, or built-in.")],
     target: Annotated[Path, typer.Argument(help="New folder.")],
     with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Make LoRA part of the base.")] = False,
+    licence: Licence = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Send the folder to the hub as well.")] = None,
+    replace_card: Annotated[bool, typer.Option("--replace-card", help="The hub's card, whoever wrote it.")] = False,
 ) -> int:
-    """Write a model folder that can be handed on."""
+    """Write a model folder that can be handed on, with a card, README.md.
+
+    A card that is in SOURCE, or in OWNER/NAME on the hub, keeps the text that someone has written.
+    """
     import torch
 
     from deedsr.models import export as export_model
+    from deedsr.models import hub
 
-    export_model(source, target, with_base, torch.float16 if half else None, merge)
+    if push is not None:
+        hub.check_name(push)
+    export_model(source, target, with_base, torch.float16 if half else None, merge, licence, anywhere=push is not None)
     typer.echo(str(target))
+    if push is not None:
+        typer.echo(in_flags(hub.push(target, push, replace_card)))
     return 0
 
 

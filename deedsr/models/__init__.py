@@ -85,14 +85,25 @@ def further(name: str | Path, defaults: Mapping[str, Any]) -> TrainableModel:
     return _system(place).further(place, defaults)
 
 
-def export(source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None, merge: bool = False) -> None:
-    """Write the model in `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
+def export(
+    source: str | Path,
+    target: Path,
+    with_base: bool,
+    dtype: torch.dtype | None = None,
+    merge: bool = False,
+    licence: str | None = None,
+    anywhere: bool = False,
+) -> None:
+    """Write the model `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
 
-    source: a model folder or a checkpoint. With the base, `target` needs nothing else; without it, it points to the
-    base that `source` uses, by its hub id, or by the way from `target` to its folder. merge: whether its LoRA becomes
-    part of that base. Raises ValueError where `source` is damaged or has none to merge, and where `target` exists.
+    source: see `load_model`. The folder gets a card, see `deedsr.models.card`, and is a pipeline of diffusers. With the
+    base, `target` needs nothing else; without it, it points to the base that `source` uses, by its hub id, or by the
+    way from `target` to its folder. merge: whether its LoRA becomes part of that base. licence: what its card is to
+    name. anywhere: whether it must not point to a base on the disk. Raises ValueError where `source` is damaged or has
+    no LoRA to merge, and where `target` exists.
     """
-    _system(source).export(source, target, with_base, dtype, merge)
+    place = resolve(str(source))
+    _system(place).export(place, target, with_base, dtype, merge, licence, anywhere)
 
 
 def _system(place: Path) -> System[Any, Any]:

@@ -120,6 +120,16 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def counts(self) -> dict[str, int]:
         """Parameters by part."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its first parameter, and in restoring of all."""
+        return next(self.parameters()).dtype
+
     def freeze(self) -> None:
         """Only what `trainable` names can be trained."""
         self.requires_grad_(False)

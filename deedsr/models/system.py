@@ -19,6 +19,7 @@ from torch import Tensor
 from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.files import new_folder
+from deedsr.models import card
 from deedsr.models.contract import RestorationModel
 from deedsr.models.frozen import lora
 from deedsr.models.frozen.base import Base
@@ -66,6 +67,18 @@ class Trained(Generic[Numbers]):
         """What the model in `folder` is to call its base: a hub id, or the way there from that folder."""
         place = self.base.place.resolve()
         return Path(os.path.relpath(place, folder.resolve())).as_posix() if self.local else self.header.base
+
+    def made(self, system: str, inside: bool) -> card.Made:
+        """What a card is to say of it, when it is handed on with the base in the folder or not."""
+        return card.Made(
+            system,
+            card.base_name(self.base.place, None if self.local else self.header.base),
+            inside,
+            sum(tensor.numel() for tensor in self.tensors().values()),
+            self.header.defaults,
+            weights.load_checkpoint(self.place).get("global_step") if self.place.is_file() else None,
+            card.config_of(self.place),
+        )
 
     @property
     def local(self) -> bool:
@@ -173,7 +186,14 @@ class System(ABC, Generic[Model, Numbers]):
         weights.save(folder / ADAPTER, tensors, self.config(header))
 
     def export(
-        self, source: Path, target: Path, with_base: bool, dtype: torch.dtype | None = None, merge: bool = False
+        self,
+        source: Path,
+        target: Path,
+        with_base: bool,
+        dtype: torch.dtype | None = None,
+        merge: bool = False,
+        licence: str | None = None,
+        anywhere: bool = False,
     ) -> None:
         """See `deedsr.models.export`."""
         if merge and not with_base:
@@ -181,6 +201,8 @@ class System(ABC, Generic[Model, Numbers]):
         with new_folder(target) as folder:
             self.load(source)
             trained = self.open(source)
+            if anywhere and trained.local and not with_base:
+                raise ValueError(f"{trained.base.place}: the base is on this machine alone: add `with_base`")
             header = replace(trained.header, base="base" if with_base else trained.pointer(target))
             tensors, changes = trained.tensors(), None
             if merge:
@@ -190,6 +212,9 @@ class System(ABC, Generic[Model, Numbers]):
                 self.copy_companion(trained.companion, folder, dtype)
             if with_base:
                 trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, changes)
+            card.complete(
+                folder, target.resolve().name, trained.made(self.name, with_base), source / card.CARD, licence
+            )
 
     def _merged(
         self, source: Path, header: Header[Numbers], tensors: Mapping[str, Tensor]

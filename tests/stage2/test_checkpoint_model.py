@@ -15,6 +15,7 @@ from PIL import Image
 from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
+from deedsr.models.card import CARD
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
 from deedsr.models.system import ADAPTER, HEADER
 from deedsr.pictures import picture as images
@@ -99,6 +100,9 @@ def test_it_is_exported_as_a_model_folder(
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.safetensors"))
     assert names[:1] + names[-1:] == [ADAPTER, ENCODER]
     assert (len(names) == 4) == bool(more)
+    card = (folder / CARD).read_text(encoding="utf-8")
+    made = "- Steps: 3.\n- Crops: 2 on each device at a time, of 64 pixels a side.\n- Data: photographs of `photos`;"
+    assert made in card
     header, own = weights.header(folder / ADAPTER), weights.header(run / "model" / ADAPTER)
     assert {**header, "base": own["base"]} == own
     if more:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.models import describe, load_model
+from deedsr.models.card import CARD, INDEX, PIPELINE
 from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
@@ -175,7 +176,7 @@ def test_half_precision_is_exported_with_its_base(tiny_model_folder: Path, tmp_p
 
 def test_without_its_base_an_export_points_to_it(tiny_model_folder: Path, tmp_path: Path) -> None:
     DEEDSR.export(tiny_model_folder, tmp_path / "thin", with_base=False)
-    assert sorted(file.name for file in (tmp_path / "thin").iterdir()) == [ADAPTER, ENCODER]
+    assert sorted(file.name for file in (tmp_path / "thin").iterdir()) == [CARD, ADAPTER, ENCODER, INDEX, PIPELINE]
     whole, thin = DEEDSR.load(tiny_model_folder).state_dict(), DEEDSR.load(tmp_path / "thin").state_dict()
     assert all(torch.equal(tensor, thin[name]) for name, tensor in whole.items())
     DEEDSR.export(tmp_path / "thin", tmp_path / "thinner", with_base=False)
