@@ -1,6 +1,10 @@
-"""The device that a user means."""
+"""The device that a user means, and the memory that it has given at most."""
 
 from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
 
 import torch
 
@@ -17,3 +21,14 @@ def pick_device(name: str) -> torch.device:
     if not there or (index and int(index) >= torch.cuda.device_count()):
         raise ValueError(f"device {name!r} is not available here; choose one of {', '.join(DEVICES)}")
     return torch.device(name)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of a GPU's allocator, else of resident memory (models and interpreter counted)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

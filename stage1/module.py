@@ -62,6 +62,11 @@ class DegradationLearner(Run):
         first, second = cut(pairs.first, chosen[:, 0]), cut(pairs.second, chosen[:, 1])
         return Patches(first, second, pairs.degradation, pairs.paired)
 
+    def pictures(self, batch: Crops | Patches, count: int) -> dict[str, tuple[Tensor, int]]:
+        """Queries, each with its key beside it: what the degradation made of the photographs."""
+        made = self.patches(batch)
+        return {"degraded": (torch.stack([made.query[:count], made.key[:count]], 1).flatten(0, 1), 2)}
+
     def training_step(self, batch: Crops | Patches) -> Tensor:
         """One batch -> the InfoNCE loss and, weighted, the error in reading the parameters."""
         made = self.patches(batch)

@@ -15,8 +15,9 @@ from deedsr.data.pair_crops import degraded
 from deedsr.degradation import Mixture, Recipe
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.ema import Average
-from deedsr.geometry import upsample
+from deedsr.geometry import resize, upsample
 from deedsr.models.contract import Condition, RestorationModel, Text
+from deedsr.restorer import Restorer
 from deedsr.training.optimizer import scheduled
 from deedsr.training.run import Run, in_bytes, pixels
 from stage2.cache.samples import Samples
@@ -114,6 +115,20 @@ class RestorationRun(Run):
             return vector
         dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)).to(lr) < self.vector.dropout
         return torch.where(dropped, self.model.null(len(lr)), vector)
+
+    def pictures(self, batch: Crops | Samples, count: int) -> dict[str, tuple[Tensor, int]]:
+        """What the degradation made; of `count` the LR enlarged, restored with averaged weights, and ground truth."""
+        made = self.samples(batch, self.generator(DEGRADATION))
+        given = batch.hr if isinstance(batch, Crops) else made.hr
+        with self.averaged(), self.trainer.precision_plugin.forward_context():
+            lr, restorer = pixels(made.lr[:count]), Restorer(self.model)
+            restored = torch.cat([restorer.restore(picture) for picture in lr.cpu().split(1)]).to(lr)
+            truth = self.model.decode(made.z[:count]).float() if given is None else pixels(given[:count])
+        cells = [resize(part, (restored.shape[-1], restored.shape[-2])) for part in (upsample(lr), restored, truth)]
+        return {
+            "degraded": (pixels(made.lr), len(made.lr)),
+            "restored": (torch.stack(cells, 1).flatten(0, 1).clamp(0, 1), len(cells)),
+        }
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)

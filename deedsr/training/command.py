@@ -33,7 +33,14 @@ def main(work: str, config: str, trains: bool = False) -> None:
             cfg.output = HydraConfig.get().runtime.output_dir
         command(work, cfg)
 
+    sys.argv[1:] = map(_null_as_none, sys.argv[1:])
     run()
+
+
+def _null_as_none(word: str) -> str:
+    # Hydra takes GROUP=null for an error
+    group, _, value = word.partition("=")
+    return f"{group}=none" if value == "null" and (CONF / group / "none.yaml").is_file() else word
 
 
 def command(work: str, cfg: DictConfig) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, LearningRateMonitor
+from pytorch_lightning.callbacks import Callback
 
 from deedsr import weights
 from deedsr.training.command import plain
+from deedsr.training.loggers import make_logger
 from deedsr.training.photographs import Batches
 from deedsr.training.run import Run
 from deedsr.training.saving import TIME, Saving, WholeCheckpoints, exit_status, requeue
+from deedsr.training.watching import watching
 
 LAST = "last.ckpt"
 
@@ -54,10 +56,10 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
     plugins = [hydra.utils.instantiate(one) for one in _several(words.pop("plugins", None))]
     return hydra.utils.instantiate(
         words,
-        logger=hydra.utils.instantiate(cfg.logger, save_dir=str(output)) if cfg.logger else False,
+        logger=make_logger(cfg.get("logger"), output) or False,
         plugins=[WholeCheckpoints(), *plugins],
         callbacks=[
-            *([LearningRateMonitor("step")] if cfg.logger else []),
+            *watching(cfg),
             *callbacks,
             *map(hydra.utils.instantiate, given),
         ],

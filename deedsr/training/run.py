@@ -50,6 +50,10 @@ class Run(pl.LightningModule):
         rank = 0 if alike else self.global_rank
         return generator(self.seed, self.trainer.fit_loop.total_batch_idx, rank, stream)
 
+    def pictures(self, batch: Any, count: int) -> dict[str, tuple[Tensor, int]]:
+        """Of `count` samples of a batch, by name: pictures (N, 3, H, W) in [0, 1] for a grid of so many columns."""
+        return {}
+
     def saved(self) -> set[str]:
         """Names of the tensors that checkpoints hold; all others are rebuilt from elsewhere."""
         raise NotImplementedError

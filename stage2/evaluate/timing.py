@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import resource
 import statistics
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from deedsr.devices import pick_device
+from deedsr.devices import peak_memory, pick_device
 from deedsr.files import write_json
 from deedsr.geometry import SCALE
 from deedsr.models import RestorationModel, load_model, random_model
@@ -101,29 +99,18 @@ def measure(runs: dict[str, Run], lr: Tensor, device: torch.device, warmup: int,
             timings[name].output = run(lr)  # on the CPU, so all is done
             timings[name].seconds.append(time.perf_counter() - start)
             timings[name].cpu_seconds.append(time.process_time() - cpu)
-            timings[name].peak = max(timings[name].peak, peak(device))
-            timings[name].working = max(timings[name].working, peak(device) - held)
+            timings[name].peak = max(timings[name].peak, peak_memory(device))
+            timings[name].working = max(timings[name].working, peak_memory(device) - held)
     return timings
 
 
 def reset_peak(device: torch.device) -> int:
-    """Start the peak anew from what is held now; that, as `peak` counts."""
+    """Start the peak anew from what is held now; that, as `peak_memory` counts."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR.exists():
         CLEAR.write_text("5")
-    return peak(device)
-
-
-def peak(device: torch.device) -> int:
-    """Bytes: of the GPU's allocator, else of resident memory (models and interpreter counted)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return peak_memory(device)
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
