@@ -46,11 +46,20 @@ def degradation_learner(cfg: DictConfig) -> DegradationLearner:
 
 
 def photographs(cfg: DictConfig) -> Photographs:
-    """The photographs of a configuration; ValueError for crops whose quadrants can't be degraded."""
+    """The photographs of a configuration.
+
+    Raises ValueError for crops whose quadrants can't be degraded, and for pairs of a single folder alone.
+    """
     if cfg.crop % 16:
         raise ValueError(f"crop must be a multiple of 16, so that its quadrants can be degraded, got {cfg.crop}")
     other = cfg.positives == "same_degradation"
-    return Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, other=other, **cfg.data)
+    found = Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, other=other, **cfg.data)
+    if other and len(found.pairs) == 1 and (not found.files or found.share == 1):
+        raise ValueError(
+            f"{cfg.data.pairs[0]}: a folder of pairs counts as one degradation, and one can't be told from others: "
+            "give data.roots, or another folder, too"
+        )
+    return found
 
 
 def batches(cfg: DictConfig) -> Batches:

@@ -51,8 +51,9 @@ def degrade(
     hr: (B, 3, S, S) in [0, 1]; the pictures have S/4 pixels, multiples of 1/255. numbers: seed, step, rank; row i is a
     pure function of them and i. given: the crops, where there may be pairs among them; the LR pictures of those are
     their own, and with `same_degradation` the second is of another picture of the folder: a folder is one camera or
-    scanner. (Negatives of the queue may be, too, no oftener than they come: that lessens the loss's range, and leaves
-    its best encoder as it is.) Raises ValueError for an unknown `positives`, and a single crop where two are needed.
+    scanner. (Negatives of the queue and of neighbours may be, too, no oftener than they come: that lessens the loss's
+    range, and leaves its best encoder, the ratio of how often two are a pair to how often they meet, as it is.) Raises
+    ValueError for an unknown `positives`, and a single crop where two are needed.
     """
     degradation = recipe.sample(seeded(*numbers, 0, 1), len(hr))  # the crops' own numbers are one less
     given = given or Crops(hr)

@@ -68,17 +68,23 @@ def _folder(root: Path, split: str | None) -> list[Photo]:
 
 
 def _listed(table: Path, root: Path) -> list[Photo]:
+    names = listed_names(table)
+    files = [root / name for name in names]
+    if missing := [name for name, file in zip(names, files, strict=True) if not file.is_file()]:
+        more = f", and {len(missing) - 1} more that aren't there" if len(missing) > 1 else ""
+        raise ValueError(f"{table}: names {missing[0]}, which isn't a file in {root}{more}")
+    return [*files]
+
+
+def listed_names(table: Path) -> list[str]:
+    """What a list names, see `list_photos`. Raises ValueError for one that is missing or empty."""
     if not table.is_file():
         raise ValueError(f"{table}: no such list of photographs")
     lines = table.read_text(encoding="utf-8-sig").splitlines()
     names = [re.sub(r"\s+\([^()]*\)$", "", line.strip()) for line in lines if line.strip()]
     if not names:
         raise ValueError(f"{table}: names no photographs")
-    files = [root / name for name in names]
-    if missing := [name for name, file in zip(names, files, strict=True) if not file.is_file()]:
-        more = f", and {len(missing) - 1} more that aren't there" if len(missing) > 1 else ""
-        raise ValueError(f"{table}: names {missing[0]}, which isn't a file in {root}{more}")
-    return [*files]
+    return names
 
 
 def split_names(table: Path, split: str) -> set[str]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from deedsr.data.flaws import distinct
-from deedsr.data.pair_crops import MixedCrops, Pair, PairCrops, list_pairs
-from deedsr.data.photos import PhotoCrops, Root, TextOf, list_photos
+from deedsr.data.pair_crops import MixedCrops, PairCrops
+from deedsr.data.pair_list import Pair, PairList, list_pairs
+from deedsr.data.photos import Photo, PhotoCrops, Root, TextOf, list_photos
 from deedsr.data.stream import Stream
+
+T = TypeVar("T", Pair, Photo)
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +57,15 @@ class Photographs(Batches):
 
     Duplicates are left out, corrupt photographs replaced, small ones enlarged; the log says so once, at the end. Where
     there are pairs, a share of the crops is of them, all of them without photographs, and has its LR with it; what is
-    wrong with pairs the log says at the start, see `deedsr.data.pair_crops.list_pairs`.
+    wrong with pairs the log says at the start, see `deedsr.data.pair_list.list_pairs`; `doubts` keeps it of those that
+    are taken nevertheless, `unlike` those of them that show two things. `held_pairs`, or where there are no pairs
+    `held_photos`, are what is held back.
 
     roots, split: see `deedsr.data.photos.list_photos`. crop: side in pixels. seed: of the crops. cache: keep the
     decoded photographs in memory, 3 bytes a pixel in each worker. text, enlarge: see `deedsr.data.photos.PhotoCrops`.
-    pairs: folders of them. pair_share: 0 to 1. shifted: whether those are taken, too, whose LR is shifted. other:
-    whether `Crops.other` is needed. Raises ValueError for another share, and what can't be trained on.
+    pairs: folders of them. pair_share: 0 to 1. shifted: whether those are taken, too, whose LR is shifted or shows
+    something else. other: whether `Crops.other` is needed. held_back: share of the pairs, or photographs, that is not
+    trained on. Raises ValueError for another share, and what can't be trained on.
     """
 
     def __init__(
@@ -71,16 +79,38 @@ class Photographs(Batches):
         cache: bool = False,
         text: TextOf | None = None,
         enlarge: float = 1.0,
-        pairs: str | Path | Sequence[str | Path] = (),
+        pairs: Root | Sequence[Root] = (),
         pair_share: float = 0.3,
         shifted: bool = False,
         other: bool = False,
+        held_back: float = 0.0,
     ) -> None:
         super().__init__(batch, workers)
         self.files, self.duplicates = distinct(list_photos(roots, split))
         self.crop, self.seed, self.cache, self.text, self.enlarge = crop, seed, cache, text, enlarge
         self.crops: PhotoCrops | None = None
-        self.pairs, self.share, self.other = _listed(pairs, pair_share, crop, split, shifted), pair_share, other
+        found = _listed(pairs, pair_share, crop, split, shifted)
+        self.pairs, self.share, self.other = [part.pairs for part in found], pair_share, other
+        self.doubts = [doubt for part in found for doubt in part.doubts]
+        self.unlike = [pair for part in found for pair in part.unlike]
+        self.held_pairs: list[Pair] = []
+        self.held_photos: list[Photo] = []
+        self._hold_back(held_back)
+
+    def _hold_back(self, share: float) -> None:
+        """Take a `share` of each folder's pairs, or of the photographs, from what is trained on; the log is told."""
+        if not 0 <= share < 1:
+            raise ValueError(f"data.held_back is {share}; it must be at least 0 and below 1")
+        if not share:
+            return
+        if self.pairs:
+            held = self.held_pairs = [pair for folder in self.pairs for pair in chosen(folder, share)]
+            self.pairs = [[pair for pair in folder if pair not in held] for folder in self.pairs]
+            log.info("held back to validate on: %d pairs, %s", len(held), _some([pair.name for pair in held]))
+            return
+        photos = self.held_photos = chosen(self.files, share)
+        self.files = [photo for photo in self.files if photo not in photos]
+        log.info("held back to validate on: %d photographs, %s", len(photos), _some([_stem(photo) for photo in photos]))
 
     def __len__(self) -> int:
         return len(self.files) + sum(map(len, self.pairs))
@@ -105,18 +135,37 @@ class Photographs(Batches):
             log.warning(found)
 
 
+def chosen(found: Sequence[T], share: float) -> list[T]:
+    """A `share` of what is `found`, by the stems of its files, always the same; at least two where there are four.
+
+    Raises ValueError for a single one: there would be nothing to train on.
+    """
+    if len(found) < 2:
+        raise ValueError(f"of {len(found)} none can be held back to validate on: give more, or data.held_back=0")
+    count = max(1, min(max(2, round(share * len(found))), len(found) // 2))
+    return sorted(found, key=lambda one: hashlib.sha256(_stem(one).encode()).digest())[:count]
+
+
+def _stem(file: Pair | Photo) -> str:
+    return file.name if isinstance(file, Pair) else Path(file.name).stem
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+
+
 def _listed(
-    folders: str | Path | Sequence[str | Path], share: float, crop: int, split: str | None, shifted: bool
-) -> list[list[Pair]]:
+    folders: Root | Sequence[Root], share: float, crop: int, split: str | None, shifted: bool
+) -> list[PairList]:
     """The pairs of each folder, after the log was told of them; none for a share of 0."""
     if not 0 <= share <= 1:
         raise ValueError(f"data.pair_share is {share}; it must be at least 0 and at most 1")
     if not share:
         return []
-    found = []
-    for folder in [folders] if isinstance(folders, str | Path) else folders:
-        pairs, lines = list_pairs(folder, crop, split, shifted)
-        found.append(pairs)
-        for line in lines:
-            log.info(line)
+    found = [
+        list_pairs(folder, crop, split, shifted)
+        for folder in ([folders] if isinstance(folders, str | Path | Mapping) else folders)
+    ]
+    for line in (line for part in found for line in part.lines):
+        log.info(line)
     return found

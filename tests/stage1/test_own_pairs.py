@@ -53,6 +53,15 @@ def test_pictures_of_pairs_are_their_own(tiny: Compose, tmp_path: Path, words: l
         assert torch.equal(ours[batch.paired], own[batch.paired] / 255)
 
 
+def test_one_degradation_alone_teaches_nothing(tiny: Compose, tmp_path: Path, words: list[str]) -> None:
+    """Each key would be a negative that has the query's own degradation."""
+    for more in (["data.roots=[]"], ["data.pair_share=1"]):
+        with pytest.raises(ValueError, match="a folder of pairs counts as one degradation, and one can't be told from"):
+            photographs(tiny(tmp_path, *words, *more))
+    folder = words[0].removeprefix("data.pairs=[").removesuffix("]")
+    photographs(tiny(tmp_path, f"data.pairs=[{folder},{folder}]", "data.roots=[]"))
+
+
 def test_runs_resume_to_the_bit(tiny: Compose, tmp_path: Path, words: list[str]) -> None:
     train(tiny(tmp_path / "whole", *words, "steps=2"))
     train(tiny(tmp_path / "parts", *words, "steps=1"))
