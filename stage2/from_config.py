@@ -23,8 +23,8 @@ from stage2.cache.samples import Cached
 from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.texts.embedded import Texts
-from stage2.validation import Validation
 from stage2.vector import Vector
+from stage2.watching import watching
 
 INIT = "init"
 """Instead of a system in a configuration's model: it is the whole one of ``init``."""
@@ -149,8 +149,6 @@ def train(
     if finished(output, cfg.steps, folder / ADAPTER):
         return folder
     data, trainable = batches(cfg), trainable_model(cfg)
-    callbacks: list[pl.Callback] = [ModelFolder(folder, trainable)]
-    if cfg.validation:
-        callbacks.append(Validation(**cfg.validation))
+    callbacks: list[pl.Callback] = [ModelFolder(folder, trainable), *watching(cfg, data, trainable, output)]
     fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks, folder)
     return folder

@@ -90,11 +90,15 @@ class Trained(Generic[Numbers]):
 
 @dataclass(frozen=True)
 class TrainableModel:
-    """A model to train. header: what its files say of it. save: (folder, trained tensors) → a model folder."""
+    """A model to train. header: what its files say of it. save: (folder, trained tensors) → a model folder.
+
+    before: how it sampled before, where it is one that is trained further.
+    """
 
     model: RestorationModel
     header: dict[str, Any]
     save: Callable[[Path, Mapping[str, Tensor]], None]
+    before: dict[str, Any] | None = None
 
 
 class System(ABC, Generic[Model, Numbers]):
@@ -175,7 +179,7 @@ class System(ABC, Generic[Model, Numbers]):
                 self.copy_companion(trained.companion, folder, None)
             self.save(folder, tensors, header)
 
-        return TrainableModel(model, self.config(header), save)
+        return TrainableModel(model, self.config(header), save, trained.header.defaults)
 
     def config(self, header: Header[Numbers]) -> dict[str, Any]:
         """A header as files hold it."""

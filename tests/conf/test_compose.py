@@ -45,7 +45,7 @@ def test_an_experiment_composes_with_one_primary(path: Path) -> None:
     for primary in PRIMARIES:
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                cfg = compose(primary, [f"experiment={path.stem}", "data.roots=[photos]"])
+                cfg = compose(primary, [f"experiment={path.stem}", *roots(own)])
         except Exception:  # hydra says in many types that an experiment is of another primary
             continue
         fitting.append(primary)
@@ -107,6 +107,11 @@ def test_what_must_be_given_is_missing_until_it_is(primary: str, words: list[str
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(primary, words)
     assert sorted(missing(OmegaConf.to_container(cfg))) == names
+
+
+def roots(own: DictConfig) -> list[str]:
+    """What must be given beside an experiment that doesn't say that there are none."""
+    return [] if OmegaConf.select(own, "data.roots") == [] else ["data.roots=[photos]"]
 
 
 def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:

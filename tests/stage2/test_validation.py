@@ -47,7 +47,7 @@ def test_it_counts_steps_not_batches(
     pairs: Path, composed: Callable, stage2_options: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, runs = Evaluator.run, []
-    monkeypatch.setattr(Evaluator, "run", lambda self, *_: runs.append(1) or run(self, *_))
+    monkeypatch.setattr(Evaluator, "run", lambda self, *_, **__: runs.append(1) or run(self, *_, **__))
     words = [f"validation={{data: {pairs}, every: 2, images: 1, metrics: [psnr]}}", "trainer.accumulate_grad_batches=3"]
     train(composed("stage2", stage2_options(tmp_path / "run", "steps=4", *words)))
     assert len(runs) == 2
