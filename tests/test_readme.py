@@ -35,7 +35,8 @@ def commands(text: str) -> list[str]:
     return [" ".join(line.split(" #")[0].split()) for line in lines + spans]
 
 
-RUNS = sorted({line for line in commands(ALL) if re.match(r"python -m stage\d", line)})
+LAUNCHED = [re.sub(r"^(torchrun .*?|srun .*?python )(?=-m stage\d)", "python ", line) for line in commands(ALL)]
+RUNS = sorted({line for line in LAUNCHED if re.match(r"python -m stage\d", line)})
 VERBS = sorted({line for line in commands(ALL) if line.startswith("deedsr ")})
 
 
