@@ -22,8 +22,8 @@ from deedsr.files import visible, write_json, write_text
 from deedsr.models.resolver import ASSETS, BUILT_IN
 
 CARD, INDEX, PIPELINE = "README.md", "model_index.json", "pipeline.py"
-CONFIG = "config.yaml"
-"""Beside a checkpoint or the folder ``model``: the configuration of the run."""
+RECORD, CONFIG = "run.yaml", "config.yaml"
+"""Beside a checkpoint or the folder ``model``: the record of the run, or of an older one its configuration alone."""
 
 BEGIN = "<!-- From here on `deedsr export` has written; it writes this part anew. -->"
 END = "<!-- Down to here. What stands below is kept. -->"
@@ -54,8 +54,9 @@ class Made:
     """What is known of a model that is handed on.
 
     system: its name. base: a hub id, `BUILT_IN`, or None for another on the disk. inside: whether the base is in the
-    folder. parameters: so many were trained. defaults: how it samples, arguments of `Settings`. steps: of its training,
-    config: of the run, {} where that is not known.
+    folder. parameters: so many were trained. defaults: how it samples, arguments of `Settings`. Of its training, where
+    that is known: steps; metrics, as validation measured them after the last of these; run, the record of it, with its
+    ``configuration``.
     """
 
     system: str
@@ -64,7 +65,8 @@ class Made:
     parameters: int
     defaults: Mapping[str, Any]
     steps: int | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def base_name(place: Path, called: str | None) -> str | None:
@@ -72,13 +74,20 @@ def base_name(place: Path, called: str | None) -> str | None:
     return BUILT_IN if ASSETS in place.resolve().parents else called
 
 
-def config_of(place: Path) -> dict[str, Any]:
-    """The configuration of the run that wrote the checkpoint or folder `place`; {} where there is none beside it."""
+def record_of(place: Path) -> dict[str, Any]:
+    """The record of the run that wrote the checkpoint or folder `place`; {} where there is none beside it."""
+    folder = place.resolve().parent
+    found = _yaml(folder / RECORD) or {"configuration": _yaml(folder / CONFIG)}
+    config = found.get("configuration")
+    return found if isinstance(config, dict) and {"model", "recipe", "crop", "batch"} <= config.keys() else {}
+
+
+def _yaml(file: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load((place.resolve().parent / CONFIG).read_text(encoding="utf-8"))
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) and {"model", "recipe", "crop", "batch"} <= found.keys() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def complete(folder: Path, title: str, made: Made, before: Path, licence: str | None = None) -> None:
@@ -174,13 +183,18 @@ TRAINING = "## Training\n\n"
 
 def _training(made: Made, before: str) -> str:
     """What is known of the training, and if that is nothing, what we have said of it in the card `before`."""
-    config, lines = made.config, []
+    lines = []
     if made.steps is not None:
         lines.append(f"Steps: {made.steps:,}.")
-    if config:
+    if made.metrics:
+        measured = ", ".join(f"{name} {value:.4f}" for name, value in made.metrics.items())
+        lines.append(f"Validation after these steps, on its own pictures for it: {measured}.")
+    if config := made.run.get("configuration"):
         recipe = config["recipe"] if isinstance(config["recipe"], str) else json.dumps(config["recipe"])
         lines.append(f"Crops: {config['batch']} on each device at a time, of {config['crop']} pixels a side.")
-        lines.append(f"Data: {_data(config.get('data') or {})}; recipe of the degradations: `{recipe}`.")
+        count = (made.run.get("photographs") or {}).get("count")
+        many = "" if count is None else f", {count:,} pictures"
+        lines.append(f"Data: {_data(config.get('data') or {})}{many}; recipe of the degradations: `{recipe}`.")
         if config.get("init"):
             lines.append(f"It began with the weights of `{Path(str(config['init'])).name}`.")
     if not lines and is_ours(before):

@@ -70,14 +70,18 @@ class Trained(Generic[Numbers]):
 
     def made(self, system: str, inside: bool) -> card.Made:
         """What a card is to say of it, when it is handed on with the base in the folder or not."""
+        stored = weights.load_checkpoint(self.place) if self.place.is_file() else {}
+        steps = stored.get("global_step")
+        rows = stored.get("callbacks", {}).get("Validation", {}).get("rows", [])
         return card.Made(
             system,
             card.base_name(self.base.place, None if self.local else self.header.base),
             inside,
             sum(tensor.numel() for tensor in self.tensors().values()),
             self.header.defaults,
-            weights.load_checkpoint(self.place).get("global_step") if self.place.is_file() else None,
-            card.config_of(self.place),
+            steps,
+            next((row["metrics"] for row in rows if row["step"] == steps), {}),
+            card.record_of(self.place),
         )
 
     @property

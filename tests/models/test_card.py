@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from deedsr import weights
 from deedsr.models import export
-from deedsr.models.card import BEGIN, CARD, CONFIG, END, is_ours, own_text
+from deedsr.models.card import BEGIN, CARD, END, RECORD, is_ours, own_text
 from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.frozen.base import PART
 from deedsr.models.system import ADAPTER
@@ -76,19 +76,21 @@ def test_text_and_front_matter_that_came_with_the_model_are_kept(source: Path) -
 def test_what_the_run_says_of_itself_goes_along(source: Path) -> None:
     config = {"model": {}, "recipe": "varied", "crop": 64, "batch": 2, "init": "/home/me/start"}
     config["data"] = {"roots": ["/home/me/photos"], "pairs": "/home/me/slides"}
-    (source.parent / CONFIG).write_text(yaml.safe_dump(config), encoding="utf-8")
+    record = {"configuration": config, "photographs": {"count": 1234, "fingerprint": "abc"}}
+    (source.parent / RECORD).write_text(yaml.safe_dump(record), encoding="utf-8")
     text = exported(source)
     for line in (
         "- Crops: 2 on each device at a time, of 64 pixels a side.",
-        "- Data: photographs of `photos` and pairs of `slides`; recipe of the degradations: `varied`.",
+        "- Data: photographs of `photos` and pairs of `slides`, 1,234 pictures; recipe of the degradations: `varied`.",
         "- It began with the weights of `start`.",
     ):
         assert line in text
     assert "/home" not in text
-    (source.parent / CONFIG).unlink()
+    (source.parent / RECORD).unlink()
     assert exported(source.parent / "mine", "again") == text.replace("# mine", "# again"), "a second export forgets it"
-    (source.parent / CONFIG).write_text("other: 1\n")
-    assert "Nothing is known" in exported(source, "other")
+    for name in ("other: 1", "- 1", "a: ["):
+        (source.parent / RECORD).write_text(name)
+        assert "Nothing is known" in exported(source, f"other{len(name)}")
 
 
 def test_the_licence_of_a_known_base_is_named() -> None:

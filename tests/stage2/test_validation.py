@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from deedsr.metrics.evaluation import Evaluator
+from deedsr.models import export
+from deedsr.models.card import CARD
 from stage2.from_config import train
 
 
@@ -41,6 +43,9 @@ def test_it_logs_scores_table_and_pictures_and_changes_nothing(
     assert [(image.width, image.height) for image in events.Images("val/one")] == [(288, 64)] * 2
     assert [(image.width, image.height) for image in events.Images("val/two")] == [(192, 80)] * 2
     assert "val/table/text_summary" in events.Tags()["tensors"]
+    export(tmp_path / "watched" / "last.ckpt", tmp_path / "handed_on", with_base=False)
+    measured = ", ".join(f"{name} {events.Scalars(f'val/{name}')[-1].value:.4f}" for name in ("psnr", "ssim"))
+    assert f"its own pictures for it: {measured}." in (tmp_path / "handed_on" / CARD).read_text(encoding="utf-8")
 
 
 def test_it_counts_steps_not_batches(
