@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +19,15 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 CONF = Path(__file__).parents[2] / "conf"
+
+NOISE = (
+    "Checkpoint directory .* exists and is not empty",  # it is the run's own
+    "Found .* in eval mode",  # the frozen parts
+    ".*does not have many workers",
+    ".*LeafSpec",
+)
+"""Beginnings of Lightning's warnings."""
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 def main(work: str, config: str, trains: bool = False) -> None:
@@ -31,10 +43,21 @@ def main(work: str, config: str, trains: bool = False) -> None:
     def run(cfg: DictConfig) -> None:
         if trains and HydraConfig.get().mode is RunMode.MULTIRUN:
             cfg.output = HydraConfig.get().runtime.output_dir
+        if any(os.environ.get(name, "0") != "0" for name in RANKS):
+            logging.getLogger().setLevel(logging.WARNING)  # the first rank speaks for all
         command(work, cfg)
 
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
+    quiet()
     run()
+
+
+def quiet() -> None:
+    """Keep back what libraries say of no use: tips, and warnings of what is meant so here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message)
 
 
 def _null_as_none(word: str) -> str:
@@ -59,9 +82,18 @@ def command(work: str, cfg: DictConfig) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {_last_line(error)}")
     if isinstance(result, dict):
-        result = json.dumps(result, indent=2) + "\n"
+        result = json.dumps(rounded(result), indent=2) + "\n"
     if isinstance(result, str):
         sys.stdout.write(result)
+
+
+def rounded(value: Any) -> Any:
+    """Nested plain values, numbers with four digits that say something."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _last_line(error: BaseException) -> str:

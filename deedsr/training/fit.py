@@ -11,12 +11,13 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from deedsr import weights
 from deedsr.training.command import plain
 from deedsr.training.loggers import make_logger
 from deedsr.training.photographs import Batches
+from deedsr.training.progress import Progress
 from deedsr.training.run import Run
 from deedsr.training.saving import TIME, Saving, WholeCheckpoints, exit_status, requeue
 from deedsr.training.watching import watching
@@ -52,16 +53,20 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
     words = plain(cfg.trainer)
     for name in words.keys() & REFUSED.keys():
         raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
-    given = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
+    theirs = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
+    given = [hydra.utils.instantiate(one) for one in theirs]
+    bar, words["enable_progress_bar"] = words["enable_progress_bar"], any(isinstance(one, ProgressBar) for one in given)
+    progress = Progress(cfg, output, bar and not words["enable_progress_bar"])
     plugins = [hydra.utils.instantiate(one) for one in _several(words.pop("plugins", None))]
     return hydra.utils.instantiate(
         words,
         logger=make_logger(cfg.get("logger"), output) or False,
         plugins=[WholeCheckpoints(), *plugins],
         callbacks=[
+            progress,
             *watching(cfg),
             *callbacks,
-            *map(hydra.utils.instantiate, given),
+            *given,
         ],
         max_steps=steps,
         max_epochs=-1,

@@ -39,6 +39,10 @@ class Batches(pl.LightningDataModule, ABC):
     def stream(self, rank: int, ranks: int, start: int) -> Stream:
         """The samples of one of `ranks` processes from its batch number `start` on."""
 
+    def said(self) -> str:
+        """What they are, for people."""
+        return f"{len(self)} samples that were made before"
+
     @property
     def epoch(self) -> int:
         """Steps until all ranks together have seen as many samples as there are."""
@@ -114,6 +118,10 @@ class Photographs(Batches):
 
     def __len__(self) -> int:
         return len(self.files) + sum(map(len, self.pairs))
+
+    def said(self) -> str:
+        pairs = sum(map(len, self.pairs))
+        return f"{len(self.files)} photographs" + f" and {pairs} pairs" * (pairs > 0) + f", crops of {self.crop}²"
 
     def stream(self, rank: int, ranks: int, start: int) -> PhotoCrops | PairCrops | MixedCrops:
         numbers = (self.crop, self.seed, self.batch, rank, start, self.cache, self.text)

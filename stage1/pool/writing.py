@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.batch import Crops
+from deedsr.training.pace import Pace
 from deedsr.training.photographs import Photographs
 from deedsr.training.recipe import recipe
 from deedsr.training.run import in_bytes, pixels
@@ -33,6 +34,7 @@ def make_pool(cfg: DictConfig) -> Path:
     header = {**origin(cfg), "seed": cfg.seed, "shard": cfg.shard}
     if photos.pairs:
         header["pair_share"] = cfg.data.pair_share
+    pace = Pace(cfg.pairs, "pairs")
     for number in range(cfg.pairs // cfg.shard):
         path = numbered(Path(cfg.pool), PREFIX, number)
         if path.is_file():
@@ -44,8 +46,10 @@ def make_pool(cfg: DictConfig) -> Path:
             made = degrade(pixels(batch.hr), degradations, "same_degradation", cfg.seed, step, 0, given=batch)
             first, second = map(in_bytes, (made.first, made.second))
             rows.append(Pairs(first, second, made.degradation, made.paired).tensors())
+            pace.at((step + 1) * BATCH)
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)
         log.info("%s: %d pairs", path, cfg.shard)
+    pace.close()
     if photos.crops is not None and (found := photos.crops.flaws.report(photos.duplicates, cfg.crop)):
         log.warning(found)
     return Path(cfg.pool)

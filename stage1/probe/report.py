@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from deedsr.degradation.statistics import statistics
 from deedsr.files import write_json, write_text
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import load_encoder
+from deedsr.training.pace import paced
 from stage1.probe.crops import make_exam
 from stage1.probe.exam import Exam, Reader, probe
 from stage1.probe.levels import bayes_accuracy, graded
+
+log = logging.getLogger(__name__)
 
 COLUMNS = {
     "blur": "blur",
@@ -58,8 +62,12 @@ def examine(cfg: DictConfig) -> dict[str, Any]:
     files = {"trained": cfg.weights} if isinstance(cfg.weights, str) else dict(cfg.weights)
     compared = readers(files, cfg.seed, cfg.device)
     recipe = graded(cfg.recipe)
+    log.info("drawing and degrading the pictures")
     exam = make_exam(cfg.data.roots, cfg, recipe, cfg.seed, cfg.device)
-    rows: dict[str, Any] = {name: probe(reader, exam, cfg.device) for name, reader in compared.items()}
+    rows: dict[str, Any] = {}
+    for name, reader in paced(compared.items(), "encoders"):
+        log.info("examining %s", name)
+        rows[name] = probe(reader, exam, cfg.device)
     if isinstance(recipe, Mixture):
         drawn = exam.drawn["mixed"][exam.fit :]
         rows["true parameters"] = {"level": bayes_accuracy(recipe.recipes, drawn, drawn.level)}

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.flaws import Flaws
+from deedsr.training.pace import Pace
 from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
 from stage2.cache.samples import PREFIX, Samples
@@ -37,7 +38,9 @@ def make_cache(cfg: DictConfig) -> Path:
     flaws = Flaws(photos.files)
     run = restoration_run(cfg).to(fabric.device)
     header = {**origin(cfg), "batch": cfg.batch, "samples": cfg.shard * cfg.batch}
-    for index in range(fabric.global_rank, cfg.batches // cfg.shard, fabric.world_size):
+    shards = range(fabric.global_rank, cfg.batches // cfg.shard, fabric.world_size)
+    pace = Pace(len(shards) * cfg.shard, "batches", bar=fabric.is_global_zero)
+    for place, index in enumerate(shards):
         file = numbered(folder, PREFIX, index)
         if file.is_file():
             check(file, header, f"python -m stage2.cache cache={folder}")
@@ -46,11 +49,15 @@ def make_cache(cfg: DictConfig) -> Path:
         crops = photos.stream(0, 1, first)
         batches = islice(crops.loader(cfg.data.workers), cfg.shard)
         with fabric.autocast():
-            made = [samples(run, fabric.to_device(batch), first + at).tensors() for at, batch in enumerate(batches)]
+            made = []
+            for at, batch in enumerate(batches):
+                made.append(samples(run, fabric.to_device(batch), first + at).tensors())
+                pace.at(place * cfg.shard + at + 1)
         weights.save(file, {name: torch.cat([part[name] for part in made]) for name in made[0]}, header)
         log.info("%s: %d samples", file, header["samples"])
         if photos.crops is not None:
             flaws.marks = flaws.marks.maximum(photos.crops.flaws.marks)
+    pace.close()
     if found := flaws.report(photos.duplicates, photos.crop):
         log.warning(found)
     return folder

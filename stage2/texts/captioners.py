@@ -13,6 +13,7 @@ from PIL import Image
 from deedsr.data.members import Member, Photo
 from deedsr.data.photos import Corrupt, decode, list_photos
 from deedsr.files import write_text
+from deedsr.training.pace import paced
 from stage2.texts.embedded import stem_of
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def write(cfg: DictConfig) -> Path:
     caption = captioner(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     corrupt = 0
-    for stem, photo in missing.items():
+    for stem, photo in paced(missing.items(), "texts"):
         try:
             write_text(folder / f"{stem}.txt", caption(photo) + "\n")
         except Corrupt as error:  # training passes over it as well

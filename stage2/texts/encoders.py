@@ -14,6 +14,7 @@ from deedsr import weights
 from deedsr.devices import pick_device
 from deedsr.models.sd3.folder import TEXTS
 from deedsr.options import DTYPES, one_of
+from deedsr.training.pace import paced
 from stage2.texts.embedded import NULL
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def write(cfg: DictConfig) -> Path:
     named = {name: embedded(pipe, text) for name, text in fixed.items()}
     tensors = {f"{name}.{part}": tensor for name, text in named.items() for part, tensor in text.items()}
     weights.save(folder / TEXTS, tensors, fixed)
-    for file in missing:
+    for file in paced(missing, "texts"):
         text = embedded(pipe, file.read_text(encoding="utf-8").strip())
         single = {part: tensor[0] for part, tensor in text.items()}
         weights.save(folder / "stems" / f"{file.stem}.safetensors", single)

@@ -83,6 +83,9 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stage1.train", "--multirun", *words, "hydra.sweep.subdir=${hydra.job.num}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    for noise in ("Tip", "eval mode", "not empty", "Epoch", "many workers", "GPU available"):
+        assert noise not in done.stdout + done.stderr
+    assert done.stdout.count("begins       fresh, at step 0") == 2
     encoders = [tmp_path / "jobs" / str(job) / "encoder.safetensors" for job in range(2)]
     assert encoders[0].read_bytes() != encoders[1].read_bytes()
     assert not (tmp_path / "out").exists()
