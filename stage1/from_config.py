@@ -89,12 +89,13 @@ def train(cfg: DictConfig) -> Path:
     """
     output = Path(cfg.output)
     encoder = output / "encoder.safetensors"
-    if finished(output, cfg.steps, encoder):
-        return encoder
     if cfg.trainer.accumulate_grad_batches != 1:
         raise ValueError("trainer.accumulate_grad_batches must be 1 in stage 1; take a larger batch or more devices")
+    data = batches(cfg)
+    if finished(cfg, data, output, cfg.steps, encoder):
+        return encoder
     callbacks: list[pl.Callback] = [EncoderFile(encoder)]
     if cfg.probe.every is not None:
         callbacks.append(Probing(cfg.data.roots, cfg.probe, cfg.seed))
-    fit(cfg, degradation_learner(cfg), batches(cfg), output, cfg.steps, callbacks, encoder)
+    fit(cfg, degradation_learner(cfg), data, output, cfg.steps, callbacks, encoder)
     return encoder

@@ -146,9 +146,10 @@ def train(
     """Trains what `make_run` gives to ``cfg.steps``; returns the model folder. A finished run is left alone."""
     output = Path(cfg.output)
     folder = output / "model"
-    if finished(output, cfg.steps, folder / ADAPTER):
+    data = batches(cfg)
+    if finished(cfg, data, output, cfg.steps, folder / ADAPTER):
         return folder
-    data, trainable = batches(cfg), trainable_model(cfg)
+    trainable = trainable_model(cfg)
     callbacks: list[pl.Callback] = [ModelFolder(folder, trainable), *watching(cfg, data, trainable, output)]
     fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks, folder)
     return folder

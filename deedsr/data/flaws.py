@@ -55,7 +55,7 @@ def distinct(photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
     """
     first: dict[bytes, Photo] = {}
     duplicates = set()
-    for photo in _colliding(_colliding(photos, _size), lambda photo: (_size(photo), _middle(photo))):
+    for photo in _colliding(_colliding(photos, size), lambda photo: (size(photo), _middle(photo))):
         kept = first.setdefault(hashlib.blake2b(photo.read_bytes()).digest(), photo)
         if kept != photo:
             duplicates.add(photo)
@@ -71,12 +71,13 @@ def _colliding(photos: Sequence[Photo], key: Callable[[Photo], Hashable]) -> lis
     return [photo for photo, value in zip(photos, keys, strict=True) if len(groups[value]) > 1]
 
 
-def _size(photo: Photo) -> int:
+def size(photo: Photo) -> int:
+    """Bytes of a photograph's file."""
     return photo.length if isinstance(photo, Member) else photo.stat().st_size
 
 
 def _middle(photo: Photo) -> bytes:
     path, start = (photo.shard, photo.start) if isinstance(photo, Member) else (photo, 0)
     with open(path, "rb") as stream:
-        stream.seek(start + _size(photo) // 2)
-        return stream.read(min(PIECE, _size(photo) - _size(photo) // 2))
+        stream.seek(start + size(photo) // 2)
+        return stream.read(min(PIECE, size(photo) - size(photo) // 2))

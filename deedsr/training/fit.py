@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from deedsr import weights
@@ -18,11 +18,10 @@ from deedsr.training.command import plain
 from deedsr.training.loggers import make_logger
 from deedsr.training.photographs import Batches
 from deedsr.training.progress import Progress
+from deedsr.training.record import LAST, move_aside, say, start, write
 from deedsr.training.run import Run
 from deedsr.training.saving import TIME, Saving, WholeCheckpoints, exit_status, requeue
 from deedsr.training.watching import watching
-
-LAST = "last.ckpt"
 
 REFUSED = {
     "max_steps": "say steps=…",
@@ -90,30 +89,25 @@ def fit(
     callbacks: Sequence[Callback] = (),
     result: Path | None = None,
 ) -> pl.Trainer:
-    """Train `module` until `steps`, going on from ``output/last.ckpt`` if there is one; leaves its last step there.
+    """Train `module` until `steps`, from where the run in `output` was, see `start`; leaves its last step there.
 
-    The configuration is kept beside it as ``config.yaml``. result: what `callbacks` write beside each checkpoint, for
-    the last line. A run that is told to stop early returns; one that a signal ends exits with 128 plus its number.
+    Its record is beside it, and within it. result: what `callbacks` write beside each checkpoint, for the last line. A
+    run that is told to stop early returns; one that a signal ends exits with 128 plus its number.
     """
-    checkpoint = output / LAST
-    saving = Saving(checkpoint, cfg.checkpoint_every)
+    own = output / LAST
+    if cfg.resume == "never" and own.is_file() and not cfg.trainer.get("fast_dev_run"):
+        move_aside(output)
+    saving = Saving(own, cfg.checkpoint_every)
     trainer = make_trainer(cfg, output, steps, [*callbacks, saving])
-    dry = trainer.fast_dev_run
-    if trainer.is_global_zero and not dry:
-        output.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, output / "config.yaml", resolve=True)
-    going_on = checkpoint.is_file() and not dry
-    if going_on:
-        stored = weights.load_checkpoint(checkpoint)
-        module.check(stored, trainer, checkpoint)
-        saving.saved = stored["global_step"]
-        log.info("going on after step %d of %s", saving.saved, checkpoint)
-        del stored
-    done = going_on and saving.saved >= steps
+    checkpoint = None if trainer.fast_dev_run else begin(cfg, module, data, output, trainer)
+    if checkpoint is not None:
+        saving.saved = weights.load_checkpoint(checkpoint)["global_step"] if checkpoint == own else -1
+    done = saving.saved >= steps
     try:
-        trainer.fit(module, data, ckpt_path=str(checkpoint) if going_on else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
         if done:
-            trainer.save_checkpoint(checkpoint, weights_only=False)  # brings back what is written beside it
+            saving.saved = -1  # what is written beside it may be lost
+        saving.save(trainer)
     except BaseException as error:
         tell(trainer, saving, steps, type(error).__name__, result)
         raise
@@ -124,6 +118,19 @@ def fit(
     return trainer
 
 
+def begin(cfg: DictConfig, module: Run, data: Batches, output: Path, trainer: pl.Trainer) -> Path | None:
+    """Make all ready for a start; returns the checkpoint that it is from. Raises ValueError where it does not fit."""
+    now = start(cfg, data, output)
+    module.record, module.anew = now.record, now.anew
+    if now.checkpoint is not None:
+        module.check(weights.load_checkpoint(now.checkpoint), trainer, now.checkpoint)
+        changes = now.record["starts"][-1]["changes"]
+        say(f"going on after step {now.step} of {now.checkpoint}" + (f" with {', '.join(changes)}" if changes else ""))
+    if trainer.is_global_zero:
+        write(now.record, output)
+    return now.checkpoint
+
+
 def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path | None) -> None:
     """The last line of a run: how many steps it has taken, where they are, and how to go on."""
     if not trainer.is_global_zero:
@@ -132,7 +139,7 @@ def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path
     if trainer.fast_dev_run:
         log.info("fast_dev_run: %d of %d steps were tried; nothing is written", trainer.global_step, steps)
     elif saving.saved >= steps:
-        log.info("all %d steps are taken: they are in %s", steps, places)
+        log.info("all %d steps are taken: they are in %s", saving.saved, places)
     elif saving.saved:
         how = f" with a longer {TIME}" if why == TIME else ""
         log.info("%s: %d of %d steps are in %s; the same command goes on%s", why, saving.saved, steps, places, how)
@@ -140,11 +147,19 @@ def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path
         log.info("%s: none of %d steps is saved; the same command begins anew", why, steps)
 
 
-def finished(output: Path, steps: int, result: Path) -> bool:
-    """Whether the run in `output` has taken its `steps` and left `result`, so that there is nothing to do."""
-    if not (result.is_file() and (output / LAST).is_file()):
+def finished(cfg: DictConfig, data: Batches, output: Path, steps: int, result: Path) -> bool:
+    """Whether the run of a configuration has taken its `steps` and left `result`, so that there is nothing to do.
+
+    Raises ValueError where what is in `output` is another run, or is to go on otherwise and has no step left.
+    """
+    if cfg.resume == "never" or cfg.trainer.get("fast_dev_run") or not (output / LAST).is_file():
         return False
-    done = weights.load_checkpoint(output / LAST)["global_step"]
-    if done >= steps:
-        log.info("%s: finished, %d steps; give more steps to go on", output, done)
-    return done >= steps
+    now = start(cfg, data, output)
+    if now.step < steps:
+        return False
+    if now.changed:
+        raise ValueError(f"{output} has taken its {now.step} steps: give more steps for what is changed to count")
+    if result.is_file():
+        more = f", more than the {steps} asked for" if now.step > steps else ""
+        say(f"{output}: finished, {now.step} steps{more}; give more steps to go on")
+    return result.is_file()

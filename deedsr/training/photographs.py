@@ -7,13 +7,14 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from deedsr.data.flaws import distinct
+from deedsr.data.flaws import distinct, size
 from deedsr.data.pair_crops import MixedCrops, PairCrops
 from deedsr.data.pair_list import Pair, PairList, list_pairs
 from deedsr.data.photos import Photo, PhotoCrops, Root, TextOf, list_photos
@@ -44,14 +45,27 @@ class Batches(pl.LightningDataModule, ABC):
         return f"{len(self)} samples that were made before"
 
     @property
+    @abstractmethod
+    def sources(self) -> Sequence[Photo]:
+        """The files that samples are made of, in order."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what is trained on: names and sizes of the files, in order, wherever they lie."""
+        digest = hashlib.sha256()
+        for file in self.sources:
+            digest.update(f"{file.name}\0{size(file)}\0".encode())
+        return digest.hexdigest()[:16]
+
+    @property
     def epoch(self) -> int:
         """Steps until all ranks together have seen as many samples as there are."""
         return math.ceil(len(self) / (self.batch * self.trainer.world_size))
 
     def train_dataloader(self) -> DataLoader:
-        """The batches of this rank from the trainer's step on."""
+        """The batches of this rank, from the one on that the trainer has come to."""
         trainer = self.trainer
-        start = trainer.global_step * trainer.accumulate_grad_batches
+        start = trainer.fit_loop.total_batch_idx + 1
         stream = self.stream(trainer.global_rank, trainer.world_size, start)
         return stream.loader(self.workers, trainer.strategy.root_device.type == "cuda")
 
@@ -122,6 +136,10 @@ class Photographs(Batches):
     def said(self) -> str:
         pairs = sum(map(len, self.pairs))
         return f"{len(self.files)} photographs" + f" and {pairs} pairs" * (pairs > 0) + f", crops of {self.crop}²"
+
+    @property
+    def sources(self) -> list[Photo]:
+        return [*self.files, *(file for pairs in self.pairs for pair in pairs for file in (pair.lr, pair.hr))]
 
     def stream(self, rank: int, ranks: int, start: int) -> PhotoCrops | PairCrops | MixedCrops:
         numbers = (self.crop, self.seed, self.batch, rank, start, self.cache, self.text)

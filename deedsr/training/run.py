@@ -30,11 +30,14 @@ class Run(pl.LightningModule):
     A checkpoint is always that of the last whole step, whenever it is written: what a step changes before its update,
     as the running means of BatchNorm, is kept until the step is `whole`.
 
-    updating: whether the optimizer is at work, so that the parameters are of no step.
+    updating: whether the optimizer is at work, so that the parameters are of no step. record: what checkpoints are to
+    say of the run, see `deedsr.training.record`. anew: whether the optimizer starts without the state of a checkpoint.
     """
 
     average: Average | None = None
     whole, updating = True, False
+    record: dict[str, Any] | None = None
+    anew = False
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -118,6 +121,8 @@ class Run(pl.LightningModule):
         checkpoint["state_dict"] = state
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
+        if self.record is not None:
+            checkpoint["run"] = self.record
         checkpoint["sharded"] = isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def check(self, checkpoint: dict, trainer: pl.Trainer, file: Path) -> None:
@@ -132,6 +137,9 @@ class Run(pl.LightningModule):
             )
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self.anew:
+            for optimizer in checkpoint["optimizer_states"]:
+                optimizer["state"] = {}
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
 

@@ -82,5 +82,9 @@ class Pool(Batches):
     def __len__(self) -> int:
         return sum(length(file, "first") for file in self.files)
 
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
+
     def stream(self, rank: int, ranks: int, start: int) -> PoolRows:
         return PoolRows(self.files, self.positives, self.batch, self.seed, rank, start)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from deedsr.models.frozen.base import PART, Base, stock, write_part, write_scheduler
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Photographs
+from deedsr.training.record import LAST, move_aside
 from stage2.base.modules import AutoencoderRun, DenoiserRun
 from stage2.base.sizes import BaseConfig, base_config
 
@@ -42,18 +43,25 @@ def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> Path |
             base = Base.open(given.parent)
             write_part(vae, base.tensors(given.name), base.config(given.name))
         return given
-    if finished(output / "autoencoder", cfg.autoencoder.steps, vae / PART):
+    crops = Photographs(crop=cfg.autoencoder.crop, batch=cfg.autoencoder.batch, seed=cfg.seed, **cfg.data)
+    cfg, folder = phase(cfg, "autoencoder"), output / "autoencoder"
+    if finished(cfg, crops, folder, cfg.autoencoder.steps, vae / PART):
         return vae
     keep(output)
-    crops = Photographs(crop=cfg.autoencoder.crop, batch=cfg.autoencoder.batch, seed=cfg.seed, **cfg.data)
     torch.manual_seed(cfg.seed)
     run = AutoencoderRun(stock(size.vae), cfg.autoencoder, cfg.seed)
 
     def write() -> None:
         write_part(vae, run.vae.state_dict(), {**size.vae, "scaling_factor": run.scaling_factor()})
 
-    trainer = fit(cfg, run, crops, output / "autoencoder", cfg.autoencoder.steps, [Part(write)], vae)
+    trainer = fit(cfg, run, crops, folder, cfg.autoencoder.steps, [Part(write)], vae)
     return vae if not dry and trainer.global_step >= cfg.autoencoder.steps else None
+
+
+def phase(cfg: DictConfig, name: str) -> DictConfig:
+    """The configuration of a phase, without that of the other one."""
+    other = {"autoencoder": "denoiser", "denoiser": "autoencoder"}[name]
+    return OmegaConf.masked_copy(cfg, [str(word) for word in cfg if word != other])
 
 
 def same_part(one: Path, other: Path) -> bool:
@@ -78,23 +86,31 @@ def keep(output: Path) -> None:
 def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path, autoencoder: Path) -> None:
     """Phase 2, on the frozen autoencoder of phase 1: the text is one zero token."""
     part = output / "base" / size.part
-    if finished(output / "denoiser", cfg.denoiser.steps, part / PART):
+    crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
+    cfg, folder = phase(cfg, "denoiser"), output / "denoiser"
+    if finished(cfg, crops, folder, cfg.denoiser.steps, part / PART):
         return
     torch.manual_seed(cfg.seed)
     denoiser, vae = stock(size.denoiser), Base.open(autoencoder.parent).load(autoencoder.name)
     run = DenoiserRun(denoiser, vae, size.scheduler, cfg.denoiser, cfg.seed)
-    crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
 
     def write() -> None:
         write_scheduler(output / "base", size.scheduler)
         write_part(part, run.averaged(), size.denoiser)
 
-    fit(cfg, run, crops, output / "denoiser", cfg.denoiser.steps, [Part(write)], part)
+    fit(cfg, run, crops, folder, cfg.denoiser.steps, [Part(write)], part)
 
 
 def train(cfg: DictConfig) -> Path:
     """Both phases; returns the folder of the base. What is finished already is left alone."""
     output = Path(cfg.output)
+    if cfg.ckpt_path:
+        raise ValueError(f"ckpt_path={cfg.ckpt_path} can't be heeded here: a base has two phases, each with its own")
+    if cfg.resume == "never" and not cfg.trainer.get("fast_dev_run"):
+        if any((output / name / LAST).is_file() for name in ("autoencoder", "denoiser")):
+            move_aside(output)
+        cfg = cfg.copy()
+        cfg.resume = "auto"
     size = base_config(cfg.size, plain(cfg.overrides))
     autoencoder = train_autoencoder(cfg, size, output)
     if autoencoder is not None:

@@ -78,5 +78,9 @@ class Cached(Batches):
     def __len__(self) -> int:
         return length(self.files[0], "lr") * len(self.files)
 
+    @property
+    def sources(self) -> list[Path]:
+        return self.files
+
     def stream(self, rank: int, ranks: int, start: int) -> CachedSamples:
         return CachedSamples(self.files, self.batch, ranks, rank, start)

@@ -28,7 +28,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(photos: Path) -> Callable[..., DictConfig]:
     """Composes the real configuration, shrunk: `tiny(output, "steps=4", ...)`."""
 

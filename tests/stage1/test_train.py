@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
@@ -163,9 +163,3 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_its_batch_is_kept(tiny: C
     kept = weights.load(tmp_path / BAD_BATCH)
     assert kept.tensors["hr"].shape == (4, 3, 64, 64)
     assert kept.config["seed"] == 0
-
-
-def test_the_configuration_is_kept_beside_the_result(tiny: Compose, tmp_path: Path) -> None:
-    cfg = tiny(tmp_path, "steps=1", "positives=same_image")
-    train(cfg)
-    assert OmegaConf.load(tmp_path / "config.yaml") == OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))

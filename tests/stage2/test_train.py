@@ -149,11 +149,25 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_its_batch_is_kept(
     assert torch.equal(kept.tensors["hr"], torch.stack([crops.crop(step, sample) for sample in range(cfg.batch)]))
 
 
+@pytest.mark.parametrize("steps", [20, 30])
+def test_another_model_under_the_same_name_is_refused(
+    whole: Path, composed: Composed, stage2_options: Options, steps: int
+) -> None:
+    cfg = composed("stage2", stage2_options(whole, f"steps={steps}", "++model.overrides.sft_hidden=4"))
+    with pytest.raises(ValueError) as refused:
+        train(cfg)
+    assert str(refused.value) == (
+        f"{whole / 'last.ckpt'} is of another run: model.overrides.sft_hidden: 8 → 4; take another name=…, with init=… "
+        "for its weights, or go on with the new values by resume=changed"
+    )
+
+
 def test_a_checkpoint_of_another_model_is_refused(
     whole: Path, composed: Composed, stage2_options: Options, tmp_path: Path
 ) -> None:
     (tmp_path / "last.ckpt").write_bytes((whole / "last.ckpt").read_bytes())
-    cfg = composed("stage2", stage2_options(tmp_path, "steps=30", "++model.overrides.sft_hidden=4"))
+    words = ["steps=30", "++model.overrides.sft_hidden=4", "resume=changed"]
+    cfg = composed("stage2", stage2_options(tmp_path, *words))
     with pytest.raises(ValueError, match=r"last\.ckpt: does not fit RestorationRun: .* of another size"):
         train(cfg)
 

@@ -102,7 +102,7 @@ def test_the_base_is_in_diffusers_layout_with_its_averaged_denoiser(whole: Path)
     scheduler = json.loads((whole / "base" / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
     for phase in ("autoencoder", "denoiser"):
-        assert (whole / phase / "config.yaml").is_file()
+        assert (whole / phase / "run.yaml").is_file()
         assert list((whole / phase).glob("events.out.tfevents.*")), "no TensorBoard log"
 
 
@@ -141,6 +141,28 @@ def test_a_phase_that_is_stopped_early_is_no_ground_for_the_next(
     train(composed("base", base_options(tmp_path, *steps(100000, 1), "+trainer.max_time={seconds:1}")))
     assert (tmp_path / "base" / "vae" / PART).is_file()
     assert not (tmp_path / "denoiser").exists()
+
+
+def test_a_phase_is_compared_with_itself_alone(
+    whole: Path, composed: Composed, base_options: Options, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match=r"denoiser/last\.ckpt is of another run: denoiser\.lr: 0\.0005 → 0\.1;"):
+        train(composed("base", base_options(whole, *steps(20, 20), "denoiser.lr=0.1")))
+    with pytest.raises(ValueError, match=r"autoencoder/last\.ckpt is of another run: autoencoder\.lr: 0\.001 → 0\.1;"):
+        train(composed("base", base_options(whole, *steps(20, 20), "autoencoder.lr=0.1")))
+
+
+def test_a_base_from_the_beginning_moves_both_phases_aside(
+    composed: Composed, base_options: Options, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        train(composed("base", base_options(tmp_path / "run", *steps(1, 1), f"seed={seed}", "resume=never")))
+    for name, seed in (("run.1", 1), ("run", 2)):
+        for phase in ("autoencoder", "denoiser"):
+            record = weights.load_checkpoint(tmp_path / name / phase / "last.ckpt")["run"]
+            assert record["configuration"]["seed"] == seed
+    with pytest.raises(ValueError, match=r"ckpt_path=a\.ckpt can't be heeded here: a base has two phases"):
+        train(composed("base", base_options(tmp_path / "other", *steps(1, 1), "ckpt_path=a.ckpt")))
 
 
 def test_a_trial_writes_nothing(composed: Composed, base_options: Options, tiny_base: Path, tmp_path: Path) -> None:
