@@ -54,7 +54,7 @@ def test_tensorboard(logged: Callable[..., Path]) -> None:
     assert pixels.std() > 10
     (text,) = events.Tensors("configuration/text_summary")
     words = yaml.safe_load(text.tensor_proto.string_val[0].decode().removeprefix("```yaml\n").removesuffix("```"))
-    assert words == yaml.safe_load((folder / "config.yaml").read_text())
+    assert words == yaml.safe_load((folder / "run.yaml").read_text())["configuration"]
     assert words["seed"] == 7
     assert yaml.safe_load((folder / "hparams.yaml").read_text())["seed"] == 7, "an empty file"
 
@@ -136,7 +136,7 @@ def test_none_keeps_nothing_and_a_missing_package_is_named(
     logged: Callable[..., Path], composed: Composed, stage2_options: Options, tmp_path: Path
 ) -> None:
     folder = logged("none")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "last.ckpt", "model"]
+    assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "model", "run.yaml"]
     words = "+logger._target_=no_such_package.Logger"
     with pytest.raises(ValueError, match=r"no_such_package\.Logger can't be had .*deedsr\[loggers\]"):
         train(composed("stage2", stage2_options(tmp_path / "other", "steps=1", "logger=none", words)))
