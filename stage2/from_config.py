@@ -60,7 +60,7 @@ def as_it_is(cfg: DictConfig) -> models.TrainableModel:
     """The whole model of ``cfg.init``. Raises ValueError where there is none."""
     if not cfg.init:
         raise ValueError("model=init is the model of init=…: name a model folder, a checkpoint, or built-in")
-    return models.further(cfg.init, plain(cfg.model.get("defaults")))
+    return models.further(cfg.init, plain(cfg.model.get("defaults")), cfg.model.get("lora_rank", 0), cfg.seed)
 
 
 def newly_built(cfg: DictConfig) -> models.TrainableModel:

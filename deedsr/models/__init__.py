@@ -79,10 +79,13 @@ def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
     return system.trainable(config, seed)
 
 
-def further(name: str | Path, defaults: Mapping[str, Any]) -> TrainableModel:
-    """The model called `name`, see `load_model`, to train further; `defaults`: where it is to sample otherwise."""
+def further(name: str | Path, defaults: Mapping[str, Any], lora_rank: int = 0, seed: int = 0) -> TrainableModel:
+    """The model called `name`, see `load_model`, to train further; `defaults`: where it is to sample otherwise.
+
+    lora_rank, seed: of LoRA that it gets in addition, 0 for none.
+    """
     place = resolve(str(name))
-    return _system(place).further(place, defaults)
+    return _system(place).further(place, defaults, lora_rank, seed)
 
 
 def export(

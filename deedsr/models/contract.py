@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -115,6 +115,10 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def additions(self) -> set[str]:
         """Names of trained tensors that a model to start from may lack."""
         return set()
+
+    def attentions(self) -> Iterable[nn.Module]:
+        """The attentions of the frozen base that LoRA may change."""
+        return ()
 
     @abstractmethod
     def counts(self) -> dict[str, int]:

@@ -139,8 +139,8 @@ class System(ABC, Generic[Model, Numbers]):
         """Inverse of `numbers`, as JSON holds it."""
 
     @abstractmethod
-    def merged(self, numbers: Numbers) -> Numbers:
-        """`numbers` of a model whose LoRA has become part of its base."""
+    def with_lora(self, numbers: Numbers, rank: int) -> Numbers:
+        """`numbers` of the model with LoRA of another rank, 0 for none."""
 
     @abstractmethod
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
@@ -163,10 +163,11 @@ class System(ABC, Generic[Model, Numbers]):
         companion = self.find_companion(place, config)
         return Trained(place, file, header, Base.find(header.base, self.denoiser, file.parent), companion)
 
-    def further(self, place: Path, defaults: Mapping[str, Any]) -> TrainableModel:
+    def further(self, place: Path, defaults: Mapping[str, Any], lora_rank: int = 0, seed: int = 0) -> TrainableModel:
         """The model in the folder or checkpoint `place`, to train further; `defaults`: where it is to sample otherwise.
 
-        Raises ValueError for a place that holds no such model, and for defaults that there are not.
+        lora_rank: of LoRA that it gets in addition, fresh from `seed`; 0 for none. Raises ValueError for a place that
+        holds no such model, for defaults that there are not, and for LoRA that it has already or can't have.
         """
         trained = self.open(place)
         base = str(trained.base.place.resolve()) if trained.local else trained.header.base
@@ -177,6 +178,14 @@ class System(ABC, Generic[Model, Numbers]):
             raise ValueError(f"model.defaults={dict(defaults)} can't be had: {error}") from None
         model = self.load(place).float()
         model.defaults = settings
+        lora.check(lora_rank)
+        if lora_rank:
+            if any(lora.is_lora(name) for name, _ in model.trainable()):
+                raise ValueError(f"{place}: has LoRA already, which is trained further: leave model.lora_rank out")
+            torch.manual_seed(seed)
+            lora.attach(model.attentions(), lora_rank)
+            model.freeze()
+            header = replace(header, numbers=self.with_lora(header.numbers, lora_rank))
 
         def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             if trained.companion is not None:
@@ -232,7 +241,7 @@ class System(ABC, Generic[Model, Numbers]):
         if not changes:
             raise ValueError(f"{source}: has no LoRA to merge: leave `merge` out")
         others = {name: tensor for name, tensor in tensors.items() if not lora.is_lora(name)}
-        return replace(header, numbers=self.merged(header.numbers)), others, changes
+        return replace(header, numbers=self.with_lora(header.numbers, 0)), others, changes
 
     def copy_companion(self, companion: Path, folder: Path, dtype: torch.dtype | None) -> None:
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""

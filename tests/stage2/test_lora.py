@@ -55,9 +55,28 @@ def test_it_starts_on_a_model_that_has_none_and_changes_nothing_of_it(
     assert not any(started[name].any() for name in fresh if name.endswith(lora.UP))
 
 
+def test_a_model_that_is_trained_further_may_get_it(
+    composed: Composed, photos: Path, tmp_path: Path, tiny_model_folder: Path, assert_same_runs: Callable
+) -> None:
+    quiet = ["trainer=cpu", "trainer.enable_progress_bar=false", "data.workers=0", "checkpoint_every=1000"]
+    common = [*quiet, f"data.roots=[{photos}]", "crop=64", "batch=2", "objective.fidelity.perceptual=0"]
+    common += ["optimizer.schedule=constant", "model=init", f"init={tiny_model_folder}", "+model.lora_rank=2"]
+    for output, steps in (("whole", 2), ("parts", 1), ("parts", 2)):
+        train(composed("stage2", [*common, f"output={tmp_path / output}", f"steps={steps}"]))
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    model, start = load_model(tmp_path / "whole" / "model"), load_model(tiny_model_folder).state_dict()
+    assert model.adapter.config.lora_rank == 2
+    assert {name for name in model.state_dict() if lora.is_lora(name)} == model.state_dict().keys() - start.keys()
+    again = [*common[:-2], f"init={tmp_path / 'whole' / 'model'}", f"output={tmp_path / 'again'}", "steps=1"]
+    assert restoration_run(composed("stage2", again)).model.adapter.config.lora_rank == 2
+    with pytest.raises(ValueError, match=r"model: has LoRA already, which is trained further: leave model\.lora_rank"):
+        restoration_run(composed("stage2", [*again, "+model.lora_rank=2"]))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["model=init", "init=built-in", "+model.lora_rank=-1"], "lora_rank is -1; choose a whole number"),
         (["+model.overrides.adapter.lora_rank=-2"], "lora_rank is -2; choose a whole number from 1 on, or 0 for none"),
         (["+model.overrides.adapter.lora_rank=2.5"], "lora_rank is 2.5; choose"),
         (["model=dit4sr_small", "+model.beside.lora_rank=-1"], "lora_rank is -1; choose"),

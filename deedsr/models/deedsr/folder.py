@@ -68,8 +68,8 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
     def plain(self, numbers: DeeDSRNumbers) -> dict[str, Any]:
         return asdict(numbers)
 
-    def merged(self, numbers: DeeDSRNumbers) -> DeeDSRNumbers:
-        return replace(numbers, adapter=replace(numbers.adapter, lora_rank=0))
+    def with_lora(self, numbers: DeeDSRNumbers, rank: int) -> DeeDSRNumbers:
+        return replace(numbers, adapter=replace(numbers.adapter, lora_rank=rank))
 
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path:
         if not place.is_file():

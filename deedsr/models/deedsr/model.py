@@ -104,7 +104,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.maps = Maps()
         for block, modulation in zip(blocks, self.modulations, strict=True):
             block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
-        lora.attach((module for name, module in unet.named_modules() if name.endswith(".attn1")), adapter.lora_rank)
+        lora.attach(self.attentions(), adapter.lora_rank)
         self.factor = latents.factor(vae)
         self.channels = vae.config.latent_channels
         levels = max(len(unet.config.block_out_channels), len(adapter.widths))
@@ -117,6 +117,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         for name, module in self.unet.named_modules(prefix="unet"):
             if name.endswith(".attn2"):
                 yield name, module
+
+    def attentions(self) -> Iterator[nn.Module]:
+        return (module for name, module in self.unet.named_modules() if name.endswith(".attn1"))
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter, the modulations and every attn2, of these what the ablations leave; LoRA where there is some."""

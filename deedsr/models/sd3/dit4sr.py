@@ -36,6 +36,10 @@ class DiT4SR(SD3Restoration):
         for name, parameter in self.transformer.lr_stream():
             yield f"transformer.{name}", parameter
 
+    def attentions(self) -> Iterator[nn.Module]:
+        for block in self.transformer.transformer_blocks:
+            yield from filter(None, (block.attn, block.attn2))
+
     def additions(self) -> set[str]:
         return {name for name, _ in self.trainable() if lora.is_lora(name)}
 

@@ -64,9 +64,9 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
     def plain(self, numbers: LRStream | Branch) -> dict[str, Any]:
         return {"beside": asdict(numbers)}
 
-    def merged(self, numbers: LRStream | Branch) -> LRStream | Branch:
+    def with_lora(self, numbers: LRStream | Branch, rank: int) -> LRStream | Branch:
         assert isinstance(numbers, LRStream)
-        return replace(numbers, lora_rank=0)
+        return replace(numbers, lora_rank=rank)
 
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         return next((file for file in companion_places(place, TEXTS) if file.is_file()), None)
