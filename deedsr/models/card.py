@@ -22,8 +22,8 @@ from deedsr.files import visible, write_json, write_text
 from deedsr.models.resolver import ASSETS, BUILT_IN
 
 CARD, INDEX, PIPELINE = "README.md", "model_index.json", "pipeline.py"
-RECORD, CONFIG = "run.yaml", "config.yaml"
-"""Beside a checkpoint or the folder ``model``: the record of the run, or of an older one its configuration alone."""
+RECORD, KEY = "run.yaml", "run"
+"""The record of a run: beside its checkpoint and its folder ``model``, and its name within the checkpoint."""
 
 BEGIN = "<!-- From here on `deedsr export` has written; it writes this part anew. -->"
 END = "<!-- Down to here. What stands below is kept. -->"
@@ -74,10 +74,9 @@ def base_name(place: Path, called: str | None) -> str | None:
     return BUILT_IN if ASSETS in place.resolve().parents else called
 
 
-def record_of(place: Path) -> dict[str, Any]:
-    """The record of the run that wrote the checkpoint or folder `place`; {} where there is none beside it."""
-    folder = place.resolve().parent
-    found = _yaml(folder / RECORD) or {"configuration": _yaml(folder / CONFIG)}
+def record_of(place: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of the run that wrote `place`, in `checkpoint` or beside it; {} where there is none of stage 2."""
+    found = checkpoint.get(KEY) or _yaml(place.resolve().parent / RECORD)
     config = found.get("configuration")
     return found if isinstance(config, dict) and {"model", "recipe", "crop", "batch"} <= config.keys() else {}
 
@@ -195,6 +194,9 @@ def _training(made: Made, before: str) -> str:
         count = (made.run.get("photographs") or {}).get("count")
         many = "" if count is None else f", {count:,} pictures"
         lines.append(f"Data: {_data(config.get('data') or {})}{many}; recipe of the degradations: `{recipe}`.")
+        code = (made.run.get("starts") or [{}])[-1].get("commit")
+        if code:
+            lines.append(f"Code: commit {code} of deedsr.")
         if config.get("init"):
             lines.append(f"It began with the weights of `{Path(str(config['init'])).name}`.")
     if not lines and is_ours(before):
@@ -210,7 +212,7 @@ def _data(data: Mapping[str, Any]) -> str:
         names = [Path(str(place)).name for place in ([places] if isinstance(places, str) else places)]
         if names:
             said.append(f"{what} of {', '.join(f'`{name}`' for name in names)}")
-    return " and ".join(said) or "none of photographs"
+    return " and ".join(said) or "a cache of samples"
 
 
 def _licence(made: Made, front: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ class Trained(Generic[Numbers]):
             self.header.defaults,
             steps,
             next((row["metrics"] for row in rows if row["step"] == steps), {}),
-            card.record_of(self.place),
+            card.record_of(self.place, stored),
         )
 
     @property

@@ -77,11 +77,13 @@ def test_what_the_run_says_of_itself_goes_along(source: Path) -> None:
     config = {"model": {}, "recipe": "varied", "crop": 64, "batch": 2, "init": "/home/me/start"}
     config["data"] = {"roots": ["/home/me/photos"], "pairs": "/home/me/slides"}
     record = {"configuration": config, "photographs": {"count": 1234, "fingerprint": "abc"}}
+    record["starts"] = [{"commit": "0ld"}, {"commit": "deadbeef"}]
     (source.parent / RECORD).write_text(yaml.safe_dump(record), encoding="utf-8")
     text = exported(source)
     for line in (
         "- Crops: 2 on each device at a time, of 64 pixels a side.",
         "- Data: photographs of `photos` and pairs of `slides`, 1,234 pictures; recipe of the degradations: `varied`.",
+        "- Code: commit deadbeef of deedsr.",
         "- It began with the weights of `start`.",
     ):
         assert line in text
