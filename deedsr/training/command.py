@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,6 +66,24 @@ def _null_as_none(word: str) -> str:
     # Hydra takes GROUP=null for an error
     group, _, value = word.partition("=")
     return f"{group}=none" if value == "null" and (CONF / group / "none.yaml").is_file() else word
+
+
+def job_folder(words: Sequence[str], above: Sequence[str]) -> str:
+    """A folder's name for a job of a ``--multirun``, of the words that were given to it.
+
+    above: words that are left out as the folder above says them already, or because a path is no name. All words but
+    how to resume are in the digest at its end, so that two jobs never share a folder.
+    """
+    named = {word: word.lstrip("+~").partition("=")[0] for word in sorted(words)}
+    digest = hashlib.sha256("\n".join(word for word, name in named.items() if name != "resume").encode()).hexdigest()[
+        :6
+    ]
+    told = [word.replace("=", "-") for word, name in named.items() if name not in (*above, "resume")]
+    name = re.sub(r"[^\w.,+-]+", "_", "__".join(told))
+    return f"{name[:150]}__{digest}".lstrip("_")
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def command(work: str, cfg: DictConfig) -> None:

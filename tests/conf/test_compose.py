@@ -54,6 +54,17 @@ def test_an_experiment_composes_with_one_primary(path: Path) -> None:
     assert fitting
 
 
+@pytest.mark.parametrize("name", ["deedsr_sd21", "deedsr_sd21_24gb", "dit4sr_sd35", "dit4sr_sd35_24gb"])
+def test_another_trainer_brings_its_own_devices(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        own, cpu, node = (
+            compose("stage2", [f"experiment={name}", *words]).trainer
+            for words in ([], ["trainer=cpu"], ["trainer=cpu", "trainer.devices=2"])
+        )
+    assert own.devices == (1 if name.endswith("24gb") else 8)
+    assert (cpu.accelerator, cpu.devices, node.devices) == ("cpu", 1, 2)
+
+
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_repeats_nothing(path: Path) -> None:
     """What it says is other than what its primary says by itself, with the choices of its list of defaults."""

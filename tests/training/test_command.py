@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
+
+from deedsr.training.command import CONF
 
 ROOT = Path(__file__).parents[2]
 SHELLS = {
@@ -65,6 +68,27 @@ def test_a_typo_and_a_missing_value_answer_at_once(stage: str, tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr == "error: data.roots is missing: add data.roots=… to the command\n"
     assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        (["data.roots=[/a]"], ["data.roots=[/b]"]),
+        (["name=one"], ["name=two"]),
+        (["steps=1", "name=n-${steps}"], ["steps=2", "name=n-${steps}"]),
+        (["seed=1", "output=experiments/${name}-${seed}"], ["seed=2", "output=experiments/${name}-${seed}"]),
+        ([f"+{'long' * 50}.first=1"], [f"+{'long' * 50}.first=2"]),
+    ],
+)
+def test_two_jobs_never_share_a_folder(jobs: tuple[list[str], list[str]]) -> None:
+    folders = []
+    for words in (*jobs, [*jobs[0], "resume=changed"]):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("stage1", ["data.roots=[/p]", *words], return_hydra_config=True)
+        folders.append(cfg.hydra.sweep.subdir)
+    assert folders[0] != folders[1]
+    assert folders[0] == folders[2], "the same job goes on"
+    assert all("/" not in folder and len(folder) < 200 for folder in folders)
 
 
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
