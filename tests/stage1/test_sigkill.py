@@ -26,6 +26,7 @@ def command(photos: Path) -> list[str]:
     shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[4,4,8,8],stem:4}"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
     shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
+    shrink += ["+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone
     return [sys.executable, "-m", "stage1.train", *shrink]
 
 
