@@ -24,7 +24,7 @@ from stage2.module import RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.texts.embedded import Texts
 from stage2.vector import Vector
-from stage2.watching import watching
+from stage2.watchers import watchers
 
 INIT = "init"
 """Instead of a system in a configuration's model: it is the whole one of ``init``."""
@@ -150,6 +150,6 @@ def train(
     if finished(cfg, data, output, cfg.steps, folder / ADAPTER):
         return folder
     trainable = trainable_model(cfg)
-    callbacks: list[pl.Callback] = [ModelFolder(folder, trainable), *watching(cfg, data, trainable, output)]
+    callbacks: list[pl.Callback] = [ModelFolder(folder, trainable), *watchers(cfg, data, trainable, output)]
     fit(cfg, make_run(cfg, trainable.model), data, output, cfg.steps, callbacks, folder)
     return folder

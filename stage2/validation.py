@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from deedsr.diffusion.sampler import Settings
@@ -17,6 +18,7 @@ from deedsr.metrics.evaluation import Evaluator, Report
 from deedsr.metrics.outputs import Sample
 from deedsr.options import Options
 from deedsr.restorer import Restorer
+from deedsr.training.loggers import log_picture
 from stage2.measuring import PROTOCOL, Row, Samples, colours, means, restored
 from stage2.module import RestorationRun
 
@@ -115,10 +117,10 @@ class Validation(pl.Callback):
     def _log(self, trainer: pl.Trainer, row: Row, report: Report, outputs: Sequence[Sample]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in row.values().items()}, row.step)
-            if hasattr(logger.experiment, "add_image"):
+            if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("val/table", table.to_markdown(report), row.step)
-                for sample in outputs:
-                    logger.experiment.add_image(f"val/{sample.stem}", sheet.line(sample), row.step)
+            for sample in outputs:
+                log_picture(logger, f"val/{sample.stem}", sheet.line(sample), row.step)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from stage2.measuring import Samples, of_folder, of_pairs, of_photos
 from stage2.validation import Validation
 
 
-def watching(cfg: DictConfig, data: Batches, trainable: TrainableModel, output: Path) -> list[pl.Callback]:
+def watchers(cfg: DictConfig, data: Batches, trainable: TrainableModel, output: Path) -> list[pl.Callback]:
     """The callbacks of ``cfg.validation``, ``cfg.checkpoint`` and ``cfg.early_stopping``.
 
     Raises ValueError for what there is nothing to measure for.
