@@ -63,6 +63,8 @@ class Best(pl.Callback):
             why = self.validation.evaluator.unavailable if self.validation.evaluator else {}
             reason = "; ".join(why.values()) or f"there are {', '.join(self.rows[-1].values())}"
             raise ValueError(f"checkpoint.monitor={self.monitor} was not measured: {reason}")
+        if trainer.fast_dev_run:
+            return
         row = best_of(self.rows, self.monitor, self.origin.void)
         if row is self.rows[-1]:
             tensors = run.average.whole()
@@ -79,7 +81,7 @@ class Best(pl.Callback):
             weights.save(self.folder / ADAPTER, stored.tensors, {**stored.config, "defaults": self.origin.defaults})
 
     def on_train_end(self, trainer: pl.Trainer, run: RestorationRun) -> None:
-        if trainer.is_global_zero and self.rows:
+        if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:
             log.info("%s; it is in %s", verdict(self.rows, self.monitor, self.origin), self.folder)
 
 

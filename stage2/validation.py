@@ -115,7 +115,7 @@ class Validation(pl.Callback):
         trainer.callback_metrics.update(found)
 
     def _log(self, trainer: pl.Trainer, row: Row, report: Report, outputs: Sequence[Sample]) -> None:
-        for logger in trainer.loggers:
+        for logger in [] if trainer.fast_dev_run else trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in row.values().items()}, row.step)
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("val/table", table.to_markdown(report), row.step)

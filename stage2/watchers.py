@@ -19,6 +19,13 @@ from stage2.measuring import Samples, of_folder, of_pairs, of_photos
 from stage2.validation import Validation
 
 
+class Patience(EarlyStopping):
+    """Lightning's, but that a run which goes on has the patience that it is given now."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
 def watchers(cfg: DictConfig, data: Batches, trainable: TrainableModel, output: Path) -> list[pl.Callback]:
     """The callbacks of ``cfg.validation``, ``cfg.checkpoint`` and ``cfg.early_stopping``.
 
@@ -37,7 +44,7 @@ def watchers(cfg: DictConfig, data: Batches, trainable: TrainableModel, output: 
     callbacks: list[pl.Callback] = [validation]
     if stopping:
         direction = mode(stopping["monitor"] or "")
-        callbacks.append(EarlyStopping(**stopping, mode=direction, check_on_train_epoch_end=False))
+        callbacks.append(Patience(**stopping, mode=direction, check_on_train_epoch_end=False))
     if monitor:
         origin = origin_of(cfg, data, samples, defaults)
         best = Best(output / "best", monitor, trainable, validation, origin)

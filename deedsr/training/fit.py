@@ -20,7 +20,7 @@ from deedsr.training.photographs import Batches
 from deedsr.training.progress import Progress
 from deedsr.training.record import LAST, move_aside, say, start, write
 from deedsr.training.run import Run
-from deedsr.training.saving import TIME, Saving, WholeCheckpoints, exit_status, requeue
+from deedsr.training.saving import PATIENCE, TIME, Saving, WholeCheckpoints, exit_status, requeue
 from deedsr.training.watching import watching
 
 REFUSED = {
@@ -141,7 +141,7 @@ def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path
     elif saving.saved >= steps:
         log.info("all %d steps are taken: they are in %s", saving.saved, places)
     elif saving.saved:
-        how = f" with a longer {TIME}" if why == TIME else ""
+        how = f" with a longer {why}" if why in (TIME, PATIENCE) else ""
         log.info("%s: %d of %d steps are in %s; the same command goes on%s", why, saving.saved, steps, places, how)
     else:
         log.info("%s: none of %d steps is saved; the same command begins anew", why, steps)

@@ -24,8 +24,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 TOLD = 1000
 """Above all numbers of signals: a callback has said that the run shall end."""
 
-TIME = "trainer.max_time"
-"""What ends a run in time; it counts all starts together."""
+TIME, PATIENCE = "trainer.max_time", "early_stopping.patience"
+"""What ends a run in time, which counts all starts together, and where it gets no better."""
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,8 @@ class Saving(Checkpoint):
         timers = (one for one in trainer.callbacks if isinstance(one, Timer))
         if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
             return TIME
+        if any(one.wait_count >= one.patience for one in trainer.early_stopping_callbacks):
+            return PATIENCE
         return "a callback"
 
 

@@ -112,7 +112,7 @@ def test_a_broken_run_that_goes_on_equals_an_unbroken_one(
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
     one, other = (weights.load_checkpoint(tmp_path / name / "last.ckpt")["callbacks"] for name in ("whole", "parts"))
     assert [row["step"] for row in one["Validation"]["rows"]] == [0, 2, 4, 6]
-    for name in ("Validation", *(name for name in one if name.startswith("EarlyStopping"))):
+    for name in ("Validation", *(name for name in one if name.startswith("Patience"))):
         assert one[name] == other[name]
     assert len(one) == len(other) == 2
     cards = [(tmp_path / name / "best" / "README.md").read_text() for name in ("whole", "parts")]
@@ -134,7 +134,15 @@ def test_a_run_that_brings_nothing_keeps_the_start_as_it_was(
     caplog.clear()
     train(cfg)  # it has ended
     assert [row.step for row in rows(tmp_path)] == [0, 2, 4]
-    assert weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
+    assert "early_stopping.patience: 4 of 8 steps are in" in caplog.text
+    assert "the same command goes on with a longer early_stopping.patience" in caplog.text
+    train(config(tmp_path, "optimizer.lr=0.03", "early_stopping.patience=3", "steps=8"))
+    assert [row.step for row in rows(tmp_path)] == [0, 2, 4, 6]
+
+
+def test_a_trial_writes_nothing(config: Config, tmp_path: Path) -> None:
+    train(config(tmp_path, "+trainer.fast_dev_run=2"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_shuffled_pairs_are_named_as_the_reason(config: Config, pairs: Path, tmp_path: Path) -> None:
