@@ -22,7 +22,7 @@ from deedsr.models.deedsr.head import (
     load_head,
     median_level,
 )
-from deedsr.models.resolver import BUILT_IN, resolve
+from deedsr.models.resolver import BUILT_IN, model_place
 from deedsr.pictures.picture import Picture, read
 from deedsr.restorer import check_size
 from deedsr.tiling import windows
@@ -131,7 +131,7 @@ class Diagnoser:
 
         Raises ValueError for one that is missing or has no head.
         """
-        file = encoder_of(resolve(name))
+        file = encoder_of(model_place(name))
         encoder = load_encoder(file)
         return cls(encoder, load_head(file.with_name(DIAGNOSIS), encoder), pick_device(device))
 

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from deedsr import models, weights
 from deedsr.models.deedsr.folder import DEEDSR, encoder_of
-from deedsr.models.resolver import reference, resolve
-from deedsr.models.system import ADAPTER, HEADER, load_trained
+from deedsr.models.resolver import model_place, reference
+from deedsr.models.system import ADAPTER, HEADER, load_trained, trained_tensors
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
 from deedsr.training.photographs import Batches, Photographs
@@ -65,13 +65,15 @@ def as_it_is(cfg: DictConfig) -> models.TrainableModel:
 
 def newly_built(cfg: DictConfig) -> models.TrainableModel:
     """A model of the configuration's parts; what is trained may start as that of ``cfg.init``."""
-    words, start = plain(cfg.model), Path(cfg.init) / ADAPTER if cfg.init else None
-    tensors = weights.load(start).tensors if start else {}
+    words, start = plain(cfg.model), model_place(cfg.init) if cfg.init else None
+    tensors = trained_tensors(start) if start else {}
     if cfg.vector.dropout or "adapter.null" in tensors:
         words = with_null(words)
     trainable = models.trainable_model(words, cfg.seed)
     if start:
-        load_trained(trainable.model, tensors, start, fresh=trainable.model.additions())
+        load_trained(
+            trainable.model, tensors, start / ADAPTER if start.is_dir() else start, fresh=trainable.model.additions()
+        )
     return trainable
 
 
@@ -88,7 +90,7 @@ def degraded_side(cfg: DictConfig) -> int:
     vector = Vector(**cfg.vector)
     if not vector.context:
         return cfg.crop
-    encoder = encoder_of(resolve(cfg.init)) if cfg.model.system == INIT else cfg.model.get("encoder")
+    encoder = encoder_of(model_place(cfg.init)) if cfg.model.system == INIT else cfg.model.get("encoder")
     return vector.side(cfg.crop, None if encoder is None else weights.header(Path(encoder)).get("tile"))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deedsr.metrics.catalogue import METRICS, Metric
-from deedsr.metrics.loading import load, quiet
+from deedsr.metrics.loading import Unavailable, load, quiet
 
 Scorer = Callable[[Tensor, "Tensor | None"], float]
 """(image, reference or None), each (1, 3, H, W) RGB in [0, 1] -> the metric's value."""
@@ -56,6 +56,12 @@ class PerceptualLoss(nn.Module):
         return super().train(False)
 
 
+WITHOUT = (
+    "objective.fidelity=null objective.rollout=0 in stage 2, autoencoder.perceptual=null for a base, and in distilling "
+    "objective.fidelity.perceptual=0 objective.fidelity.structure=0"
+)
+
+
 def lpips_loss(network: Literal["alex", "vgg"] = "alex", download: bool = False) -> PerceptualLoss:
     """LPIPS v0.1 on AlexNet or VGG-16 (arXiv 1801.03924).
 
@@ -79,4 +85,7 @@ def _loss(metric: Metric, network: str, download: bool, **options: str) -> Perce
         module, _, name = network.partition(".")
         return getattr(importlib.import_module(f"pyiqa.archs.{module}"), name)(**options)
 
-    return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
+    try:
+        return PerceptualLoss(load(metric.label, "pyiqa", metric.files, build, download))
+    except Unavailable as error:
+        raise Unavailable(f"{error}; or train without it: {WITHOUT}") from error

@@ -10,7 +10,7 @@ import torch
 
 from deedsr.models.contract import RestorationModel
 from deedsr.models.deedsr.folder import DEEDSR
-from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, resolve
+from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, model_place
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
 
@@ -42,14 +42,14 @@ def load_model(
             f"{name} is a size, and no trained part of it is published with this package; train one with `python -m "
             "stage2.train` (conf/experiment/ has one of each size), then give the folder that stage 2 wrote"
         )
-    place = resolve(str(name))
+    place = model_place(name)
     return _system(place).load(place).to(device, dtype).requires_grad_(False)
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:
     """Parameters by part of a built-in model, a model folder, a checkpoint, or a size (see `random_model`)."""
     if name in (BUILT_IN, BUILT_IN_DIT) or Path(name).exists():
-        place = resolve(name)
+        place = model_place(name)
         return _system(place).skeleton(place).counts()
     with torch.device("meta"):
         return random_model(name).counts()
@@ -84,7 +84,7 @@ def further(name: str | Path, defaults: Mapping[str, Any], lora_rank: int = 0, s
 
     lora_rank, seed: of LoRA that it gets in addition, 0 for none.
     """
-    place = resolve(str(name))
+    place = model_place(name)
     return _system(place).further(place, defaults, lora_rank, seed)
 
 
@@ -105,7 +105,7 @@ def export(
     name. anywhere: whether it must not point to a base on the disk. Raises ValueError where `source` is damaged or has
     no LoRA to merge, and where `target` exists.
     """
-    place = resolve(str(source))
+    place = model_place(source)
     _system(place).export(place, target, with_base, dtype, merge, licence, anywhere)
 
 

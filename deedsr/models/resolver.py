@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+ADAPTER = "adapter.safetensors"  # of a model folder: all that was trained
 BUILT_IN, BUILT_IN_DIT = "built-in", "built-in-dit"
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -33,6 +34,32 @@ def resolve(reference: str, near: Path | None = None, files: list[str] | None = 
             f"{reference}: no such folder, and not a hub id (OWNER/NAME); give the path of a folder or file"
         )
     return _from_hub(reference, files)
+
+
+def model_place(name: str | Path) -> Path:
+    """The model folder or checkpoint of stage 2 that `name` means.
+
+    It may be ``built-in``, ``built-in-dit``, either of these, the ``adapter.safetensors`` of a model folder, the folder
+    of a run, whose model is in it, or a hub id. Raises ValueError that says what was found and what is needed.
+    """
+    place = resolve(str(name))
+    if place.name == ADAPTER:
+        place = place.parent
+    inner = [folder for folder in (place, place / "model") if (folder / ADAPTER).is_file()]
+    if place.is_file() and place.suffix != ".safetensors":
+        return place
+    if not inner:
+        found = "a weight file alone" if place.is_file() else f"holds {_listed(place)}"
+        raise ValueError(
+            f"{name}: no model: {found}, not {ADAPTER}: no such weight file; give a model folder, the folder of a run "
+            f"of stage 2, its last.ckpt, {BUILT_IN}, or a hub id"
+        )
+    return inner[0]
+
+
+def _listed(folder: Path, most: int = 4) -> str:
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return ", ".join(names[:most]) + ", …" * (len(names) > most) or "nothing"
 
 
 def reference(base: str) -> str:

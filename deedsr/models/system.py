@@ -23,8 +23,9 @@ from deedsr.models import card
 from deedsr.models.contract import RestorationModel
 from deedsr.models.frozen import lora
 from deedsr.models.frozen.base import Base
+from deedsr.models.resolver import ADAPTER
 
-ADAPTER, HEADER = "adapter.safetensors", "model"  # HEADER: key of a checkpoint
+HEADER = "model"  # key of a checkpoint
 
 Model = TypeVar("Model", bound=RestorationModel)
 Numbers = TypeVar("Numbers")
@@ -58,10 +59,7 @@ class Trained(Generic[Numbers]):
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is trained, by name; of a checkpoint, the averaged values."""
-        if self.place.is_file():
-            averages = weights.load_checkpoint(self.place).get("average", {}).get("tensors", {})
-            return {name: tensor.clone() for name, tensor in averages.items()}
-        return weights.load(self.file).tensors
+        return trained_tensors(self.place)
 
     def pointer(self, folder: Path) -> str:
         """What the model in `folder` is to call its base: a hub id, or the way there from that folder."""
@@ -247,6 +245,14 @@ class System(ABC, Generic[Model, Numbers]):
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""
         stored = weights.load(companion)
         weights.save(folder / self.companion, weights.cast(stored.tensors, dtype), stored.config)
+
+
+def trained_tensors(place: Path) -> dict[str, Tensor]:
+    """All that is trained of the model folder or checkpoint `place`, by name; of a checkpoint, the averaged values."""
+    if not place.is_file():
+        return weights.load(place / ADAPTER).tensors
+    averages = weights.load_checkpoint(place).get("average", {}).get("tensors", {})
+    return {name: tensor.clone() for name, tensor in averages.items()}
 
 
 def header_of(place: Path) -> dict[str, Any]:

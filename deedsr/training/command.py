@@ -10,11 +10,12 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -47,11 +48,26 @@ def main(work: str, config: str, trains: bool = False) -> None:
             cfg.output = HydraConfig.get().runtime.output_dir
         if any(os.environ.get(name, "0") != "0" for name in RANKS):
             logging.getLogger().setLevel(logging.WARNING)  # the first rank speaks for all
+        known(file.name, HydraConfig.get().overrides.task)
         command(work, cfg)
 
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
     quiet()
     run()
+
+
+def known(config: str, words: Iterable[str]) -> None:
+    """End the process where an experiment among the `words` typed sets what the configuration `config` has not."""
+    given = [word.partition("=")[2].strip("[]") for word in words if word.startswith("experiment=")]
+    names = [name.strip() for name in ",".join(given).split(",") if name.strip() not in ("", "null")]
+    own = compose(config, []) if names else {}
+    for name in names:
+        values = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
+        if strange := [str(word) for word in values if word != "defaults" and word not in own]:
+            sys.exit(
+                f"error: experiment={name} sets {', '.join(strange)}, which this command has no word for: it is for "
+                f"another, see conf/experiment/{name}.yaml"
+            )
 
 
 def quiet() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
@@ -52,6 +53,8 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
     words = plain(cfg.trainer)
     for name in words.keys() & REFUSED.keys():
         raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
+    if words["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
+        raise ValueError("this machine has no GPU that torch can use: say trainer=cpu, or install a torch for its GPU")
     theirs = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
     given = [hydra.utils.instantiate(one) for one in theirs]
     bar, words["enable_progress_bar"] = words["enable_progress_bar"], any(isinstance(one, ProgressBar) for one in given)

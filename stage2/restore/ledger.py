@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deedsr.jobs import Job
-from deedsr.models.resolver import resolve
+from deedsr.models.resolver import model_place
 
 BLOCK = 2**20  # bytes
 
@@ -73,7 +73,7 @@ def settings_digest(model: str, settings: Mapping[str, Any]) -> str:
     A base that lies outside the model's folder counts by its name alone, which is in the adapter's header. Raises
     ValueError for a model that does not exist.
     """
-    place = resolve(model)
+    place = model_place(model)
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     total = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
     for path in files:

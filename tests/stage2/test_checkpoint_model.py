@@ -17,9 +17,10 @@ from deedsr.cli import main as cli
 from deedsr.models import describe, load_model
 from deedsr.models.card import CARD
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead
+from deedsr.models.resolver import model_place
 from deedsr.models.system import ADAPTER, HEADER
 from deedsr.pictures import picture as images
-from stage2.from_config import train
+from stage2.from_config import train, trainable_model
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -47,6 +48,28 @@ def test_a_checkpoint_is_the_model_of_its_averaged_weights(run: Path) -> None:
     averages = checkpoint["average"]["tensors"]
     assert all(torch.equal(state[name], tensor) for name, tensor in averages.items())
     assert any(not torch.equal(tensor, checkpoint["state_dict"][f"model.{name}"]) for name, tensor in averages.items())
+
+
+def test_a_model_is_found_by_whatever_names_it(run: Path, tmp_path: Path) -> None:
+    for name in (run, run / "model", run / "model" / ADAPTER):
+        assert model_place(name) == run / "model"
+    assert model_place(run / "last.ckpt") == run / "last.ckpt"
+    assert model_place("built-in").name == "built-in"
+    (tmp_path / "photos.txt").write_text("")
+    with pytest.raises(ValueError, match=r"no model: holds photos\.txt, not adapter.*the folder of a run of stage 2"):
+        model_place(tmp_path)
+    with pytest.raises(ValueError, match="no model: a weight file alone"):
+        load_model(run / "model" / ENCODER)
+
+
+@pytest.mark.parametrize("name", ["", "model", f"model/{ADAPTER}", "last.ckpt"])
+def test_a_run_starts_from_whatever_names_a_model(
+    run: Path, name: str, composed: Composed, stage2_options: Options, tmp_path: Path
+) -> None:
+    words = ["+model.overrides.adapter.cross_attention=projected", f"init={run / name}"]
+    model = trainable_model(composed("stage2", stage2_options(tmp_path, *words))).model
+    expected = weights.load(run / "model" / ADAPTER).tensors
+    assert all(torch.equal(tensor, expected[part]) for part, tensor in model.trainable())
 
 
 def test_the_command_line_restores_with_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -89,6 +90,33 @@ def test_two_jobs_never_share_a_folder(jobs: tuple[list[str], list[str]]) -> Non
     assert folders[0] != folders[1]
     assert folders[0] == folders[2], "the same job goes on"
     assert all("/" not in folder and len(folder) < 200 for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("module", "experiment", "word"),
+    [
+        ("stage2.train", "dit4sr_small_base", "size"),
+        ("stage2.train", "stage1_deedsr", "contrast"),
+        ("stage2.train", "[deedsr_sd21,built_in_distill]", "adversary"),
+        ("stage1.train", "built_in_distill", "vector"),
+    ],
+)
+def test_an_experiment_of_another_command_is_refused(module: str, experiment: str, word: str, tmp_path: Path) -> None:
+    done, _ = answered(module, "data.roots=[PHOTOS]", f"experiment={experiment}", f"output={tmp_path}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: experiment=") and word in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_missing_gpu_is_said_in_one_line(tmp_path: Path) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(tmp_path / "one.png")
+    done, _ = answered(
+        "stage1.train", f"data.roots=[{tmp_path}]", "trainer=gpu", f"output={tmp_path / 'run'}", "data.workers=0"
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: this machine has no GPU that torch can use: say trainer=cpu")
+    assert "Traceback" not in done.stderr
 
 
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
