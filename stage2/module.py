@@ -63,11 +63,19 @@ class RestorationRun(Run):
             shard(self, self.model, self.device_mesh)
             self.average.follow(self.model.trainable())
 
+    def awake(self) -> None:
+        """To FSDP a forward pass of the whole: before the first step a part that is used would become its root."""
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within the context the model can be used, with its averaged parameters; all ranks must enter it together."""
         with self.average.swapped():
             if isinstance(self, FSDPModule):
+                self.awake()
+                for part in self.modules():
+                    if isinstance(part, FSDPModule):
+                        part.unshard()  # first here: what it gathers into must not be made in inference mode
+                        part.reshard()
                 self.unshard()
             yield
             if isinstance(self, FSDPModule):

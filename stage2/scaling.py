@@ -68,7 +68,8 @@ def shard(run: nn.Module, model: RestorationModel, mesh: DeviceMesh) -> None:
     parameters = set(run.parameters())
     whole = {p for p in parameters if not p.requires_grad and not isinstance(p, DTensor)}
     fully_shard(run, mesh=mesh, ignored_params=whole)
-    register_fsdp_forward_method(run, "training_step")
+    for name in ("training_step", "awake"):
+        register_fsdp_forward_method(run, name)
 
 
 def _trained_parts(module: nn.Module) -> Iterator[nn.Module]:

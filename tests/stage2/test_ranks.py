@@ -16,8 +16,10 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.models import load_model
 from deedsr.models.system import ADAPTER
+from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
+from stage2.measuring import Row
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -129,3 +131,30 @@ def test_a_sharded_base_may_be_stored_in_bfloat16(run_two: Callable, whole: dict
     tensors = weights.load(mixed / "model" / ADAPTER).tensors
     assert tensors.keys() == weights.load(whole["fsdp"] / "model" / ADAPTER).tensors.keys()
     assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ranks_measure_together_and_keep_one_best(
+    run_two: Callable, make_pairs: Callable, tiny_model_folder: Path, tmp_path: Path, strategy: str
+) -> None:
+    pairs = make_pairs(tmp_path / "pairs", 2, width=64)
+    words = [f"validation.data={pairs}", "validation.every=1", "validation.metrics=[psnr]", "validation.side=64"]
+    words += ["checkpoint.monitor=val/psnr", "checkpoint.top=1", "early_stopping=patience", "steps=2"]
+    output = run_two(strategy, "best", [*words, f"init={tiny_model_folder}"])
+    found = [Row(**row) for row in weights.load_checkpoint(output / "last.ckpt")["callbacks"]["Validation"]["rows"]]
+    assert [row.step for row in found] == [0, 1, 2]
+    best = best_of(found, "val/psnr")
+    tensors = weights.load(output / "best" / ADAPTER).tensors
+    if best.step == 2:
+        assert_last(tensors, output)
+    else:
+        assert best.step or all(
+            torch.equal(tensor, tensors[name])
+            for name, tensor in weights.load(tiny_model_folder / ADAPTER).tensors.items()
+        )
+    assert load_model(output / "best").trainable()
+
+
+def assert_last(tensors: dict[str, torch.Tensor], output: Path) -> None:
+    last = weights.load(output / "model" / ADAPTER).tensors
+    assert all(torch.equal(tensor, last[name]) for name, tensor in tensors.items())
