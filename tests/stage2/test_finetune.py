@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.pair_crops import PairCrops
+from deedsr.geometry import resize
 from deedsr.metrics.fidelity import psnr
 from deedsr.models import load_model
 from deedsr.models.system import ADAPTER
@@ -24,6 +25,7 @@ from stage2.best import Origin, advice, best_of, verdict
 from stage2.distill.student import train
 from stage2.from_config import photographs
 from stage2.measuring import Row, of_pairs, validate
+from stage2.watchers import validated
 
 Config = Callable[..., DictConfig]
 SMALL = [
@@ -82,6 +84,27 @@ def test_the_start_is_the_first_row_and_the_best_is_the_best(config: Config, tmp
     card = (tmp_path / "best" / "README.md").read_text()
     assert f"| **{best.step}** | {best.metrics['psnr']:.4f} |" in card and "| 0, the start |" in card
     assert f"The best is of step {best.step}: psnr" in card and "better than the start's" in card
+
+
+def test_photographs_are_held_back_and_always_degraded_in_the_same_way(
+    composed: Callable, tiny_model_folder: Path, pairs: Path, tmp_path: Path
+) -> None:
+    words = ["experiment=finetune_photos", f"init={tiny_model_folder}", f"data.roots=[{pairs / 'hr'}]", *SMALL, *LEARNS]
+    cfg = composed("distill", [*words, f"output={tmp_path}"])
+    data, again = photographs(cfg), photographs(cfg)
+    samples, same = validated(cfg, data), validated(cfg, again)
+    assert [*samples] == [*same] == [photo.stem for photo in data.held_photos] and len(samples) == 2 == len(data) - 2
+    for stem, sample in samples.items():
+        assert torch.equal(sample.lr, same[stem].lr) and torch.equal(sample.hr, same[stem].hr)
+        assert not torch.allclose(sample.lr, resize(sample.hr, sample.lr.shape[-2:]), atol=0.02)
+    train(cfg)
+    found = rows(tmp_path)
+    best = best_of(found, "val/psnr")
+    assert [row.step for row in found] == [0, 2, 4] and best.step > 0, found
+    for row, folder in ((found[0], cfg.init), (best, tmp_path / "best")):
+        restorer = Restorer(load_model(folder))
+        values = [float(psnr(restorer.restore(sample.lr), sample.hr)) for sample in samples.values()]
+        assert sum(values) / 2 == pytest.approx(row.metrics["psnr"], abs=1e-4)
 
 
 @pytest.mark.parametrize(("killed", "saved"), [(True, 3), (False, 4)])
