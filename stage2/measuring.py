@@ -132,7 +132,7 @@ def of_photos(
         height, width = (min(length, side or length) // SCALE * SCALE for length in hr.shape[-2:])
         hr = cut(hr, (hr.shape[-2] - height) // 2, (hr.shape[-1] - width) // 2, height, width)
         lr = apply(hr, recipe.sample(seeded(seed, number), 1))
-        found[Path(photo.name).stem] = middle(photo.name, pixels(in_bytes(lr)), hr, None)
+        found[photo.stem] = middle(photo.name, pixels(in_bytes(lr)), hr, None)
     return found
 
 

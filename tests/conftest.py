@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,23 @@ def make_pairs() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pack_pairs() -> Callable[[Path, Path], Path]:
+    """`pack_pairs(folder, out)`: the pairs of a folder in two shards a side, as `tar -C lr -cf OUT .` makes them."""
+
+    def pack(folder: Path, out: Path) -> Path:
+        for role in ("lr", "hr"):
+            (out / role).mkdir(parents=True)
+            files = sorted((folder / role).iterdir())
+            for number in range(2):
+                with tarfile.open(out / role / f"{number}.tar", "w") as archive:
+                    for file in files[number::2]:
+                        archive.add(file, f"./{file.name}")
+        return out
+
+    return pack
 
 
 @pytest.fixture(scope="session")

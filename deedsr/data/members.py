@@ -28,6 +28,11 @@ class Member:
             raise OSError(f"{self.shard} ends within {self.name}")
         return data
 
+    @property
+    def stem(self) -> str:
+        """The name without folder and ending."""
+        return Path(self.name).stem
+
     def __str__(self) -> str:
         return f"{self.shard}/{self.name}"
 
@@ -36,19 +41,19 @@ Photo = Path | Member
 
 
 def members(shard: Path) -> list[Member]:
-    """The photographs of a shard in its order, other entries left out; only the headers are read.
+    """The photographs of a shard in its order, other entries and hidden files left out; only the headers are read.
 
     Raises ValueError for a file that is no tar, is compressed, is cut off, or holds no photographs.
     """
     try:
         with tarfile.open(shard, "r:") as archive:
-            entries = [entry for entry in archive if entry.isfile()]
+            entries = [(Path(entry.name), entry) for entry in archive if entry.isfile()]
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(f"{shard}: not a whole, uncompressed tar file ({error}); make it again") from None
     found = [
-        Member(shard, entry.name, entry.offset_data, entry.size)
-        for entry in entries
-        if Path(entry.name).suffix.lower() in SUFFIXES
+        Member(shard, path.as_posix(), entry.offset_data, entry.size)
+        for path, entry in entries
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
     if not found:
         raise ValueError(f"{shard}: holds no photographs")

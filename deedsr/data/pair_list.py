@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from deedsr.data.pairs import match, pictures
+from deedsr.data.members import Photo
+from deedsr.data.pairs import match, pictures_and_packed
 from deedsr.data.photos import Corrupt, Root, contents, decode, listed_names, split_names
 from deedsr.geometry import SCALE
 
@@ -29,8 +30,8 @@ SMOOTH = 2.0
 class Pair:
     """The files of one motif."""
 
-    lr: Path
-    hr: Path
+    lr: Photo
+    hr: Photo
 
     @property
     def name(self) -> str:
@@ -62,14 +63,14 @@ class Look:
 def list_pairs(root: Root, size: int, split: str | None = None, shifted: bool = False) -> PairList:
     """The pairs of a folder that can be trained on, by stem.
 
-    The folder has ``lr/`` and ``hr/``. A table ``FOLDER.tsv`` beside it (columns ``file``, an HR picture or its stem,
-    and ``split``) chooses those of `split`, if one is given; a list, {root: FOLDER, list: LIST.txt} or LIST.txt in the
-    folder, those that it names in the same way, one a line. All are read once. Left out are those whose HR has a side
-    below `size`, and, unless `shifted`, those whose LR shows something else, or the same shifted by more than
-    `MOST_SHIFT`.
+    The folder has ``lr/`` and ``hr/``, in each of them pictures, or shards (.tar) that hold them. A table
+    ``FOLDER.tsv`` beside it (columns ``file``, an HR picture or its stem, and ``split``) chooses those of `split`, if
+    one is given; a list, {root: FOLDER, list: LIST.txt} or LIST.txt in the folder, those that it names in the same way,
+    one a line. All are read once. Left out are those whose HR has a side below `size`, and, unless `shifted`, those
+    whose LR shows something else, or the same shifted by more than `MOST_SHIFT`.
 
-    Raises ValueError for files without a partner, that can't be read, or whose sizes don't fit, for a table without
-    those columns, for names in a list that there are not, and where fewer than two pairs are left.
+    Raises ValueError for files without a partner, that can't be read, or whose sizes don't fit, for a broken shard, for
+    a table without those columns, for names in a list that there are not, and where fewer than two pairs are left.
     """
     folder, found = _found(root, split)
     looks = {pair: look for pair in found if (look := look_at(pair, size)) is not None}
@@ -121,7 +122,7 @@ def _found(root: Root, split: str | None) -> tuple[Path, list[Pair]]:
     else:
         folder = Path(root)
     lr, hr = folder / "lr", folder / "hr"
-    matched = match({str(lr): pictures(lr), str(hr): pictures(hr)})
+    matched = match({str(side): pictures_and_packed(side) for side in (lr, hr)})
     pairs = [Pair(files[str(lr)], files[str(hr)]) for files in matched.values()]
     if listed is not None:
         names = set(listed_names(listed))
@@ -137,7 +138,8 @@ def _found(root: Root, split: str | None) -> tuple[Path, list[Pair]]:
 
 def _called(pair: Pair) -> set[str]:
     """What tables and lists may call a pair."""
-    return {pair.name, pair.hr.name, f"hr/{pair.hr.name}"}
+    file = Path(pair.hr.name).name
+    return {pair.name, file, f"hr/{file}"}
 
 
 def look_at(pair: Pair, size: int) -> Look | None:
@@ -185,7 +187,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     return np.asarray(lr), np.asarray(hr), scale
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Photo) -> Image.Image:
     try:
         return decode(contents(path))
     except Corrupt as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from deedsr.data.members import SUFFIXES
+from deedsr.data.members import SUFFIXES, Photo, members
 from deedsr.pictures.picture import read
+
+P = TypeVar("P", Path, Photo)
 
 
 def pictures(folder: str | Path, suffix: str = "") -> dict[str, Path]:
@@ -17,25 +20,37 @@ def pictures(folder: str | Path, suffix: str = "") -> dict[str, Path]:
     Hidden files and files that are no pictures by their extension are passed over. Raises ValueError for a missing or
     empty folder, for two files of one stem, and for a stem without `suffix`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    return _by_stem(folder, _files(folder, SUFFIXES), suffix)
+
+
+def pictures_and_packed(folder: str | Path) -> dict[str, Photo]:
+    """The same, and those of the shards (.tar) in the folder. Raises ValueError for a broken shard, too."""
+    found: list[Photo] = [*_files(folder, SUFFIXES)]
+    return _by_stem(folder, [*found, *(member for shard in _files(folder, {".tar"}) for member in members(shard))])
+
+
+def _files(folder: str | Path, suffixes: Set[str]) -> list[Path]:
+    if not Path(folder).is_dir():
         raise ValueError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        if not path.stem.endswith(suffix):
-            raise ValueError(f"{path}: its name doesn't end in {suffix!r}")
-        stem = path.stem.removesuffix(suffix)
+    paths = (path for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in suffixes)
+    return [path for path in paths if not path.name.startswith(".") and path.is_file()]
+
+
+def _by_stem(folder: str | Path, files: Iterable[P], suffix: str = "") -> dict[str, P]:
+    found: dict[str, P] = {}
+    for file in files:
+        if not file.stem.endswith(suffix):
+            raise ValueError(f"{file}: its name doesn't end in {suffix!r}")
+        stem = file.stem.removesuffix(suffix)
         if stem in found:
-            raise ValueError(f"{path} and {found[stem].name} have the same stem; keep one of them")
-        found[stem] = path
+            raise ValueError(f"{found[stem]} and {file} have the same stem; keep one of them")
+        found[stem] = file
     if not found:
         raise ValueError(f"{folder}: holds no pictures")
     return found
 
 
-def match(folders: Mapping[str, Mapping[str, Path]]) -> dict[str, dict[str, Path]]:
+def match(folders: Mapping[str, Mapping[str, P]]) -> dict[str, dict[str, P]]:
     """Pair pictures by stem: {role: {stem: path}} -> {stem: {role: path}}.
 
     Raises ValueError that names every stem (up to five) that one role has and another lacks.

@@ -173,7 +173,7 @@ def chosen(found: Sequence[T], share: float) -> list[T]:
 
 
 def _stem(file: Pair | Photo) -> str:
-    return file.name if isinstance(file, Pair) else Path(file.name).stem
+    return file.name if isinstance(file, Pair) else file.stem
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Shards: WebDataset reads them, and training reads them as it reads the folder."""
+"""Shards: WebDataset reads them, and training reads them as it reads the folder, of photographs and of pairs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import torch
 from PIL import Image
 
 from deedsr.data.members import members
+from deedsr.data.pair_list import list_pairs
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.data.shards import pack
+from deedsr.training.photographs import Photographs
 
 SIZE = 24
 
@@ -71,7 +74,7 @@ def test_the_same_photographs_give_the_same_bytes(folder: Path, tmp_path: Path) 
 
 def test_others_shards_may_hold_other_things(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "made.tar", "w") as archive:
-        for name, data in (("x.json", b"{}"), ("x.png", b"pixels"), ("deep/y.JPG", b"more"), ("x.cls", b"1")):
+        for name, data in (("x.json", b"{}"), ("x.png", b"pixels"), ("./deep/y.JPG", b"more"), ("._x.png", b"1")):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
@@ -128,3 +131,53 @@ def test_nothing_is_left_of_a_pack_that_failed(folder: Path, tmp_path: Path) -> 
         pack(list_photos(folder), Path("/"))
     with pytest.raises(ValueError, match="photos: exists already"):
         pack(list_photos(folder), folder)
+
+
+@pytest.mark.parametrize("chooses", ["", "table", "list"])
+def test_pairs_in_shards_give_the_batches_of_the_folder(
+    make_pairs: Callable[..., Path], pack_pairs: Callable[[Path, Path], Path], tmp_path: Path, chooses: str
+) -> None:
+    plain = make_pairs(tmp_path / "plain", 6)
+    places = [plain, pack_pairs(plain, tmp_path / "packed")]
+    for place in places * (chooses == "table"):
+        place.with_suffix(".tsv").write_text("file\tsplit\n0\ttrain\nhr/1.png\ttrain\n3.png\ttrain\n5\ttrain\n")
+    (tmp_path / "some.txt").write_text("0\nhr/1.png\n3.png\n5\n")
+    roots = [{"root": place, "list": tmp_path / "some.txt"} if chooses == "list" else place for place in places]
+    words = {"crop": 64, "batch": 3, "split": "train", "other": True, "held_back": 0.1}
+    one, two = (Photographs([], pairs=[root], cache=root == roots[1], **words) for root in roots)
+    assert len(one) == len(two) == (2 if chooses else 4) and one.fingerprint == two.fingerprint
+    assert [pair.name for pair in one.held_pairs] == [pair.name for pair in two.held_pairs]
+    assert all(pair.hr.shard.suffix == ".tar" for pair in two.held_pairs)
+    for workers in (0, 2):
+        batches = (islice(data.stream(0, 1, 5).loader(workers), 2) for data in (one, two))
+        for wanted, got in zip(*batches, strict=True):
+            for name, tensor in wanted.tensors().items():
+                assert torch.equal(got.tensors()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("partner", "hr has no picture for 1, 3$"),
+        ("cut", r"lr/0\.tar: not a whole, uncompressed tar file"),
+        ("twice", r"lr/0\.tar/0\.png and .*lr/2\.tar/0\.png have the same stem; keep one of them$"),
+        ("unreadable", r"lr/0\.tar/0\.png: can't be read as a picture"),
+    ],
+)
+def test_bad_shards_of_pairs_are_named_in_one_line(
+    make_pairs: Callable[..., Path], pack_pairs: Callable[[Path, Path], Path], tmp_path: Path, what: str, message: str
+) -> None:
+    folder = pack_pairs(make_pairs(tmp_path / "plain", 4), tmp_path / "packed")
+    shard = folder / "lr" / "0.tar"
+    content, first = shard.read_bytes(), members(shard)[0]
+    if what == "partner":
+        (folder / "hr" / "1.tar").unlink()
+    elif what == "cut":
+        shard.write_bytes(content[: first.start + first.length // 2])
+    elif what == "twice":
+        (folder / "lr" / "2.tar").write_bytes(content)
+    else:
+        shard.write_bytes(content[: first.start] + bytes(first.length) + content[first.start + first.length :])
+    with pytest.raises(ValueError, match=message) as error:
+        list_pairs(folder, 64)
+    assert "\n" not in str(error.value)

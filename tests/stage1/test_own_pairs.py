@@ -62,10 +62,15 @@ def test_one_degradation_alone_teaches_nothing(tiny: Compose, tmp_path: Path, wo
     photographs(tiny(tmp_path, f"data.pairs=[{folder},{folder}]", "data.roots=[]"))
 
 
-def test_runs_resume_to_the_bit(tiny: Compose, tmp_path: Path, words: list[str]) -> None:
+def test_runs_resume_to_the_bit(
+    tiny: Compose, pack_pairs: Callable[[Path, Path], Path], tmp_path: Path, words: list[str]
+) -> None:
+    """What was packed into shards meanwhile is the same."""
     train(tiny(tmp_path / "whole", *words, "steps=2"))
     train(tiny(tmp_path / "parts", *words, "steps=1"))
-    train(tiny(tmp_path / "parts", *words, "steps=2", "data.workers=2"))
+    folder = Path(words[0].removeprefix("data.pairs=[").removesuffix("]"))
+    packed = [f"data.pairs=[{pack_pairs(folder, tmp_path / 'packed')}]", *words[1:]]
+    train(tiny(tmp_path / "parts", *packed, "steps=2", "data.workers=2"))
     whole, parts = (weights.load_checkpoint(tmp_path / name / "last.ckpt")["state_dict"] for name in ("whole", "parts"))
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 

@@ -59,15 +59,23 @@ def test_a_crop_has_the_context_of_its_own_lr(tiny_model: DeeDSR, words: list[st
 
 
 def test_runs_resume_and_the_cache_holds_pairs(
-    words: list[str], composed: Composed, stage2_options: Options, tmp_path: Path, assert_same_runs: Callable
+    words: list[str],
+    pack_pairs: Callable[[Path, Path], Path],
+    composed: Composed,
+    stage2_options: Options,
+    tmp_path: Path,
+    assert_same_runs: Callable,
 ) -> None:
+    """What was packed into shards meanwhile is the same."""
     train(composed("stage2", stage2_options(tmp_path / "whole", *words, "steps=2")))
-    for steps in (1, 2):
+    folder = Path(words[0].removeprefix("data.pairs=[").removesuffix("]"))
+    packed = [f"data.pairs=[{pack_pairs(folder, tmp_path / 'packed')}]", *words[1:]]
+    for steps, of in ((1, words), (2, packed)):
         more = [f"steps={steps}", "data.workers=2"]
-        train(composed("stage2", stage2_options(tmp_path / "parts", *words, *more)))
+        train(composed("stage2", stage2_options(tmp_path / "parts", *of, *more)))
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
     cache = f"cache={tmp_path / 'cache'}"
-    make_cache(composed("cache", stage2_options(tmp_path / "c", *words, cache, "batches=2", "shard=1")))
+    make_cache(composed("cache", stage2_options(tmp_path / "c", *packed, cache, "batches=2", "shard=1")))
     train(composed("stage2", stage2_options(tmp_path / "cached", *words[2:], "steps=2", cache, "data.roots=[]")))
     assert_same_runs(tmp_path / "whole", tmp_path / "cached")
 
