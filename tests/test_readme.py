@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from deedsr import __version__
-from deedsr.training.command import CONF, missing
+from deedsr.training.command import CONF, known, missing
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -114,6 +114,7 @@ def test_a_run_composes_and_lacks_nothing(line: str) -> None:
     words = [word for word in words if not word.startswith(("--", "hydra"))]
     with initialize_config_dir(str(file.parent), version_base="1.3"):
         cfg = compose(file.name, words)
+        known(file.name, words)
     if words:  # a command that is only mentioned needs no words
         assert list(missing(OmegaConf.to_container(cfg))) == []
 

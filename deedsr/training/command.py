@@ -18,6 +18,7 @@ import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -53,17 +54,50 @@ def main(work: str, config: str, trains: bool = False) -> None:
 
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
     quiet()
-    run()
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+class Begin(Callback):
+    """Ends the process with one line where Hydra would fail before the command: a value or its folder can't be had."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Checks the values of a single run, and its folder with the log in it."""
+        whole({name: value for name, value in plain(config, resolve=False).items() if name != "hydra"})
+        log = f"{config.hydra.job.name}.log" if "file" in config.hydra.job_logging.get("handlers", {}) else None
+        writable(Path(config.hydra.run.dir), log)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Checks the folder of all jobs; what each lacks is seen when it starts."""
+        writable(Path(config.hydra.sweep.dir))
+
+
+def writable(folder: Path, log: str | None = None) -> None:
+    """Make `folder`, and the file `log` in it; end the process where that can't be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if log:
+            (folder / log).open("a").close()
+    except OSError as error:
+        sys.exit(f"error: {folder} can't be written to ({error.strerror}): take another folder")
+
+
+def whole(values: dict[str, Any]) -> None:
+    """End the process where one of the nested `values` must be given and is not."""
+    for name in sorted(missing(values)):
+        sys.exit(f"error: {name} is missing: add {name}=… to the command")
 
 
 def known(config: str, words: Iterable[str]) -> None:
     """End the process where an experiment among the `words` typed sets what the configuration `config` has not."""
     given = [word.partition("=")[2].strip("[]") for word in words if word.startswith("experiment=")]
     names = [name.strip() for name in ",".join(given).split(",") if name.strip() not in ("", "null")]
-    own = compose(config, []) if names else {}
+    own = compose(config, []).keys() if names else ()
     for name in names:
-        values = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
-        if strange := [str(word) for word in values if word != "defaults" and word not in own]:
+        if strange := [str(word) for word in compose(config, [f"experiment={name}"]) if word not in own]:
             sys.exit(
                 f"error: experiment={name} sets {', '.join(strange)}, which this command has no word for: it is for "
                 f"another, see conf/experiment/{name}.yaml"
@@ -108,8 +142,7 @@ def command(work: str, cfg: DictConfig) -> None:
     What the user can mend, a ValueError, an OSError or a value that is missing in `cfg`, ends the process with one line
     instead of a traceback.
     """
-    for name in sorted(missing(plain(cfg, resolve=False))):
-        sys.exit(f"error: {name} is missing: add {name}=… to the command")
+    whole(plain(cfg, resolve=False))
     module, _, name = work.partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(cfg)

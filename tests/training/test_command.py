@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +101,51 @@ def test_two_jobs_never_share_a_folder(jobs: tuple[list[str], list[str]]) -> Non
         ("stage2.train", "stage1_deedsr", "contrast"),
         ("stage2.train", "[deedsr_sd21,built_in_distill]", "adversary"),
         ("stage1.train", "built_in_distill", "vector"),
+        ("stage2.train", "finetune_photos", "adversary"),  # of the one that it builds on
     ],
 )
 def test_an_experiment_of_another_command_is_refused(module: str, experiment: str, word: str, tmp_path: Path) -> None:
     done, _ = answered(module, "data.roots=[PHOTOS]", f"experiment={experiment}", f"output={tmp_path}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: experiment=") and word in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_one_command_of_fine_tuning_starts(tmp_path: Path) -> None:
+    pairs = tmp_path / "PAIRS"
+    words = ["experiment=finetune_pairs", f"data.pairs=[{pairs}]", f"output={tmp_path / 'run'}"]
+    done, _ = answered("stage2.distill", *words)
+    assert done.stderr == f"error: {pairs / 'lr'}: no such folder\n"
+
+
+def test_a_folder_that_can_not_be_had_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "run.log").mkdir(parents=True)
+    for words in (
+        [f"output={tmp_path / 'file' / 'run'}"],
+        [f"output={tmp_path / 'file'}"],
+        [f"output={tmp_path / 'run'}"],
+    ):
+        done, seconds = answered("stage1.train", "data.roots=[PHOTOS]", *words)
+        assert done.returncode == 1
+        folder = words[0].partition("=")[2]
+        assert re.fullmatch(rf"error: {folder} can't be written to \(.+\): take another folder\n", done.stderr)
+        assert seconds < 2
+    done, _ = answered("stage1.train", "--multirun", "data.roots=[PHOTOS]", "seed=1,2", words[0].replace("run", "file"))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done, _ = answered("stage1.pool", "data.roots=[PHOTOS]")
+    assert done.stderr == "error: pool is missing: add pool=… to the command\n"
+
+
+def test_an_interrupt_before_the_first_step_ends_in_one_line(tmp_path: Path) -> None:
+    words = ["data.roots=[PHOTOS]", f"output={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "stage1.train", *words]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "run" / "run.log").is_file():
+            time.sleep(0.01)
+        time.sleep(0.3)  # torch is being imported
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=120)[1] == "interrupted\n"
+    assert process.returncode == 130
 
 
 def test_a_missing_gpu_is_said_in_one_line(tmp_path: Path) -> None:
