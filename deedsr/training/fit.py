@@ -11,12 +11,13 @@ from typing import Any
 import hydra
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from deedsr import weights
 from deedsr.training.command import plain
 from deedsr.training.loggers import make_logger
+from deedsr.training.optimizer import KINDS, SCHEDULES, UNITS, known
 from deedsr.training.photographs import Batches
 from deedsr.training.progress import Progress
 from deedsr.training.record import LAST, move_aside, say, start, write
@@ -41,20 +42,39 @@ REFUSED = {
 }
 """Words of the trainer that a run can't heed, and what to say instead."""
 
+COUNTS = (
+    *("steps", "autoencoder.steps", "denoiser.steps", "checkpoint_every"),
+    *("pictures.every", "probe.every", "trainer.log_every_n_steps"),
+)
+"""Words that count steps, at least one."""
+
 log = logging.getLogger(__name__)
 
 
-def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
-    """The trainer of a configuration; its log is in `output`.
-
-    It has `callbacks`, those of ``cfg.callbacks``, and those of ``cfg.trainer.callbacks``. Raises ValueError for words
-    of ``cfg.trainer`` that a run can't heed.
-    """
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError for what no run can heed: counts, words of optimizer and trainer, a GPU that is none."""
+    for name in COUNTS:
+        value = OmegaConf.select(cfg, name)
+        if value is not None and not (isinstance(value, int | float) and value >= 1):
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    for name, choice in {"kind": KINDS, "schedule": SCHEDULES, "unit": UNITS}.items():
+        if name in (cfg.get("optimizer") or {}):
+            known(name, cfg.optimizer[name], choice)
     words = plain(cfg.trainer)
     for name in words.keys() & REFUSED.keys():
         raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
     if words["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise ValueError("this machine has no GPU that torch can use: say trainer=cpu, or install a torch for its GPU")
+
+
+def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
+    """The trainer of a configuration; its log is in `output`.
+
+    It has `callbacks`, those of ``cfg.callbacks``, and those of ``cfg.trainer.callbacks``. Raises ValueError as
+    `check` does.
+    """
+    check(cfg)
+    words = plain(cfg.trainer)
     theirs = [*plain(cfg.callbacks).values(), *_several(words.pop("callbacks", None))]
     given = [hydra.utils.instantiate(one) for one in theirs]
     bar, words["enable_progress_bar"] = words["enable_progress_bar"], any(isinstance(one, ProgressBar) for one in given)
@@ -98,8 +118,6 @@ def fit(
     run that is told to stop early returns; one that a signal ends exits with 128 plus its number.
     """
     own = output / LAST
-    if cfg.resume == "never" and own.is_file() and not cfg.trainer.get("fast_dev_run"):
-        move_aside(output)
     saving = Saving(own, cfg.checkpoint_every)
     trainer = make_trainer(cfg, output, steps, [*callbacks, saving])
     checkpoint = None if trainer.fast_dev_run else begin(cfg, module, data, output, trainer)
@@ -122,11 +140,17 @@ def fit(
 
 
 def begin(cfg: DictConfig, module: Run, data: Batches, output: Path, trainer: pl.Trainer) -> Path | None:
-    """Make all ready for a start; returns the checkpoint that it is from. Raises ValueError where it does not fit."""
+    """Make all ready for a start; returns the checkpoint that it is from. Raises ValueError where it does not fit.
+
+    With ``resume=never`` the run of before is moved aside, after all that can be refused.
+    """
     now = start(cfg, data, output)
     module.record, module.anew = now.record, now.anew
     if now.checkpoint is not None:
         module.check(weights.load_checkpoint(now.checkpoint), trainer, now.checkpoint)
+    if cfg.resume == "never" and (output / LAST).is_file():
+        move_aside(output)
+    if now.checkpoint is not None:
         changes = now.record["starts"][-1]["changes"]
         say(f"going on after step {now.step} of {now.checkpoint}" + (f" with {', '.join(changes)}" if changes else ""))
     if trainer.is_global_zero:
@@ -153,8 +177,10 @@ def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path
 def finished(cfg: DictConfig, data: Batches, output: Path, steps: int, result: Path) -> bool:
     """Whether the run of a configuration has taken its `steps` and left `result`, so that there is nothing to do.
 
-    Raises ValueError where what is in `output` is another run, or is to go on otherwise and has no step left.
+    Raises ValueError where what is in `output` is another run, or is to go on otherwise and has no step left, and for
+    what no run can heed, see `check`.
     """
+    check(cfg)
     if cfg.resume == "never" or cfg.trainer.get("fast_dev_run") or not (output / LAST).is_file():
         return False
     now = start(cfg, data, output)

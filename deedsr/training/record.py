@@ -88,7 +88,8 @@ def start(cfg: DictConfig, data: Batches, output: Path) -> Start:
         )
     places = {f"configuration.{name}" for name in PLACES}
     notes = [told(name, *values) for name, values in found.items() if name not in places]
-    starts = [*earlier(output, old), this_start(checkpoint, step, notes)]
+    before = old["starts"] if cfg.resume == "never" else earlier(output, old)
+    starts = [*before, this_start(checkpoint, step, notes)]
     kinds = found.get("configuration.optimizer.kind", ALIKE)
     return Start(checkpoint, step, {**now, "starts": starts}, changed, anew=not set(kinds) <= {*ALIKE})
 
@@ -97,6 +98,8 @@ def source(cfg: DictConfig, output: Path) -> Path | None:
     """The checkpoint that a configuration's run goes on from. Raises ValueError where two are named."""
     own, given = output / LAST, Path(cfg.ckpt_path) if cfg.ckpt_path else None
     if one_of("resume", cfg.resume, RESUME) == "never" or not own.is_file():
+        if given and own.is_file() and output.resolve() in given.resolve().parents:
+            raise ValueError(f"ckpt_path={given} is of the run that resume=never moves aside: take another name=…")
         return given
     if given and given.resolve() != own.resolve():
         before = (weights.load_checkpoint(own).get(KEY) or {}).get("configuration", {}).get("ckpt_path")

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from deedsr.models.frozen.base import PART, Base, stock, write_part, write_scheduler
 from deedsr.training.command import plain
-from deedsr.training.fit import finished, fit
+from deedsr.training.fit import check, finished, fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.record import LAST, move_aside
 from stage2.base.modules import AutoencoderRun, DenoiserRun
@@ -43,7 +43,7 @@ def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> Path |
             base = Base.open(given.parent)
             write_part(vae, base.tensors(given.name), base.config(given.name))
         return given
-    crops = Photographs(crop=cfg.autoencoder.crop, batch=cfg.autoencoder.batch, seed=cfg.seed, **cfg.data)
+    crops = photographs(cfg, "autoencoder")
     cfg, folder = phase(cfg, "autoencoder"), output / "autoencoder"
     if finished(cfg, crops, folder, cfg.autoencoder.steps, vae / PART):
         return vae
@@ -56,6 +56,11 @@ def train_autoencoder(cfg: DictConfig, size: BaseConfig, output: Path) -> Path |
 
     trainer = fit(cfg, run, crops, folder, cfg.autoencoder.steps, [Part(write)], vae)
     return vae if not dry and trainer.global_step >= cfg.autoencoder.steps else None
+
+
+def photographs(cfg: DictConfig, name: str) -> Photographs:
+    """Those that the phase `name` learns from."""
+    return Photographs(crop=cfg[name].crop, batch=cfg[name].batch, seed=cfg.seed, **cfg.data)
 
 
 def phase(cfg: DictConfig, name: str) -> DictConfig:
@@ -86,7 +91,7 @@ def keep(output: Path) -> None:
 def train_denoiser(cfg: DictConfig, size: BaseConfig, output: Path, autoencoder: Path) -> None:
     """Phase 2, on the frozen autoencoder of phase 1: the text is one zero token."""
     part = output / "base" / size.part
-    crops = Photographs(crop=cfg.denoiser.crop, batch=cfg.denoiser.batch, seed=cfg.seed, **cfg.data)
+    crops = photographs(cfg, "denoiser")
     cfg, folder = phase(cfg, "denoiser"), output / "denoiser"
     if finished(cfg, crops, folder, cfg.denoiser.steps, part / PART):
         return
@@ -106,12 +111,15 @@ def train(cfg: DictConfig) -> Path:
     output = Path(cfg.output)
     if cfg.ckpt_path:
         raise ValueError(f"ckpt_path={cfg.ckpt_path} can't be heeded here: a base has two phases, each with its own")
+    check(cfg)
+    size = base_config(cfg.size, plain(cfg.overrides))
     if cfg.resume == "never" and not cfg.trainer.get("fast_dev_run"):
         if any((output / name / LAST).is_file() for name in ("autoencoder", "denoiser")):
+            for name in ("autoencoder", "denoiser"):
+                photographs(cfg, name)  # they may be refused
             move_aside(output)
         cfg = cfg.copy()
         cfg.resume = "auto"
-    size = base_config(cfg.size, plain(cfg.overrides))
     autoencoder = train_autoencoder(cfg, size, output)
     if autoencoder is not None:
         train_denoiser(cfg, size, output, autoencoder)

@@ -168,6 +168,39 @@ def test_a_run_from_the_beginning_moves_the_old_one_aside(run: Path, tiny: Compo
     assert stored(run.with_name("run.2"))["run"]["configuration"]["seed"] == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.accelerator=gpu"], "this machine has no GPU"),
+        (["steps=0"], "steps must be at least 1, got 0"),
+        (["optimizer.kind=other"], "unknown optimizer.kind 'other'"),
+        (["+trainer.max_epochs=2"], "trainer.max_epochs=2 can't be heeded here"),
+        (["ckpt_path={run}/last.ckpt"], "last.ckpt is of the run that resume=never moves aside: take another name="),
+        (["ckpt_path={two}/last.ckpt", "seed=9"], "last.ckpt is of another run: seed: "),
+        (["data.roots=[{run}/none]"], "none: "),
+    ],
+)
+def test_a_run_that_is_refused_stays_where_it_is(
+    two: Path, run: Path, tiny: Compose, words: list[str], message: str
+) -> None:
+    if "GPU" in message and torch.accelerator.is_available():
+        pytest.skip("there is a GPU")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(ValueError, match=message):
+        train(tiny(run, *WORDS, "resume=never", *(word.format(run=run, two=two) for word in words)))
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert not run.with_name("run.1").exists()
+
+
+def test_a_run_from_the_beginning_that_takes_a_checkpoint_has_its_starts_alone(
+    two: Path, run: Path, tiny: Compose
+) -> None:
+    train(tiny(run, *WORDS, "steps=3"))
+    train(tiny(run, *WORDS, "steps=4", "resume=never", f"ckpt_path={two / LAST}"))
+    assert stored(run.with_name("run.1"))["global_step"] == 3
+    assert [start.step for start in starts(run)] == [0, 2]
+
+
 def test_a_checkpoint_elsewhere_is_gone_on_from(
     two: Path, run: Path, tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

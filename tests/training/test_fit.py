@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import DeviceStatsMonitor, EarlyStopping, Timer
 
-from deedsr.training.fit import REFUSED, make_trainer
+from deedsr.training.fit import COUNTS, REFUSED, check, make_trainer
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def composed(*words: str) -> object:
+def composed(*words: str, config: str = "stage2") -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("stage2", ["data.roots=[photos]", "trainer=cpu", "trainer.enable_progress_bar=false", *words])
+        return compose(config, ["data.roots=[photos]", "trainer=cpu", "trainer.enable_progress_bar=false", *words])
 
 
 def test_callbacks_are_added_to_those_of_the_run(tmp_path: Path) -> None:
@@ -39,3 +40,22 @@ def test_a_word_that_can_not_be_heeded_is_refused_by_name(name: str, tmp_path: P
 def test_what_lightning_takes_besides_is_taken(tmp_path: Path) -> None:
     trainer = make_trainer(composed("+trainer.gradient_clip_algorithm=value", "+trainer.min_steps=2"), tmp_path, 3)
     assert (trainer.gradient_clip_algorithm, trainer.fit_loop.min_steps) == ("value", 2)
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name.split(".")[0] not in ("autoencoder", "denoiser")])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_what_counts_steps_is_at_least_one(name: str, value: str) -> None:
+    config = "stage1" if name.startswith("probe") else "stage2"
+    check(composed(f"{name}=1", config=config))
+    with pytest.raises(ValueError, match=rf"^{name} must be at least 1, got {value}$"):
+        check(composed(f"{name}={value}", config=config))
+
+
+def test_what_is_not_counted_is_not_refused() -> None:
+    check(composed("pictures=null", "steps=1e3"))
+
+
+@pytest.mark.parametrize("name", ["kind", "schedule"])
+def test_an_unknown_word_of_the_optimizer_is_refused_before_anything_is_made(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^unknown optimizer.{name} 'other'; there are: "):
+        check(composed(f"++optimizer.{name}=other"))

@@ -157,6 +157,10 @@ def test_a_base_from_the_beginning_moves_both_phases_aside(
 ) -> None:
     for seed in (1, 2):
         train(composed("base", base_options(tmp_path / "run", *steps(1, 1), f"seed={seed}", "resume=never")))
+    for words in (["denoiser.steps=0"], ["data.roots=[nowhere]"]):
+        with pytest.raises(ValueError, match=r"denoiser\.steps must be at least 1, got 0|nowhere"):
+            train(composed("base", base_options(tmp_path / "run", *steps(1, 1), "resume=never", *words)))
+    assert not (tmp_path / "run.2").exists()
     for name, seed in (("run.1", 1), ("run", 2)):
         for phase in ("autoencoder", "denoiser"):
             record = weights.load_checkpoint(tmp_path / name / phase / "last.ckpt")["run"]
