@@ -15,12 +15,15 @@ from deedsr.files import write_text
 from deedsr.metrics.catalogue import select
 from deedsr.models import TrainableModel
 from deedsr.models.system import ADAPTER
+from deedsr.training.photographs import FEW
 from stage2.measuring import COLOURS, PROTOCOL, Row, heads
 from stage2.module import RestorationRun
 from stage2.validation import Validation
 
 CARD = "README.md"
 PREFIX = "val/"
+GAIN = 0.001
+"""Of the start's value: what is less shows in no table."""
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,8 @@ log = logging.getLogger(__name__)
 class Origin:
     """What a run is of, for its card. start: what it begins with. defaults: how that samples, of its header.
 
-    doubts: what is known to be wrong with its pairs. lr: its learning rate. void: whether what it is validated on shows
-    two things, so that no step counts as better than the start.
+    doubts: what is known to be wrong with its pairs. lr: its learning rate. pictures: so many it is validated on. void:
+    whether these show two things, so that no step counts as better than the start.
     """
 
     start: str | None
@@ -38,14 +41,15 @@ class Origin:
     data: str
     doubts: Sequence[str]
     lr: float
+    pictures: int
     void: bool = False
 
 
 class Best(pl.Callback):
     """Keeps the best row's model as a folder, with a card: all rows, and a verdict, which is logged at the end.
 
-    monitor: the metric that decides, ``val/NAME``. The first of equals is the best, so that a run that never beats what
-    it starts from leaves that.
+    monitor: the metric that decides, ``val/NAME``. The first of equals is the best, and the start the equal of what is
+    better by less than `GAIN`, so that a run that never beats what it starts from leaves that.
     """
 
     def __init__(
@@ -94,11 +98,13 @@ def mode(monitor: str) -> str:
 
 
 def best_of(rows: Sequence[Row], monitor: str, void: bool = False) -> Row:
-    """The first row that no other is better than; where what was measured is `void`, the first."""
+    """The first row that no other is better than; the start where none is by `GAIN`, or what was measured is `void`."""
     if void:
         return rows[0]
-    choose = min if mode(monitor) == "min" else max
-    return choose(rows, key=lambda row: row.values()[monitor.removeprefix(PREFIX)])
+    name, choose = monitor.removeprefix(PREFIX), min if mode(monitor) == "min" else max
+    best = choose(rows, key=lambda row: row.values()[name])
+    was, now = rows[0].values()[name], best.values()[name]
+    return rows[0] if rows[0].step == 0 and abs(now - was) < GAIN * abs(was) else best
 
 
 def line(row: Row, monitor: str) -> str:
@@ -122,14 +128,21 @@ def verdict(rows: Sequence[Row], monitor: str, origin: Origin) -> str:
     if origin.void:
         return f"the result is the start: pairs that show two things can't tell what is better; {advice(rows, origin)}"
     later = best_of(rows[1:], monitor)
+    by = f" by {GAIN:.1%}" * (best_of([later, first], monitor) is later)
     return (
-        f"the result is the start: no step was better than it ({name} {was:.4f}; at best {later.values()[name]:.4f} "
-        f"afterwards, step {later.step}); {advice(rows, origin)}"
+        f"the result is the start: no step was better than it{by} ({name} {was:.4f}; at best "
+        f"{later.values()[name]:.4f} afterwards, step {later.step}); {advice(rows, origin)}"
     )
 
 
 def advice(rows: Sequence[Row], origin: Origin) -> str:
     """Why training brought nothing, by what was measured, and what to do about it."""
+    few = f"too few pictures to validate on, {origin.pictures}, to tell: give more; " * (origin.pictures < FEW)
+    return few + reason(rows, origin)
+
+
+def reason(rows: Sequence[Row], origin: Origin) -> str:
+    """The likeliest of them, were there enough pictures."""
     if origin.doubts:
         return f"{'; '.join(origin.doubts)}: mend or leave out such pairs, data.shifted=false does"
     losses = [row.loss for row in rows[1:] if row.loss is not None]

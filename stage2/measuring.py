@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -63,18 +64,33 @@ def validate(cfg: DictConfig) -> str:
 
     Raises ValueError for pairs, a model and metrics that can't be had.
     """
-    sizes = (cfg.images, cfg.side)
+    names, numbers = metric_names(cfg), sizes(cfg)
+    if not isinstance(cfg.data, str | Mapping if cfg.held_back else str):
+        raise ValueError(f"data={cfg.data}: name one folder, without brackets")
     if cfg.held_back:
-        samples = of_pairs(chosen(list_pairs(cfg.data, cfg.side or 1).pairs, cfg.held_back), *sizes)
+        samples = of_pairs(chosen(list_pairs(cfg.data, cfg.side or 1).pairs, cfg.held_back), *numbers)
     else:
-        samples = of_folder(Path(cfg.data), *sizes)
-    evaluator = Evaluator(PROTOCOL, list(cfg.metrics))
+        samples = of_folder(Path(cfg.data), *numbers)
+    evaluator = Evaluator(PROTOCOL, names)
     outputs = restored(Restorer.from_pretrained(cfg.model, Options(), cfg.device), samples)
     report = evaluator.run(outputs, len(outputs), extra_rows=False)
-    row, names = Row(0, means(report), colours(outputs)), list(cfg.metrics)
+    row = Row(0, means(report), colours(outputs))
     lines = [["", *heads(names)], ["---"] * (len(names) + 5), [str(cfg.model), *row.cells(names)]]
     notes = [f"- {why}" for why in evaluator.unavailable.values()]
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"{len(outputs)} pairs.", *notes]) + "\n"
+
+
+def metric_names(words: DictConfig) -> list[str]:
+    """The ``metrics`` of a configuration, one or a list."""
+    return [words.metrics] if isinstance(words.metrics, str) else list(words.metrics)
+
+
+def sizes(words: DictConfig) -> tuple[int | None, int | None]:
+    """``images`` and ``side`` of a configuration. Raises ValueError for those that leave nothing."""
+    for name, least in (("images", 1), ("side", SCALE)):
+        if words[name] is not None and not (isinstance(words[name], int) and words[name] >= least):
+            raise ValueError(f"{name}={words[name]}: give at least {least}, or null for all")
+    return words.images, words.side
 
 
 def restored(restorer: Restorer, samples: Samples) -> list[Sample]:
@@ -114,11 +130,12 @@ def of_folder(folder: Path, images: int | None, side: int | None) -> dict[str, S
 
 def of_pairs(pairs: Sequence[Pair], images: int | None, side: int | None) -> dict[str, Sample]:
     """The same of own pairs, at four times."""
-    found = {}
+    found: dict[str, Sample] = {}
     for pair in pairs[:images]:
         lr, hr, _ = read_pair(pair)
         small, large = (pixels(as_tensor(one, False)[None]) for one in (lr, hr))
-        found[pair.name] = middle(pair.name, small, large, side)
+        name = free(pair.name, found)
+        found[name] = middle(name, small, large, side)
     return found
 
 
@@ -126,14 +143,20 @@ def of_photos(
     photos: Sequence[Photo], images: int | None, side: int | None, recipe: Recipe | Mixture, seed: int
 ) -> dict[str, Sample]:
     """The same of photographs that `recipe` degrades, always in the same way."""
-    found = {}
+    found: dict[str, Sample] = {}
     for number, photo in enumerate(photos[:images]):
         hr = from_pil(decode(contents(photo))).rgb
         height, width = (min(length, side or length) // SCALE * SCALE for length in hr.shape[-2:])
         hr = cut(hr, (hr.shape[-2] - height) // 2, (hr.shape[-1] - width) // 2, height, width)
         lr = apply(hr, recipe.sample(seeded(seed, number), 1))
-        found[photo.stem] = middle(photo.name, pixels(in_bytes(lr)), hr, None)
+        name = free(photo.stem, found)
+        found[name] = middle(name, pixels(in_bytes(lr)), hr, None)
     return found
+
+
+def free(name: str, taken: Samples) -> str:
+    """`name`, with a number where another folder has the same."""
+    return next(one for number in count(1) if (one := name if number == 1 else f"{name}_{number}") not in taken)
 
 
 def middle(stem: str, lr: Tensor, hr: Tensor, side: int | None) -> Sample:

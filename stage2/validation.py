@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from deedsr.training.loggers import log_picture
 from stage2.measuring import PROTOCOL, Row, Samples, colours, means, restored
 from stage2.module import RestorationRun
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Tracked:
@@ -39,7 +42,8 @@ class Validation(pl.Callback):
     one hears of it: `followers`, the trainer's early stopping and its checkpoints. Logged as well are the table, and
     a line of pictures for each sample: up-sampled input, output, ground truth. A checkpoint holds the rows.
 
-    start: how the model that the run starts from samples. Raises ValueError for samples that are not four times apart.
+    start: how the model that the run starts from samples. measured: says what is measured; rows of something else are
+    not gone on with. Raises ValueError for samples that are not four times apart, and no number of steps.
     """
 
     def __init__(
@@ -49,20 +53,29 @@ class Validation(pl.Callback):
         metrics: Sequence[str],
         start: Settings | None = None,
         followers: Sequence[pl.Callback] = (),
+        measured: str = "",
     ) -> None:
+        if every < 1:
+            raise ValueError(f"validation.every={every}: give a number of steps, at least 1")
         for sample in samples.values():
             sample.check(Options())
         self.samples, self.every, self.metrics, self.start = samples, every, list(metrics), start
-        self.followers, self.tracked = followers, Tracked()
+        self.followers, self.measured, self.tracked = followers, measured, Tracked()
         self.step_loss: Tensor | float = 0.0
         self.evaluator: Evaluator | None = None
 
     def state_dict(self) -> dict[str, Any]:
         rows = [vars(row) for row in self.tracked.rows]
-        return {"rows": rows, "loss": float(self.tracked.loss), "steps": self.tracked.steps}
+        tracked = {"rows": rows, "loss": float(self.tracked.loss), "steps": self.tracked.steps}
+        return {**tracked, "measured": self.measured}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rows = [Row(**row) for row in state_dict["rows"]]
+        if rows and state_dict.get("measured", self.measured) != self.measured:
+            log.info(
+                "what validation measures is other than before: its table begins anew after step %d", rows[-1].step
+            )
+            rows = []
         self.tracked = Tracked(rows, state_dict["loss"], state_dict["steps"])
 
     def on_train_start(self, trainer: pl.Trainer, run: RestorationRun) -> None:

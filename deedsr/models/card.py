@@ -193,7 +193,7 @@ def _training(made: Made, before: str) -> str:
         lines.append(f"Crops: {config['batch']} on each device at a time, of {config['crop']} pixels a side.")
         count = (made.run.get("photographs") or {}).get("count")
         many = "" if count is None else f", {count:,} pictures"
-        lines.append(f"Data: {_data(config.get('data') or {})}{many}; recipe of the degradations: `{recipe}`.")
+        lines.append(f"Data: {trained_on(config.get('data') or {})}{many}; recipe of the degradations: `{recipe}`.")
         code = (made.run.get("starts") or [{}])[-1].get("commit")
         if code:
             lines.append(f"Code: commit {code} of deedsr.")
@@ -204,15 +204,22 @@ def _training(made: Made, before: str) -> str:
     return "\n".join(f"- {line}" for line in lines) or "Nothing is known of it but what this card says elsewhere."
 
 
-def _data(data: Mapping[str, Any]) -> str:
-    """What was trained on, by the last part of each path: the rest of it is of a machine."""
+def trained_on(data: Mapping[str, Any]) -> str:
+    """What the ``data`` of a configuration trains on, by the last part of each path: the rest of it is of a machine."""
     said = []
     for name, what in (("roots", "photographs"), ("pairs", "pairs")):
         places = data.get(name) or []
-        names = [Path(str(place)).name for place in ([places] if isinstance(places, str) else places)]
+        names = [_name(place) for place in ([places] if isinstance(places, str | Mapping) else places)]
         if names:
             said.append(f"{what} of {', '.join(f'`{name}`' for name in names)}")
     return " and ".join(said) or "a cache of samples"
+
+
+def _name(place: str | Mapping[str, str]) -> str:
+    """Of a folder, or of one with a list of what counts in it."""
+    if isinstance(place, Mapping):
+        return f"{Path(place['root']).name} ({Path(place['list']).name})"
+    return Path(str(place)).name
 
 
 def _licence(made: Made, front: Mapping[str, Any]) -> str:

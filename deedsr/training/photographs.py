@@ -22,6 +22,9 @@ from deedsr.data.stream import Stream
 
 T = TypeVar("T", Pair, Photo)
 
+FEW = 4
+"""Fewer pictures to validate on say little."""
+
 log = logging.getLogger(__name__)
 
 
@@ -117,18 +120,17 @@ class Photographs(Batches):
 
     def _hold_back(self, share: float) -> None:
         """Take a `share` of each folder's pairs, or of the photographs, from what is trained on; the log is told."""
-        if not 0 <= share < 1:
-            raise ValueError(f"data.held_back is {share}; it must be at least 0 and below 1")
         if not share:
             return
         if self.pairs:
+            among = len(self) - len(self.files)
             held = self.held_pairs = [pair for folder in self.pairs for pair in chosen(folder, share)]
             self.pairs = [[pair for pair in folder if pair not in held] for folder in self.pairs]
-            log.info("held back to validate on: %d pairs, %s", len(held), _some([pair.name for pair in held]))
+            log.info("held back to validate on: %s", _told([pair.name for pair in held], among, "pairs", share))
             return
-        photos = self.held_photos = chosen(self.files, share)
-        self.files = [photo for photo in self.files if photo not in photos]
-        log.info("held back to validate on: %d photographs, %s", len(photos), _some([_stem(photo) for photo in photos]))
+        among, photos = len(self.files), chosen(self.files, share)
+        self.held_photos, self.files = photos, [photo for photo in self.files if photo not in photos]
+        log.info("held back to validate on: %s", _told([*map(_stem, photos)], among, "photographs", share))
 
     def __len__(self) -> int:
         return len(self.files) + sum(map(len, self.pairs))
@@ -164,8 +166,10 @@ class Photographs(Batches):
 def chosen(found: Sequence[T], share: float) -> list[T]:
     """A `share` of what is `found`, by the stems of its files, always the same; at least two where there are four.
 
-    Raises ValueError for a single one: there would be nothing to train on.
+    Raises ValueError for a share that is none, and of a single one: there would be nothing to train on.
     """
+    if not 0 <= share < 1:
+        raise ValueError(f"data.held_back is {share}; it must be at least 0 and below 1")
     if len(found) < 2:
         raise ValueError(f"of {len(found)} none can be held back to validate on: give more, or data.held_back=0")
     count = max(1, min(max(2, round(share * len(found))), len(found) // 2))
@@ -174,6 +178,12 @@ def chosen(found: Sequence[T], share: float) -> list[T]:
 
 def _stem(file: Pair | Photo) -> str:
     return file.name if isinstance(file, Pair) else file.stem
+
+
+def _told(names: Sequence[str], among: int, what: str, share: float) -> str:
+    more = f", more than the share of {share:g} that is asked for" * (len(names) > round(share * among))
+    few = f"; so few say little, give more {what}" * (len(names) < FEW)
+    return f"{len(names)} of {among} {what}, {_some(names)}{more}{few}"
 
 
 def _some(names: Sequence[str]) -> str:

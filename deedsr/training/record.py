@@ -32,7 +32,8 @@ DATA = ("data.roots", "data.split", "data.pairs", "cache", "pool")
 MAY_DIFFER = (
     *PLACES,
     *("steps", "autoencoder.steps", "denoiser.steps", "checkpoint_every"),
-    *("logger", "callbacks", "validation", "probe", "early_stopping", "checkpoint", "pictures", "progress"),
+    *("logger", "callbacks", "probe", "early_stopping", "pictures", "progress"),
+    *("validation.every", "checkpoint.top"),  # the rest of both says what the rows of one table are of
     *("data.workers", "data.cache", "compile", "channels_last", "recompute"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins"),
     *("trainer.max_time", "trainer.min_steps", "trainer.fast_dev_run", "trainer.callbacks", "trainer.profiler"),

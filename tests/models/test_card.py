@@ -95,6 +95,15 @@ def test_what_the_run_says_of_itself_goes_along(source: Path) -> None:
         assert "Nothing is known" in exported(source, f"other{len(name)}")
 
 
+def test_data_are_called_by_the_last_part_of_their_paths() -> None:
+    from deedsr.models.card import trained_on
+
+    listed = {"root": "/home/me/photos", "list": "/home/me/lists/good.txt"}
+    assert trained_on({"roots": listed, "pairs": []}) == "photographs of `photos (good.txt)`"
+    said = "photographs of `photos (good.txt)`, `more` and pairs of `slides`"
+    assert trained_on({"roots": [listed, "/home/me/more"], "pairs": ["/home/me/slides"]}) == said
+
+
 def test_the_licence_of_a_known_base_is_named() -> None:
     from deedsr.models.card import Made, _our_front_matter
 

@@ -14,17 +14,19 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.pair_crops import PairCrops
+from deedsr.data.pair_list import list_pairs
 from deedsr.geometry import resize
 from deedsr.metrics.fidelity import psnr
 from deedsr.models import load_model
 from deedsr.models.system import ADAPTER
 from deedsr.restorer import Restorer
 from deedsr.training.command import CONF
+from deedsr.training.recipe import recipe
 from deedsr.training.saving import Saving
 from stage2.best import Origin, advice, best_of, verdict
 from stage2.distill.student import train
 from stage2.from_config import photographs
-from stage2.measuring import Row, of_pairs, validate
+from stage2.measuring import Row, of_pairs, of_photos, validate
 from stage2.watchers import validated
 
 Config = Callable[..., DictConfig]
@@ -84,6 +86,7 @@ def test_the_start_is_the_first_row_and_the_best_is_the_best(config: Config, tmp
     card = (tmp_path / "best" / "README.md").read_text()
     assert f"| **{best.step}** | {best.metrics['psnr']:.4f} |" in card and "| 0, the start |" in card
     assert f"The best is of step {best.step}: psnr" in card and "better than the start's" in card
+    assert f"Start: `{Path(cfg.init).name}`. Data: pairs of `own0`, 4 pictures, 2 others to validate on." in card
 
 
 def test_photographs_are_held_back_and_always_degraded_in_the_same_way(
@@ -163,6 +166,44 @@ def test_a_run_that_brings_nothing_keeps_the_start_as_it_was(
     assert [row.step for row in rows(tmp_path)] == [0, 2, 4, 6]
 
 
+def test_rows_of_one_table_are_measured_alike(config: Config, pairs: Path, tmp_path: Path) -> None:
+    words = ["optimizer.lr=0", "early_stopping.patience=9"]
+    train(config(tmp_path, *words, "steps=2"))
+    for word, told in (
+        ("validation.side=64", "validation.side: 128 → 64"),
+        ("validation.images=1", "validation.images: null → 1"),
+        ("validation.metrics=[psnr,ssim]", r"validation.metrics: \[\"psnr\"\] → "),
+        (f"validation.data={pairs}", "validation.data: null → "),
+        ("checkpoint.monitor=val/ssim", "checkpoint.monitor: val/psnr → val/ssim"),
+    ):
+        with pytest.raises(ValueError, match=f"{told}.*resume=changed"):
+            train(config(tmp_path, *words, word))
+    words += ["validation.every=1"]
+    train(config(tmp_path, *words, "steps=3", "checkpoint.top=1"))
+    assert [row.step for row in rows(tmp_path)] == [0, 2, 3]
+    words += ["resume=changed", "checkpoint.top=1"]
+    train(config(tmp_path, *words, "validation.images=1", "steps=4"))  # the picture that is the harder one
+    (row,) = rows(tmp_path)
+    states = weights.load_checkpoint(tmp_path / "last.ckpt")["callbacks"]
+    (patience,) = (state for name, state in states.items() if name.startswith("Patience"))
+    (kept,) = (state for name, state in states.items() if name.startswith("BestCheckpoints"))
+    assert row.step == 4 and patience["wait_count"] == 0
+    assert float(patience["best_score"]) == float(kept["best_model_score"]) == pytest.approx(row.metrics["psnr"])
+    words += ["validation.images=1", "validation.metrics=[psnr,ssim]", "checkpoint.monitor=val/ssim"]
+    train(config(tmp_path, *words, "steps=5"))
+    assert [row.step for row in rows(tmp_path)] == [5]
+    assert "The best is of step 5: ssim" in (tmp_path / "best" / "README.md").read_text()
+
+
+def test_pictures_of_one_name_are_all_validated_on(make_pairs: Callable, composed: Callable, tmp_path: Path) -> None:
+    folders = [make_pairs(tmp_path / name, 4) for name in ("one", "two")]
+    held = [pair for folder in folders for pair in list_pairs(folder, 64).pairs[:2]]
+    found = of_pairs(held, None, 64)
+    assert [*found] == ["0", "1", "0_2", "1_2"]
+    photos = of_photos([pair.hr for pair in held], None, 64, recipe("varied"), 0)
+    assert [*photos] == [*found] and not torch.equal(photos["0"].lr, photos["0_2"].lr)
+
+
 def test_a_trial_writes_nothing(config: Config, tmp_path: Path) -> None:
     train(config(tmp_path, "+trainer.fast_dev_run=2"))
     assert list(tmp_path.iterdir()) == []
@@ -211,12 +252,21 @@ def test_the_advice_names_what_was_seen(losses: tuple, doubts: list[str], words:
     import re
 
     found = made(*losses, scores=(0.3, 0.4, 0.5))
-    origin = Origin("built-in", {}, "pairs", doubts, 0.4)
+    origin = Origin("built-in", {}, "pairs", doubts, 0.4, 4)
     assert re.search(words, advice(found, origin))
     said = verdict(found, "val/lpips", origin)
     assert said.startswith(
         "the result is the start: no step was better than it (lpips 0.3000; at best 0.4000 afterwards"
     )
+    few = advice(found, replace(origin, pictures=3))
+    assert few == f"too few pictures to validate on, 3, to tell: give more; {advice(found, origin)}"
+    equal = made(*losses, scores=(0.4, 0.39961, 0.5))
+    assert best_of(equal, "val/lpips") is equal[0]
+    shown = (
+        "the result is the start: no step was better than it by 0.1% (lpips 0.4000; at best 0.3996 afterwards, step 2)"
+    )
+    assert verdict(equal, "val/lpips", origin).startswith(shown)
+    assert best_of(made(*losses, scores=(0.4, 0.3995, 0.5)), "val/lpips").step == 2
     void = verdict(made(*losses, scores=(0.4, 0.3, 0.5)), "val/lpips", replace(origin, void=True))
     assert void.startswith("the result is the start: pairs that show two things")
     better = made(*losses, scores=(0.4, 0.3, 0.5))
@@ -235,6 +285,12 @@ def test_the_advice_names_what_was_seen(losses: tuple, doubts: list[str], words:
         ),
         (["checkpoint.monitor=psnr"], "checkpoint.monitor=psnr: give a metric of validation, as val/lpips"),
         (["checkpoint.monitor=val/lpips"], "checkpoint.monitor=val/lpips was not measured: there are psnr, red"),
+        (
+            ["checkpoint.monitor=null", "checkpoint.top=2", "early_stopping=none"],
+            "checkpoint.top=2 needs checkpoint.monitor",
+        ),
+        (["validation.every=0"], "validation.every=0: give a number of steps, at least 1"),
+        (["validation.side=2"], "side=2: give at least 4, or null for all"),
         (["init=null"], "model=init is the model of init=…"),
     ],
 )
@@ -252,4 +308,14 @@ def test_a_model_is_measured_alone_as_in_a_run(
         alone, of_all = (validate(compose("validate", [*words, f"held_back={share}"])) for share in (0.1, 0))
     start = rows(tmp_path)[0]
     assert f"| {' | '.join(start.cells(['psnr']))} |\n\n2 pairs." in alone
+    with initialize_config_dir(str(CONF / "evaluate"), version_base="1.3"):
+        assert validate(compose("validate", [*words, "held_back=0.1", "metrics=psnr"])) == alone
+        for word, message in (
+            ("held_back=1.5", "held_back is 1.5; it must be at least 0 and below 1"),
+            (f"data=[{pairs}]", "data=.*: name one folder, without brackets"),
+            ("side=2", "side=2: give at least 4, or null for all"),
+            ("images=0", "images=0: give at least 1, or null for all"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                validate(compose("validate", [*words, word]))
     assert of_all.endswith("\n\n6 pairs.\n") and of_all.startswith("|  | PSNR-Y ↑ | red | green | blue | contrast |")
