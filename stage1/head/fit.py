@@ -96,13 +96,14 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
 def steer(head: DiagnosisHead, vectors: Tensor, values: Tensor, held: Tensor) -> None:
     """Fill the buffers `directions`, `whiten` and `reach` of a head from vectors (N, D) and their `to_scale` (N, 3).
 
-    A linear reading R (D, 3) moves by 1 in one quantity alone, by the shortest change of the vector, along the rows of
-    its pseudoinverse. Pictures hardly differ along these: a network can tell a turned dial from another picture.
+    A linear reading R (D, 3) moves by 1 in one quantity alone, at the least length √(vᵀΣ⁻¹v), along the columns of
+    Σ R (Rᵀ Σ R)⁻¹.
     """
     known = vectors[~held].double()
     covariance = known.T.cov()
     reading, _ = ridge(known, values[~held].double())
-    head.directions.copy_(torch.linalg.pinv(reading))
+    moved = covariance @ reading  # (D, 3)
+    head.directions.copy_((moved @ torch.linalg.inv(reading.T @ moved)).T)
     variances, axes = torch.linalg.eigh(covariance)
     # 1 to 100: float16 holds it, and beyond lies its rounding
     root = (variances / variances[-1]).clamp_min(1e-4).rsqrt()

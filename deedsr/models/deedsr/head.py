@@ -29,10 +29,10 @@ class DiagnosisHead(nn.Module):
     """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
 
     vector: length D of the vector. tile: side in pixels of the pictures that it was fitted to; others are cut into
-    such. hidden: width of the two hidden layers. The buffers `directions` (3, D): the shortest change of a vector that
-    moves one quantity by 1 on `to_scale` and leaves the others. `whiten` (D, D): Σ^(−1/2) of the vectors' covariance Σ,
-    but for a factor. `reach`: of a whitened vector, the root mean square that 99 % of the pictures held back from the
-    fit are below.
+    such. hidden: width of the two hidden layers. The buffers `directions` (3, D): the change of a vector, the smallest
+    by the vectors' covariance Σ, that moves one quantity by 1 on `to_scale` and leaves the others. `whiten` (D, D):
+    Σ^(−1/2), but for a factor. `reach`: of a whitened vector, the root mean square that 99 % of the pictures held back
+    from the fit are below.
     """
 
     mean: Tensor

@@ -117,8 +117,6 @@ def test_directions_move_one_quantity_alone_and_strange_vectors_are_told(
     head = fit(vectors, truth, held, epochs=2, lr=3e-3, hidden=16, seed=0)
     reading = torch.linalg.lstsq(torch.cat([vectors, torch.ones(len(vectors), 1)], 1), to_scale(truth.values)).solution
     assert torch.allclose(head.directions @ reading[:-1], torch.eye(3), atol=0.1)
-    shortest = torch.linalg.pinv(reading[:-1])
-    assert torch.allclose(head.directions.norm(dim=1), shortest.norm(dim=1), rtol=0.1)
     assert 0 < float((head.strangeness(vectors[held]) > 1).float().mean()) < 0.02
     assert (head.strangeness(vectors + 6) > 1).all()
     assert all(torch.equal(tensor, tensor.half().float()) for tensor in head.state_dict().values()), "as it is stored"
