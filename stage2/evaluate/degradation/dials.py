@@ -101,7 +101,7 @@ class Response:
                 plain, same = (arm.restore(lr, row, self.field == WHOLE) for row in (vector, still))
             neutral &= torch.equal(plain, same)
             outputs.append(measures(eight_bits(restored)))
-        return {"model": arm.name, "neutral": neutral, **self.found(torch.stack(outputs), pieces)}
+        return {"model": arm.name, "neutral": neutral, **self._of_pieces(outputs, pieces)}
 
     def targets(self, scenes: Scenes) -> dict[str, Any]:
         """`run` of a model that gives what training asks for."""
@@ -109,7 +109,7 @@ class Response:
         for piece in pieces:
             asked = torch.cat([wanted(piece.hr, piece.degradation, dials[None]) for dials in positions])
             outputs.append(measures(eight_bits(cut(piece.lr, asked, self.field)[1])))
-        return {"model": TARGETS, "neutral": True, **self.found(torch.stack(outputs), pieces)}
+        return {"model": TARGETS, "neutral": True, **self._of_pieces(outputs, pieces)}
 
     def _positions(self) -> list[Tensor]:
         """Of each dial in turn, (3,) with the others at 1."""
@@ -118,8 +118,14 @@ class Response:
             rows[dial, :, dial] = torch.tensor(list(self.positions))
         return list(rows.flatten(0, 1))
 
-    def found(self, outputs: Tensor, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """The curves of N pictures. outputs: their `measures` at all positions of each dial, (N, dials·positions, 3).
+    def _of_pieces(self, outputs: Sequence[Tensor], pieces: Sequence[Piece]) -> dict[str, Any]:
+        """`found` of each piece's `measures` at all positions of each dial in turn, (dials·positions, 3)."""
+        shape = (len(pieces), len(DIALS), len(self.positions), len(MEASURES))
+        truth = torch.cat([measures(cut(piece.lr, piece.hr, self.field)[1]) for piece in pieces])
+        return self.found(torch.stack(list(outputs)).view(shape), truth, [piece.photo for piece in pieces])
+
+    def found(self, outputs: Tensor, truth: Tensor, photos: Sequence[int]) -> dict[str, Any]:
+        """The curves of N pictures. outputs: `measures` (N, dials, positions, 3); truth: of the ground truth (N, 3).
 
         All in standard deviations of a measure over the ground truth of different pictures. monotone: the share of
         pictures whose Spearman correlation of position and own measure is at least .9 in the dial's direction. moved:
@@ -127,9 +133,7 @@ class Response:
         larger of the others'. curves: means over pictures of the change from where the dial is at 1, with 95 %
         intervals over photographs.
         """
-        photos = [piece.photo for piece in pieces]
-        spread = torch.cat([measures(cut(piece.lr, piece.hr, self.field)[1]) for piece in pieces]).std(0)
-        outputs = outputs.view(len(pieces), len(DIALS), len(self.positions), len(MEASURES))
+        spread = truth.std(0)
         middle = min(range(len(self.positions)), key=lambda at: abs(self.positions[at] - 1))
         dials = {}
         for number, (dial, (measure, sign)) in enumerate(DIALS.items()):

@@ -95,7 +95,7 @@ def test_missing_truncated_and_pickled_files_are_named(folder: Path, file: str) 
     path.with_suffix(".pt").rename(path)
     assert_refused(folder, f"{path.name}: a pickle, which is not read")
     path.unlink()
-    assert_refused(folder, f"{path}: no such weight file")
+    assert_refused(folder, rf"{folder}.*{file}: no such weight file")
 
 
 @pytest.mark.parametrize("key", ["base", "adapter", "sft_hidden", "defaults"])

@@ -22,6 +22,7 @@ def test_sd21_has_the_exact_parameter_counts() -> None:
         "adapter": 75_903_744,
         "sft": 52_979_840,
         "cross_attention": 37_572_800,
+        "lora": 0,
         "trained": 166_456_384,
         "unet_frozen": 815_558_404,
         "unet_total": 906_111_044,
