@@ -126,9 +126,9 @@ class RestorationRun(Run):
 
     def pictures(self, batch: Crops | Samples, count: int) -> dict[str, tuple[Tensor, int]]:
         """What the degradation made; of `count` the LR enlarged, restored with averaged weights, and ground truth."""
-        made = self.samples(batch, self.generator(DEGRADATION))
-        given = batch.hr if isinstance(batch, Crops) else made.hr
         with self.averaged(), self.trainer.precision_plugin.forward_context():
+            made = self.samples(batch, self.generator(DEGRADATION))
+            given = batch.hr if isinstance(batch, Crops) else made.hr
             lr, restorer = pixels(made.lr[:count]), Restorer(self.model)
             restored = torch.cat([restorer.restore(picture) for picture in lr.cpu().split(1)]).to(lr)
             truth = self.model.decode(made.z[:count]).float() if given is None else pixels(given[:count])

@@ -26,8 +26,6 @@ class Probing(pl.Callback):
     """
 
     def __init__(self, roots: Any, settings: DictConfig, seed: int = 0) -> None:
-        if settings.every < 1:
-            raise ValueError(f"probe.every must be at least 1 step, or null, got {settings.every}")
         splits(roots, settings.fit.split, settings.test.split)
         self.roots, self.settings, self.seed = roots, settings, seed
         self.exam: Exam | None = None

@@ -113,7 +113,7 @@ def test_patches_have_one_size_in_training_and_in_use(
         return pooled(self, lr)
 
     monkeypatch.setattr(DegradationEncoder, "_pooled", recorded)
-    words = [f"model.encoder={tiled_encoder}", "vector.context=4", "crop=64", "steps=1"]
+    words = [f"model.encoder={tiled_encoder}", "vector.context=4", "crop=64", "steps=1", "pictures=null"]
     folder = train(composed("stage2", stage2_options(tmp_path, *words)))
     assert seen == [(TILE, TILE)] * 4
     seen.clear()

@@ -45,5 +45,5 @@ def test_each_part_gets_its_own_mode_back() -> None:
 
 
 def test_a_wrong_interval_is_named(tiny: Compose, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"probe\.every must be at least 1 step, or null, got 0"):
+    with pytest.raises(ValueError, match=r"probe\.every must be at least 1, got 0"):
         train(tiny(tmp_path, "steps=1", "probe.every=0"))
