@@ -16,6 +16,7 @@ from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import encoder_of, load_encoder
 from deedsr.models.deedsr.head import (
     DIAGNOSIS,
+    ENCODER,
     QUANTITIES,
     DiagnosisHead,
     from_scale,
@@ -127,11 +128,12 @@ class Diagnoser:
 
     @classmethod
     def from_pretrained(cls, name: str = BUILT_IN, device: str = "auto") -> Diagnoser:
-        """From ``built-in``, a model folder, a checkpoint or an id.
+        """From ``built-in``, a model folder, a checkpoint, an id, or a folder with an encoder and its head alone.
 
         Raises ValueError for one that is missing or has no head.
         """
-        file = encoder_of(model_place(name))
+        place = Path(name)
+        file = encoder_of(place if (place / ENCODER).is_file() else model_place(name))
         encoder = load_encoder(file)
         return cls(encoder, load_head(file.with_name(DIAGNOSIS), encoder), pick_device(device))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,12 @@ def test_all_parts_together_are_small_and_half_precision(name: str, limit: int) 
 @pytest.mark.parametrize(("name", "size"), [(BUILT_IN, "small"), (BUILT_IN_DIT, "dit4sr_small")])
 def test_it_is_the_small_size(name: str, size: str) -> None:
     expected = describe(size)
-    if name == BUILT_IN:  # besides, a null vector
-        length = weights.header(FOLDER / "encoder.safetensors")["vector"]
-        expected |= {part: expected[part] + length for part in ("adapter", "trained")}
+    if name == BUILT_IN:  # besides, a null vector, and maps from the vector to γ and β
+        numbers = weights.load(FOLDER / "adapter.safetensors").tensors.items()
+        maps = sum(tensor.numel() for name, tensor in numbers if re.match(r"modulations\.\d+\.vector\.", name))
+        null = weights.header(FOLDER / "encoder.safetensors")["vector"]
+        more = {"adapter": null, "sft": maps, "unet_total": maps, "trained": null + maps}
+        expected |= {part: expected[part] + count for part, count in more.items()}
     assert describe(name) == expected
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,8 @@ def test_a_folder_that_can_not_be_had_is_said_in_one_line(tmp_path: Path) -> Non
 def test_an_interrupt_before_the_first_step_ends_in_one_line(tmp_path: Path) -> None:
     words = ["data.roots=[PHOTOS]", f"output={tmp_path / 'run'}"]
     command = [sys.executable, "-m", "stage1.train", *words]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background would hand on deafness
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeded) as process:
         while process.poll() is None and not (tmp_path / "run" / "run.log").is_file():
             time.sleep(0.01)
         time.sleep(0.3)  # torch is being imported
