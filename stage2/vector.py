@@ -93,22 +93,20 @@ def wanted(hr: Tensor, degradation: Degradation, dials: Tensor) -> Tensor:
     for row, (blur, noise, jpeg) in enumerate(dials.tolist()):
         picture = made = hr[row : row + 1]
         if (blur, noise, jpeg) != (NEUTRAL,) * 3:
-            parts = _parts(picture, degradation[row])
-            for dial, part in zip((blur, noise, jpeg), parts, strict=True):
-                made = made + max(NEUTRAL - dial, 0.0) * part
-            for dial, part in ((noise, parts[1]), (jpeg, parts[2])):
-                strength = min(float(part.std()) / STRONG, 1.0)
-                made = made + strength * max(dial - NEUTRAL, 0.0) * (
-                    guided_blur(picture, picture, 7, FAINT**2) - picture
-                )
-            made = made - OVERDONE * max(jpeg - NEUTRAL, 0.0) * parts[2]
+            plain = _without(picture, degradation[row], *NOISE, "quality")
+            made = picture + max(NEUTRAL - blur, 0.0) * (plain - picture)
             made = made + max(blur - NEUTRAL, 0.0) * (unsharp_mask(picture, 7, (1.0, 1.0)) - picture)
+            for dial, others, overdone in ((noise, ("quality",), 0.0), (jpeg, NOISE, OVERDONE)):
+                if dial != NEUTRAL:
+                    part = _without(picture, degradation[row], *others) - plain
+                    strength = min(float(part.std()) / STRONG, 1.0) * max(dial - NEUTRAL, 0.0)
+                    made = made + max(NEUTRAL - dial, 0.0) * part
+                    made = made + strength * (guided_blur(picture, picture, 7, FAINT**2) - picture)
+                    made = made - overdone * max(dial - NEUTRAL, 0.0) * part
         rows.append(made.clamp(0, 1))
     return torch.cat(rows)
 
 
-def _parts(hr: Tensor, degradation: Degradation) -> tuple[Tensor, Tensor, Tensor]:
-    """What blur and size, noise, and JPEG each add to (1, 3, S, S)."""
-    without = ((*NOISE, "quality"), ("quality",), NOISE)
-    plain, noisy, coded = (upsample(apply(hr, degradation.without(*names))) for names in without)
-    return plain - hr, noisy - plain, coded - plain
+def _without(hr: Tensor, degradation: Degradation, *names: str) -> Tensor:
+    """(1, 3, S, S) degraded but for some operations, and up-sampled."""
+    return upsample(apply(hr, degradation.without(*names)))
