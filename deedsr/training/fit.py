@@ -20,7 +20,7 @@ from deedsr.training.loggers import make_logger
 from deedsr.training.optimizer import KINDS, SCHEDULES, UNITS, known
 from deedsr.training.photographs import Batches
 from deedsr.training.progress import Progress
-from deedsr.training.record import LAST, move_aside, say, start, write
+from deedsr.training.record import LAST, Start, move_aside, say, start, write
 from deedsr.training.run import Run
 from deedsr.training.saving import PATIENCE, TIME, Saving, WholeCheckpoints, exit_status, requeue
 from deedsr.training.watching import watching
@@ -120,9 +120,10 @@ def fit(
     own = output / LAST
     saving = Saving(own, cfg.checkpoint_every)
     trainer = make_trainer(cfg, output, steps, [*callbacks, saving])
-    checkpoint = None if trainer.fast_dev_run else begin(cfg, module, data, output, trainer)
-    if checkpoint is not None:
-        saving.saved = weights.load_checkpoint(checkpoint)["global_step"] if checkpoint == own else -1
+    now = None if trainer.fast_dev_run else begin(cfg, module, data, output, trainer)
+    checkpoint = now.checkpoint if now else None
+    if now and checkpoint is not None:
+        saving.saved = now.step if checkpoint == own else -1
     done = saving.saved >= steps
     try:
         trainer.fit(module, data, ckpt_path=None if checkpoint is None else str(checkpoint), weights_only=True)
@@ -139,8 +140,8 @@ def fit(
     return trainer
 
 
-def begin(cfg: DictConfig, module: Run, data: Batches, output: Path, trainer: pl.Trainer) -> Path | None:
-    """Make all ready for a start; returns the checkpoint that it is from. Raises ValueError where it does not fit.
+def begin(cfg: DictConfig, module: Run, data: Batches, output: Path, trainer: pl.Trainer) -> Start:
+    """Make all ready for a start, and return how it is. Raises ValueError where it does not fit.
 
     With ``resume=never`` the run of before is moved aside, after all that can be refused.
     """
@@ -155,7 +156,7 @@ def begin(cfg: DictConfig, module: Run, data: Batches, output: Path, trainer: pl
         say(f"going on after step {now.step} of {now.checkpoint}" + (f" with {', '.join(changes)}" if changes else ""))
     if trainer.is_global_zero:
         write(now.record, output)
-    return now.checkpoint
+    return now
 
 
 def tell(trainer: pl.Trainer, saving: Saving, steps: int, why: str, result: Path | None) -> None:
