@@ -14,13 +14,13 @@ from deedsr import weights
 from deedsr.files import write_text
 from deedsr.metrics.catalogue import select
 from deedsr.models import TrainableModel
+from deedsr.models.card import CARD
 from deedsr.models.system import ADAPTER
 from deedsr.training.photographs import FEW
 from stage2.measuring import COLOURS, PROTOCOL, Row, heads
 from stage2.module import RestorationRun
 from stage2.validation import Validation
 
-CARD = "README.md"
 PREFIX = "val/"
 GAIN = 0.001
 """Of the start's value: what is less shows in no table."""

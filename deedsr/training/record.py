@@ -19,12 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from deedsr import files, weights
+from deedsr.models.card import KEY, RECORD
 from deedsr.options import one_of
 from deedsr.training.command import plain
 from deedsr.training.photographs import Batches
 
-LAST, RECORD, KEY = "last.ckpt", "run.yaml", "run"
-"""In a run's folder its checkpoint and its record, and the name of the record within the checkpoint."""
+LAST = "last.ckpt"  # in a run's folder, beside `RECORD`
 RESUME = ("auto", "changed", "never")
 PLACES = ("name", "output", "resume", "ckpt_path")
 DATA = ("data.roots", "data.split", "data.pairs", "cache", "pool")

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from deedsr import weights
 from deedsr.data.batch import Batch
 from deedsr.ema import Average
+from deedsr.models.card import KEY
 from deedsr.randomness import seeded
 
 BAD_BATCH = "bad_batch.safetensors"
@@ -122,7 +123,7 @@ class Run(pl.LightningModule):
         if self.average is not None:
             checkpoint["average"] = self.average.state_dict()
         if self.record is not None:
-            checkpoint["run"] = self.record
+            checkpoint[KEY] = self.record
         checkpoint["sharded"] = isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def check(self, checkpoint: dict, trainer: pl.Trainer, file: Path) -> None:
