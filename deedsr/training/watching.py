@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import LearningRateMonitor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchvision.utils import make_grid
@@ -64,13 +63,10 @@ class Pictures(pl.Callback):
     """Every `every` steps, the first included, logs what `Run.pictures` shows of `count` samples of that step."""
 
     def __init__(self, every: int, count: int) -> None:
-        self.every, self.count, self.shown, self.begun = every, count, -1, False
+        self.every, self.count, self.shown = every, count, -1
 
     def on_train_batch_start(self, trainer: pl.Trainer, run: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        begun, self.begun = self.begun, True
-        if isinstance(run, FSDPModule) and not begun:
-            return  # its parts can't be asked before the whole was
         if step % self.every or step == self.shown or not trainer.loggers or trainer.fast_dev_run:
             return
         self.shown = step
