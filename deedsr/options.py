@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("wavelet", "adain", "none")
 SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
+SPACINGS = ("leading", "trailing", "linspace")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SCALES = (1.0, 8.0)
@@ -52,17 +53,19 @@ class Options:
     """How to restore; None leaves the choice to the model.
 
     outscale: output size over input size, 1 to 8, of any fraction. preset: name of one of the model's sampling presets,
-    for instance ``paper``; the other options change it. steps, sampler: of the diffusion. noise_guidance:
-    (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile
-    in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never tiles,
-    None tiles what is large. colour: how the input's colours are taken over. seed: of the noise, together with the
-    image's content. batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that
-    take text. ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so
-    many times the time (the geometric self-ensemble of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the
-    noise, the blur and the JPEG damage that the model sees it is told of, 0 to 2: 0 none, 1 as measured, 2 twice as
-    much. degradation_guidance: scale of the guidance by the degradation, 1 is off, of models with a null vector.
-    degradation_of: pictures, or folders of them, that came about as the input did, from the same scanner, phone or
-    tape: the mean of what they tell of the degradation takes the place of what the input tells.
+    for instance ``paper``; the other options change it. steps, sampler: of the diffusion; spacing: how its times are
+    spread, ``leading``, ``trailing`` or ``linspace``; few steps need trailing ones. noise_guidance: (weight, steps),
+    the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile in pixels of the
+    network's output (four times the input's), rounded up to what the network takes; 0 never tiles, None tiles what is
+    large. overlap: the least that neighbouring tiles share, in the same pixels, less than a tile. colour: how the
+    input's colours are taken over. seed: of the noise, together with the image's content. batch: tiles at a time.
+    text_guidance: scale of the guidance by text, 1 is off, of models that take text. ensemble: mean of what the picture
+    gives when it is flipped and turned in so many ways, 1 to 8, for so many times the time (the geometric self-ensemble
+    of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the noise, the blur and the JPEG damage that the model
+    sees it is told of, 0 to 2: 0 none, 1 as measured, 2 twice as much. degradation_guidance: scale of the guidance by
+    the degradation, 1 is off, of models with a null vector. degradation_of: pictures, or folders of them, that came
+    about as the input did, from the same scanner, phone or tape: the mean of what they tell of the degradation takes
+    the place of what the input tells.
     """
 
     outscale: float = 4.0
@@ -81,6 +84,8 @@ class Options:
     dejpeg: float = 1.0
     degradation_guidance: float | None = None
     degradation_of: Places | None = None
+    spacing: str | None = None
+    overlap: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -89,12 +94,16 @@ class Options:
             raise ValueError(f"steps is {self.steps}; choose a number from 1 to 1000")
         if self.sampler is not None:
             one_of("sampler", self.sampler, SAMPLERS)
+        if self.spacing is not None:
+            one_of("spacing", self.spacing, SPACINGS)
         if self.noise_guidance is not None:
             weight, steps = self.noise_guidance
             if not 0 <= weight <= 1 or steps < 0:
                 raise ValueError(f"noise guidance is {weight:g}:{steps}; choose a weight in [0, 1] and steps from 0 on")
         if self.tile is not None and self.tile < 0:
             raise ValueError(f"tile is {self.tile}; choose a number of pixels, or 0 to never tile")
+        if self.overlap is not None and self.overlap < 0:
+            raise ValueError(f"overlap is {self.overlap}; choose a number of pixels from 0 on")
         if self.colour is not None:
             one_of("colour", self.colour, COLOURS)
         if not 0 <= self.seed < 2**63:

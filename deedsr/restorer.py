@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from deedsr import colour
 from deedsr.devices import pick_device
-from deedsr.diffusion.guidance import NoiseGuidance
 from deedsr.diffusion.sampler import OnStep, Settings, make_scheduler, sample
 from deedsr.geometry import SCALE, pad_to, resize, upsample
 from deedsr.models import load_model
@@ -203,6 +201,12 @@ class Restorer:
             return [Window(0, 0, height, width)]
         side = self.model.size.fit(tile, tile)[0] // factor
         overlap = min(OVERLAP // factor, side // 5)
+        if self.options.overlap is not None:
+            overlap = self.options.overlap // factor
+            if overlap >= side:
+                raise ValueError(
+                    f"overlap is {self.options.overlap}; it must be less than a tile, {side * factor} pixels"
+                )
         return windows(height, width, side, overlap, self.model.size.multiple // factor)
 
 
@@ -245,25 +249,7 @@ def content_seed(lr: Tensor, seed: int) -> int:
 
 
 def _settings(model: RestorationModel, options: Options) -> Settings:
-    """The sampling preset that `options` names, or the model's defaults, with the user's changes.
-
-    Where these change the steps or the sampler, the times are spread evenly.
-    """
-    defaults = model.defaults
-    if options.preset is not None:
-        defaults = model.presets[one_of("preset", options.preset, model.presets)]
-    changed = any(
-        value is not None and value != getattr(defaults, name)
-        for name, value in (("steps", options.steps), ("sampler", options.sampler))
-    )
-    away = options.degradation_guidance
-    return defaults.with_(
-        steps=options.steps,
-        sampler=options.sampler,
-        guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
-        spacing="trailing" if changed else None,
-        ensemble=options.ensemble,
-        colour=options.colour,
-        text=None if options.text_guidance is None else replace(defaults.text, scale=options.text_guidance),
-        degradation=None if away is None else replace(defaults.degradation, scale=away),
-    )
+    """The sampling preset that `options` names, or the model's defaults, with the user's changes."""
+    if options.preset is None:
+        return model.defaults.chosen(options)
+    return model.presets[one_of("preset", options.preset, model.presets)].chosen(options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,21 @@ def test_batches_of_tiles_give_what_single_tiles_give(tiny_model):
     assert torch.allclose(single, batched, atol=1e-5)
 
 
+def test_tiles_overlap_as_much_as_is_asked_for(tiny_model):
+    """Of all in reach; a tile has 48 pixels, which are 12 of the latent, and the multiple is 16 pixels."""
+    for overlap in (0, 16, 32):
+        restorer = Restorer(tiny_model, Options(tile=48, overlap=overlap))
+        starts = sorted({tile.left for tile in restorer.tiles(12, 40)})
+        assert {tile.width for tile in restorer.tiles(12, 40)} == {12}
+        assert max(after - before for before, after in pairwise(starts)) <= 12 - overlap // 4
+        assert len(starts) == math.ceil((40 - overlap // 4) / (12 - overlap // 4))
+    assert restorer.restore(smooth(12, 40)).isfinite().all()
+    with pytest.raises(ValueError, match="overlap is 48; it must be less than a tile, 48 pixels"):
+        Restorer(tiny_model, Options(tile=48, overlap=48)).restore(smooth(12, 40))
+    with pytest.raises(ValueError, match="overlap is -1"):
+        Options(overlap=-1)
+
+
 def test_tiled_and_untiled_agree_where_tiles_are_large(tiny_model):
     lr = smooth(40, 70)
     options = {"steps": 2, "noise_guidance": (0.5, 1)}
@@ -148,8 +165,9 @@ def test_other_steps_than_the_presets_are_spread_over_all_noise_levels(tiny_mode
     tiny_model.defaults = replace(tiny_model.defaults, spacing="leading", steps=50)
     assert Restorer(tiny_model).settings.spacing == "leading"
     assert Restorer(tiny_model, Options(steps=50)).settings.spacing == "leading"
-    assert Restorer(tiny_model, Options(steps=8)).settings.spacing == "trailing"
-    assert Restorer(tiny_model, Options(sampler="unipc")).settings.spacing == "trailing"
+    assert Restorer(tiny_model, Options(steps=8)).settings.spacing == "leading"
+    assert Restorer(tiny_model, Options(sampler="unipc")).settings.spacing == "leading"
+    assert Restorer(tiny_model, Options(steps=8, spacing="trailing")).settings.spacing == "trailing"
 
 
 def test_a_picture_keeps_what_its_file_says(tiny_model):
@@ -270,7 +288,7 @@ def test_a_preset_is_a_start_for_the_other_options(tiny_model):
     assert settings == tiny_model.presets["paper"]
     assert (settings.steps, settings.eta, settings.spacing) == (50, 1.0, "leading")
     changed = Restorer(tiny_model, Options(preset="paper", steps=7)).settings
-    assert (changed.steps, changed.eta, changed.spacing) == (7, 1.0, "trailing")
+    assert (changed.steps, changed.eta, changed.spacing) == (7, 1.0, "leading")
     with pytest.raises(ValueError, match="preset 'fast'; choose one of paper"):
         Restorer(tiny_model, Options(preset="fast"))
 

@@ -20,7 +20,7 @@ from deedsr.cli.compare import compare_command
 from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.flags import in_flags
-from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, Options, one_of, parse_guidance
+from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -50,6 +50,10 @@ DamageScale = Annotated[
 ]
 Tile = Annotated[
     int | None, typer.Option("-t", "--tile", help="Tile side in pixels at x4; 0: never [default: as needed].")
+]
+Overlap = Annotated[int | None, typer.Option(help="The least that neighbouring tiles share [default: as needed].")]
+Spacing = Annotated[
+    str | None, typer.Option(help=f"Of the steps' times: {', '.join(SPACINGS)} [default: the model's].")
 ]
 Licence = Annotated[
     str | None, typer.Option("--licence", "--license", metavar="ID", help="As the hub names it [default: its base's].")
@@ -82,6 +86,7 @@ def restore(
     preset: Annotated[str | None, typer.Option(help="Sampling preset: paper; of DiT4SR fast, too.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
+    spacing: Spacing = None,
     noise_guidance: Pull = None,
     text_guidance: TextScale = None,
     denoise: Denoise = 1.0,
@@ -90,6 +95,7 @@ def restore(
     degradation_of: Like = None,
     degradation_guidance: DamageScale = None,
     tile: Tile = None,
+    overlap: Overlap = None,
     ensemble: Views = None,
     colour: Annotated[
         str | None,
@@ -111,7 +117,7 @@ def restore(
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
     options = Options(
         outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble,
-        denoise, deblur, dejpeg, degradation_guidance, degradation_of,
+        denoise, deblur, dejpeg, degradation_guidance, degradation_of, spacing, overlap,
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)

@@ -13,7 +13,7 @@ from torch import Tensor
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
-from deedsr.options import COLOURS, one_of
+from deedsr.options import COLOURS, SPACINGS, Options, one_of
 
 SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -55,7 +55,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         one_of("sampler", self.sampler, SAMPLERS)
-        one_of("spacing", self.spacing, ("leading", "trailing", "linspace"))
+        one_of("spacing", self.spacing, SPACINGS)
         one_of("colour", self.colour, COLOURS)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
@@ -89,6 +89,20 @@ class Settings:
     def with_(self, **changes: Any) -> Settings:
         """A copy with the changes that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def chosen(self, options: Options) -> Settings:
+        """A copy with what the user chose. Whoever changes the steps or the sampler keeps the times' spacing."""
+        text, degradation = options.text_guidance, options.degradation_guidance
+        return self.with_(
+            steps=options.steps,
+            sampler=options.sampler,
+            guidance=None if options.noise_guidance is None else NoiseGuidance(*options.noise_guidance),
+            spacing=options.spacing,
+            ensemble=options.ensemble,
+            colour=options.colour,
+            text=None if text is None else replace(self.text, scale=text),
+            degradation=None if degradation is None else replace(self.degradation, scale=degradation),
+        )
 
 
 def make_scheduler(process: Process, settings: Settings) -> Any:

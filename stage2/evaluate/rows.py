@@ -24,7 +24,7 @@ from deedsr.restorer import Restorer
 from deedsr.training.command import plain
 
 AUTOENCODER = "autoencoder"
-FURTHER = ("start", "noise", "spacing", "eta")
+FURTHER = ("start", "noise", "eta")
 Make = Callable[[Sample], torch.Tensor]
 
 
