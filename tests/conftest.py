@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ import pytest
 # Before torch is loaded, here and in the processes that tests start:
 os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # MKL's exp else differs by the maker of the processor
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several processes would wait for each other
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")  # see tests/processes.py
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts in the background what is deaf to Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import torch

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import ROOT, finished
+
 TRAINING = {"pytorch_lightning", "lightning", "hydra", "omegaconf"}
 EXTRAS = (
     *sorted(TRAINING),
@@ -120,8 +120,15 @@ def test_no_circle_of_imports() -> None:
 def test_restoring_needs_the_core_dependencies_alone() -> None:
     modules = "deedsr.cli.main, deedsr.restorer, deedsr.diagnosis, deedsr.models, deedsr.convert.deedsr"
     blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import {modules}"
-    done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
+    done = finished([sys.executable, "-c", blocked])
     assert done.returncode == 0, done.stderr
+
+
+def test_no_test_waits_for_a_process_without_end() -> None:
+    for path in sources("tests"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        names = {ast.unparse(call.func) for call in calls}
+        assert path.name == "processes.py" or not {"subprocess.run", "subprocess.Popen"} & names, path
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
@@ -152,18 +159,18 @@ def test_the_library_does_not_print() -> None:
 def test_ruff_finds_nothing(arguments: tuple[str, ...]) -> None:
     pytest.importorskip("ruff")
     command = [sys.executable, "-m", "ruff", *arguments, "deedsr", "stage1", "stage2", "tests", "notebooks"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = finished(command)
     assert done.returncode == 0, done.stdout
 
 
 def test_mypy_finds_nothing() -> None:
     pytest.importorskip("mypy")
-    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    done = finished([sys.executable, "-m", "mypy"])
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_top_level_is_as_agreed() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    listed = finished(["git", "ls-files"])
     if listed.returncode:
         pytest.skip("not a git checkout")
     top = {Path(name).parts[0] for name in listed.stdout.splitlines()}

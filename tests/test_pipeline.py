@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from deedsr.models.card import PIPELINE
 from deedsr.options import Options
 from deedsr.pipeline import RestorationPipeline
 from deedsr.restorer import Restorer
+from tests.processes import finished
 
 
 @pytest.fixture
@@ -79,6 +79,6 @@ def test_a_folder_that_lost_its_model_is_refused_when_it_is_opened(folder: Path)
 
 def test_without_the_package_its_name_is_said(folder: Path) -> None:
     code = f"import sys; sys.modules['deedsr'] = None; exec(open({str(folder / PIPELINE)!r}).read())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = finished([sys.executable, "-c", code])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: this pipeline needs the package deedsr: install it")

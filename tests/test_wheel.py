@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.processes import finished
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,7 +21,7 @@ def test_a_wheel_holds_the_stages_and_their_configuration(tmp_path: Path) -> Non
     for name in ("deedsr", "stage1", "stage2", "conf", "pyproject.toml", "README.md", "LICENSE"):
         (tmp_path / name).symlink_to(ROOT / name)  # so that what building leaves is not in the checkout
     build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = finished([sys.executable, "-c", build], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = set(wheel.namelist())
@@ -33,13 +34,6 @@ def test_a_wheel_holds_the_stages_and_their_configuration(tmp_path: Path) -> Non
     code = "import deedsr, stage2, runpy, sys; assert deedsr.__file__.startswith(sys.argv.pop(1)), deedsr.__file__\n"
     code += "runpy.run_module('stage2.train', run_name='__main__', alter_sys=True)"
     words = [str(tmp_path / "site"), "--cfg", "job", "experiment=deedsr_sd21"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        cwd=tmp_path / "site",
-        env=alone,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = finished([sys.executable, "-c", code, *words], cwd=tmp_path / "site", env=alone)
     assert done.returncode == 0, done.stderr
     assert "name: deedsr_sd21" in done.stdout

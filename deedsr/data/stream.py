@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from threading import Thread
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -47,7 +49,20 @@ class Stream(IterableDataset[Batch], ABC):
 
 
 def deaf(worker: int) -> None:
-    """What a worker process does first: signals that come to all processes of a run are for the run alone to heed."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    """What a worker process does first: signals that come to all processes of a run are for the run alone to heed.
+
+    It ends at the SIGTERM that the run itself sends it: one that nothing ends is waited for without end.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere the sender can't be told
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=end_for, args=(os.getppid(),), daemon=True).start()
+
+
+def end_for(run: int) -> None:
+    """End this process at a SIGTERM of the process `run`, and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)

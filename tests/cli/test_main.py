@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 from deedsr.cli import main as cli
 from deedsr.cli.flags import in_flags
 from deedsr.pictures import picture as images
+from tests.processes import finished
 
 LIGHT = """
 import sys
@@ -51,7 +51,7 @@ def photo(path: Path, size: tuple[int, int] = (24, 20), value: int = 0) -> Path:
 )
 def test_nothing_heavy_is_imported_for_help_and_wrong_arguments(arguments, code, tmp_path):
     command = [sys.executable, "-c", LIGHT, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
+    done = finished(command, cwd=tmp_path, env=environment())
     assert done.stderr.splitlines()[-1] == f"{code} []"
 
 

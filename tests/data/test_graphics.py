@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from deedsr.data.graphics import LATIN, SIDE, faces, make, picture
 from deedsr.data.photos import list_photos
+from tests.processes import finished
 
 pytest.importorskip("matplotlib", reason="its fonts: matplotlib is in the extra `train`")
 
@@ -46,10 +46,10 @@ def test_edges_are_sharp_but_not_jagged(plain: Path) -> None:
 def test_the_command_makes_a_folder_that_training_lists(plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn"
     made = [sys.executable, "-m", "deedsr.data.graphics", str(plain), str(out), "--count", "2"]
-    done = subprocess.run(made, capture_output=True, text=True)
+    done = finished(made)
     assert done.returncode == 0 and done.stdout == f"{out}: 2 pictures\n", done.stderr
     assert [Path(str(photo)).name for photo in list_photos([plain, out])] == ["grey.png", "0000.jpg", "0001.jpg"]
-    again = subprocess.run(made, capture_output=True, text=True)
+    again = finished(made)
     assert again.returncode == 1 and again.stderr == f"error: {out}: exists already; remove it or name another folder\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from deedsr.data.flaws import CORRUPT, SMALL
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.randomness import seeded
+from tests.processes import finished
 
 WIDTH, HEIGHT, SIZE = 60, 44, 24
 
@@ -201,6 +203,28 @@ def test_a_workers_error_ends_with_the_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         batches(stream([tmp_path / "text.png"]), 1, workers=1)
     assert str(caught.value).strip().splitlines()[-1].startswith(f"ValueError: {tmp_path / 'text.png'}: corrupt")
+
+
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from deedsr.data.photos import PhotoCrops, list_photos
+
+held = iter(PhotoCrops(list_photos(Path(sys.argv[1])), 24, 1, 4).loader(1))
+next(held)
+(worker,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+    os.system(f"kill -{int(number)} {worker}")
+time.sleep(0.5)
+for _ in range(9):
+    next(held)
+"""
+
+
+def test_a_worker_heeds_no_signal_but_its_runs_and_never_keeps_it_from_ending(files: list[Path]) -> None:
+    """Its iterator is in use to the end, as where an error's traceback holds it."""
+    done = finished([sys.executable, "-c", WORKER, files[0].parent], limit=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_photographs_are_an_error() -> None:

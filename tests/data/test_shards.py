@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from deedsr.data.pair_list import list_pairs
 from deedsr.data.photos import PhotoCrops, list_photos
 from deedsr.data.shards import pack
 from deedsr.training.photographs import Photographs
+from tests.processes import finished
 
 SIZE = 24
 
@@ -106,7 +106,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     rows = ["file\tsplit", *(f"{name}\t{'val' if name == 'in/d.png' else 'train'}" for name in names)]
     folder.with_suffix(".tsv").write_text("\n".join(rows), encoding="utf-8")
     command = [sys.executable, "-m", "deedsr.data.shards", str(folder), str(tmp_path / "out"), "--crop", str(SIZE)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = finished(command)
     assert done.stdout.splitlines() == [
         f"{tmp_path}/out: 9 photographs in 1 shard",
         f"photographs: duplicates, left out: 1 ({folder}/copy.png); corrupt, left out: 1 ({folder}/cut.png); "

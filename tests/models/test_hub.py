@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from deedsr.models import export
 from deedsr.models.card import CARD, is_ours
 from deedsr.models.hub import push
 from tests.models.local_hub import TOKEN, Hub, local_hub
+from tests.processes import finished
 
 ROOT, NAME = Path(__file__).parents[2], "owner/name"
 
@@ -91,7 +91,7 @@ def test_a_pipeline_comes_from_there_as_well(hub: Hub, tmp_path: Path, tiny_mode
     push(tmp_path / "mine", NAME)
     words = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", PIPELINE, NAME, str(picture), str(tmp_path / "two.png")]
-    done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True)
+    done = finished(command, env={**os.environ, **words})
     assert done.returncode == 0, done.stderr
     restored(tiny_model_folder, picture, tmp_path / "one.png")
     first, second = (np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "two.png"))

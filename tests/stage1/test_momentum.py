@@ -1,7 +1,7 @@
 """Momentum contrast: the key network follows, the queue turns, BatchNorm can be shuffled."""
 
-import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from stage1.momentum import MomentumContrast, projection
+from tests.processes import LIMIT, started
 
 
 @pytest.fixture
@@ -114,12 +115,11 @@ torch.save({"loss": loss, "queue": contrast.queue}, f"{folder}/{world}_{rank}.pt
 
 @pytest.mark.parametrize("order", ["plain", "shuffled"])
 def test_two_ranks_give_the_loss_of_one_with_the_joined_batch(tmp_path: Path, order: str) -> None:
-    def start(rank: int, world: int) -> subprocess.Popen:
-        command = [sys.executable, "-c", RANK, str(tmp_path), str(rank), str(world), order]
-        return subprocess.Popen(command, cwd=Path(__file__).parents[2])
-
-    for process in (start(0, 1), start(0, 2), start(1, 2)):
-        assert process.wait(120) == 0
+    with ExitStack() as stack:
+        ranks = [(0, 1), (0, 2), (1, 2)]  # each with how many there are
+        commands = [[sys.executable, "-c", RANK, tmp_path, *rank, order] for rank in ranks]
+        processes = [stack.enter_context(started(command)) for command in commands]
+        assert [process.wait(LIMIT) for process in processes] == [0, 0, 0]
     one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
     assert torch.allclose((first["loss"] + second["loss"]) / 2, one["loss"], rtol=1e-6)
     assert torch.allclose(first["queue"], one["queue"], atol=1e-6)

@@ -8,14 +8,15 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 
 from deedsr import weights
+from tests.processes import ended, started
 
-ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 60, 20
 RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; well before the end
 
@@ -30,11 +31,11 @@ def command(photos: Path) -> list[str]:
     return [sys.executable, "-m", "stage1.train", *shrink]
 
 
-def start(command: list[str], output: Path) -> subprocess.Popen:
-    """The run, in a session of its own; its progress bar can be read from its standard output."""
+def start(command: list[str], output: Path) -> AbstractContextManager[subprocess.Popen]:
+    """The run; its progress bar can be read from its standard output."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "TERM": "xterm"}  # rich writes each step
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen([*command, f"output={output}"], cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    return started([*command, f"output={output}"], env=environment, **pipes)
 
 
 def kill_at(run: subprocess.Popen, step: int) -> int:
@@ -59,13 +60,13 @@ def end_at(run: subprocess.Popen, step: int) -> str:
         if max((int(count) for count in re.findall(rb"\s(\d+)/\d+\s", text)), default=0) >= step:
             break
     os.killpg(run.pid, signal.SIGTERM)
-    said = run.communicate(timeout=1200)[0].decode()
+    said = ended(run)[0].decode()
     assert run.returncode == 128 + signal.SIGTERM, said[-3000:]
     return said.strip().splitlines()[-1]
 
 
 def finish(run: subprocess.Popen) -> None:
-    said = run.communicate(timeout=1200)[0]
+    said = ended(run)[0]
     assert run.returncode == 0, said.decode()[-3000:]
 
 
@@ -73,7 +74,8 @@ def finish(run: subprocess.Popen) -> None:
 def unbroken(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a run in one go."""
     output = tmp_path_factory.mktemp("unbroken")
-    finish(start(command, output))
+    with start(command, output) as run:
+        finish(run)
     return output
 
 
@@ -81,23 +83,27 @@ def test_a_killed_run_ends_as_an_unbroken_one(command: list[str], unbroken: Path
     points = random.Random(20240404)
     for number, (low, high) in enumerate(RANGES):
         step = points.randint(low, high)
-        shown = kill_at(start(command, tmp_path), step)
+        with start(command, tmp_path) as run:
+            shown = kill_at(run, step)
         saved = (tmp_path / "last.ckpt").is_file()
         sys.stdout.write(f"killed at step {step} (bar at {shown}), {'after' if saved else 'before'} a checkpoint\n")
         assert saved == (number > 0)
-    finish(start(command, tmp_path))
+    with start(command, tmp_path) as run:
+        finish(run)
     assert_same(unbroken, tmp_path)
 
 
 def test_a_run_that_is_told_to_end_saves_its_step_first(command: list[str], unbroken: Path, tmp_path: Path) -> None:
     """The signal comes to its workers too, as a shell or SLURM send it."""
     step = random.Random(20241126).randint(3, EVERY - 3)
-    said = end_at(start(command, tmp_path), step)
+    with start(command, tmp_path) as run:
+        said = end_at(run, step)
     taken = weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"]
     sys.stdout.write(f"told to end at step {step}: {said}\n")
     assert step <= taken < EVERY
     assert f"SIGTERM: {taken} of {STEPS} steps are in" in said
-    finish(start(command, tmp_path))
+    with start(command, tmp_path) as run:
+        finish(run)
     assert_same(unbroken, tmp_path)
 
 

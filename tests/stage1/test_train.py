@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from deedsr.training.optimizer import Schedule
 from deedsr.training.run import BAD_BATCH
 from stage1.from_config import train
 from stage1.module import DegradationLearner
+from tests.processes import finished
 
 Compose = Callable[..., DictConfig]
 
@@ -106,8 +106,7 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     command += ["+encoder.overrides={widths:[4,4,8,8],stem:4}", "crop=64", "batch=2", "steps=3"]
     command += ["contrast.queue=12", "shuffle=true", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
     command += ["+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=1200, check=False)
+    done = finished(command)
     assert done.returncode == 0, done.stderr[-3000:]
     trained = state(tmp_path / "run")
     assert trained["contrast.pointer"].item() == 0, "three steps of two on two ranks fill a queue of twelve"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
 from stage2.measuring import Row
+from tests.processes import LIMIT, free_port
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -36,12 +37,6 @@ COMMON = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> None:
     """What a process of a two-process run does."""
     torch.set_num_threads(1)  # a forked process can't use its parent's threads
@@ -52,11 +47,16 @@ def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> Non
 def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
     fork, port = multiprocessing.get_context("fork"), free_port()
     ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, make_run)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=1200)
-    assert [process.exitcode for process in ranks] == [*codes]
+    deadline = time.monotonic() + LIMIT
+    try:
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(deadline - time.monotonic())
+        assert [process.exitcode for process in ranks] == [*codes], "None: it did not end in time"
+    finally:
+        for process in ranks:
+            process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
 
 
 @pytest.fixture(scope="module")

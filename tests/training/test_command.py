@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from deedsr.training.command import CONF
+from tests.processes import ROOT, ended, finished, started
 
-ROOT = Path(__file__).parents[2]
 SHELLS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): found
     for stage in ("stage1", "stage2")
@@ -38,7 +37,7 @@ def answered(*words: str) -> tuple[subprocess.CompletedProcess, float]:
         return used.ru_utime + used.ru_stime
 
     before = spent()
-    done = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = finished([sys.executable, "-m", *words])
     return done, spent() - before
 
 
@@ -140,13 +139,12 @@ def test_a_folder_that_can_not_be_had_is_said_in_one_line(tmp_path: Path) -> Non
 def test_an_interrupt_before_the_first_step_ends_in_one_line(tmp_path: Path) -> None:
     words = ["data.roots=[PHOTOS]", f"output={tmp_path / 'run'}"]
     command = [sys.executable, "-m", "stage1.train", *words]
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background would hand on deafness
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heeded) as process:
+    with started(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (tmp_path / "run" / "run.log").is_file():
             time.sleep(0.01)
         time.sleep(0.3)  # torch is being imported
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=120)[1] == "interrupted\n"
+        assert ended(process)[1] == "interrupted\n"
     assert process.returncode == 130
 
 
@@ -176,7 +174,7 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
         f"hydra.sweep.dir={tmp_path / 'jobs'}",
     ]
     command = [sys.executable, "-m", "stage1.train", "--multirun", *words, "hydra.sweep.subdir=${hydra.job.num}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    done = finished(command)
     assert done.returncode == 0, done.stderr[-3000:]
     for noise in ("Tip", "eval mode", "not empty", "Epoch", "many workers", "GPU available"):
         assert noise not in done.stdout + done.stderr

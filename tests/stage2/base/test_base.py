@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.training.command import command
 from stage2.base.phases import train
 from stage2.base.sizes import unconditional
+from tests.processes import finished
 
 KILLED = """
 import os, runpy, signal
@@ -58,13 +58,7 @@ def test_ten_and_ten_steps_equal_twenty_in_both_phases(
 ) -> None:
     """The first phase is broken off by SIGKILL in a process of its own, the second by an error."""
     options = base_options(tmp_path, *steps(20, 20), "checkpoint_every=10")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *options],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    killed = finished([sys.executable, "-c", KILLED, *options])
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert weights.load_checkpoint(tmp_path / "autoencoder" / "last.ckpt")["global_step"] == 10
     assert [part.name for part in (tmp_path / "base").iterdir()] == ["vae"]

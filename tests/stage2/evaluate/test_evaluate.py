@@ -17,6 +17,7 @@ from PIL import Image
 from deedsr.data.pairs import read_rgb
 from deedsr.metrics.fidelity import psnr
 from stage2.evaluate.scores import evaluate
+from tests.processes import finished
 
 ROOT = Path(__file__).parents[3]
 
@@ -194,8 +195,7 @@ def test_bad_input(data, spoil, overrides, message):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "stage2.evaluate", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    return finished([sys.executable, "-m", "stage2.evaluate", *arguments])
 
 
 def test_command_line(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.restore.job import restore
+from tests.processes import LIMIT, finished, started
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., dict[str, int]]
@@ -84,7 +86,7 @@ def test_other_settings_and_other_weights_are_other_outputs(
     assert run("options.seed=1")["restored"] == 3
     assert run("options.seed=1")["kept"] == 3
     copy = tmp_path / "model"
-    subprocess.run(["cp", "-r", tiny_model_folder, copy], check=True)
+    shutil.copytree(tiny_model_folder, copy)
     assert run("options.seed=1", f"ckpt={copy}")["kept"] == 3
     file = copy / "encoder.safetensors"
     content = bytearray(file.read_bytes())
@@ -151,17 +153,17 @@ def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path,
     command = [sys.executable, "-m", "stage2.restore", f"ckpt={tiny_model_folder}", f"input={tmp_path / 'in'}"]
     command += [f"output={output}", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
     command += ["trainer.enable_progress_bar=false", "options.steps=10"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 1200
+    with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + LIMIT
         while not (output / ".restored-1.jsonl").is_file():
             assert first.poll() is None, "the run ended before its second rank wrote anything"
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(child(first.pid), signal.SIGKILL)
-        assert first.wait(timeout=600) != 0
+        assert first.wait(LIMIT) != 0
     done = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert 0 < len(done) < total
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    again = finished(command)
     assert again.returncode == 0, again.stderr[:6000]
     assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in again.stdout
     assert names(output) == sorted(f"{number}.png" for number in range(total))

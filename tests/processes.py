@@ -1,0 +1,63 @@
+"""Processes that tests start: each is waited for with a limit, and at the end killed with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 400.0  # seconds on the wall, below pytest's own limit of a test; alone none takes a minute
+LEAVE = 40.0  # seconds until what is told to end is killed: torchrun, which waits for its own, takes 30
+
+
+@contextmanager
+def started(command: Sequence[Any], **options: Any) -> Iterator[subprocess.Popen]:
+    """A process in the checkout, of a session of its own, for as long as the `with` lasts."""
+    options = {"cwd": ROOT, "stdin": subprocess.DEVNULL, **options}
+    process = subprocess.Popen([str(word) for word in command], start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        end(process, signal.SIGTERM)  # what it has started in other sessions is its own to end
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def end(process: subprocess.Popen, number: int) -> None:
+    """Send a process the signal `number`, and in a while kill what is left of its session."""
+    process.send_signal(number)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(LEAVE)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def ended(process: subprocess.Popen, limit: float = LIMIT) -> tuple[Any, Any]:
+    """What a process puts out until it ends. After `limit` seconds it fails, with where the process hangs."""
+    try:
+        return process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        end(process, signal.SIGABRT)  # at which Python writes what it is at
+        said = process.communicate()
+        raise AssertionError(f"{process.args} did not end in {limit} s: {said}") from None
+
+
+def finished(command: Sequence[Any], limit: float = LIMIT, **options: Any) -> subprocess.CompletedProcess[str]:
+    """How a process ended, and what it said."""
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
+        said = ended(process, limit)
+    return subprocess.CompletedProcess(command, process.returncode, *said)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
