@@ -22,6 +22,7 @@ EXTRAS = (
     "transformers",
     "matplotlib",
     "webdataset",
+    "peft",  # an extra of diffusers, which imports it where it is: and it imports transformers
 )
 
 
