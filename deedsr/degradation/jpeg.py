@@ -2,7 +2,7 @@
 
 Every rounding of the real codec is a true rounding, with libjpeg's rule for ties: colour planes, coefficients and
 decoded samples. Differentiable codecs round softly, and so are milder than files of the same quality; and in flat
-areas ties are frequent, so that their rule shows.
+areas ties are frequent, so that their rule shows. `nearest_jpeg` is such a codec, as the papers' authors train with it.
 """
 
 import math
@@ -39,6 +39,10 @@ TIE = 1e-3
 """Chroma this near to a tie is taken as one: more than float32's error, of no account otherwise."""
 
 
+CHROMA = ("smooth", "nearest")
+"""How chroma is made large again: as libjpeg does it, or each value twice along both sides, see `nearest_jpeg`."""
+
+
 @torch.no_grad()
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     """Compress and decompress: (B,3,H,W) → (B,3,H,W), multiples of 1/255 in [0,1]. No gradient.
@@ -55,15 +59,40 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     return _to_rgb(luma, chroma)[..., :height, :width].div(255)
 
 
+@torch.no_grad()
+def nearest_jpeg(image: Tensor, quality: Tensor) -> Tensor:
+    """Compress and decompress as basicsr's ``DiffJPEG(differentiable=False)``: (B,3,H,W) → (B,3,H,W) in [0,1].
+
+    Nothing but the coefficients is rounded; chroma is made large by repeating it; what is missing of a block is black;
+    and the luma's table is turned, its rows for columns. No gradient. image: float32 RGB, clamped to [0,1]. quality: as
+    for `jpeg`.
+    """
+    height, width = image.shape[-2:]
+    pixels = F.pad(image.clamp(0, 1) * 255, (0, -width % MCU, 0, -height % MCU))
+    red, green, blue = pixels.split(1, dim=1)
+    luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    cb = (red * -0.168736).add_(green, alpha=-0.331264).add_(blue, alpha=0.5)
+    cr = (red * 0.5).add_(green, alpha=-0.418688).add_(blue, alpha=-0.081312)
+    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1), 2)
+    scale = _scale(quality).view(-1, 1, 1) / 100
+    luma = _quantised(luma - 128, torch.tensor(LUMA_TABLE).T * scale)
+    chroma = _quantised(chroma, torch.tensor(CHROMA_TABLE) * scale)
+    return _mixed(luma, F.interpolate(chroma, scale_factor=2)).clamp_(0, 255)[..., :height, :width].div(255)
+
+
 def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
     """libjpeg's table for a quality: floor((base · s + 50)/100) in 1…255, s = 5000/q below 50, else 200 − 2q.
 
     quality: q, (B,) in [1,100]. base: 8×8 table for quality 50. Gives (B,8,8) whole numbers, float32, on the CPU.
     """
-    quality = quality.float().cpu()
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor()
     table = torch.tensor(base, dtype=torch.float32)
-    return ((table * scale.view(-1, 1, 1) + 50) / 100).floor_().clamp_(1, 255)
+    return ((table * _scale(quality).floor().view(-1, 1, 1) + 50) / 100).floor_().clamp_(1, 255)
+
+
+def _scale(quality: Tensor) -> Tensor:
+    """(B,) float32, on the CPU: hundredths of the table for quality 50."""
+    quality = quality.float().cpu()
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
 
 
 def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,11 +111,16 @@ def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     """Y (B,1,H,W) and CbCr (B,2,H/2,W/2), both minus 128 → RGB 0…255 (B,3,H,W), whole."""
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)  # in sixteenths
     chroma = chroma.add_((8 - _odd_columns(chroma)) / 16).floor_()
+    return _mixed(luma, chroma).round_().clamp_(0, 255)
+
+
+def _mixed(luma: Tensor, chroma: Tensor) -> Tensor:
+    """Y (B,1,H,W) and CbCr (B,2,H,W), both minus 128 → RGB (B,3,H,W), about 0…255."""
     cb, cr = chroma.split(1, dim=1)
     red = luma.add(cr, alpha=1.402)
     green = luma.add(cb, alpha=-0.344136).add_(cr, alpha=-0.714136)
     blue = luma.add(cb, alpha=1.772)
-    return torch.cat([red, green, blue], dim=1).add_(128).round_().clamp_(0, 255)
+    return torch.cat([red, green, blue], dim=1).add_(128)
 
 
 def _odd_columns(planes: Tensor) -> Tensor:
@@ -100,11 +134,27 @@ def _round_trip(planes: Tensor, table: Tensor) -> Tensor:
     planes: (B,C,H,W) in [-128,127], sides multiples of 8; the same, whole, come back.
     """
     basis = _basis(planes.device)
-    coefficients = _separable(planes, basis).view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
-    steps = table.to(planes.device).view(-1, 1, 1, BLOCK, 1, BLOCK)
+    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table, planes.device)
     whole = (coefficients * BLOCK).round_() / (steps * BLOCK)  # eighths, as libjpeg's integers, so that ties are exact
     coefficients = whole.add_(whole.sign(), alpha=0.5).trunc_().mul_(steps)  # ties away from zero
     return _separable(coefficients.view(planes.shape), basis.T).add_(0.5).floor_().clamp_(-128, 127)
+
+
+def _quantised(planes: Tensor, table: Tensor) -> Tensor:
+    """As `_round_trip`, ties to even, the result as it is."""
+    basis = _basis(planes.device)
+    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table, planes.device)
+    return _separable((coefficients / steps).round_().mul_(steps).view(planes.shape), basis.T)
+
+
+def _blocks(planes: Tensor) -> Tensor:
+    """(B,C,H,W) → (B,C,H/8,8,W/8,8)."""
+    return planes.view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
+
+
+def _steps(table: Tensor, device: torch.device) -> Tensor:
+    """(B,8,8) → what `_blocks` are divided by."""
+    return table.to(device).view(-1, 1, 1, BLOCK, 1, BLOCK)
 
 
 def _separable(planes: Tensor, basis: Tensor) -> Tensor:

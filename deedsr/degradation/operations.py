@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deedsr.degradation.kernels import make_kernel
+
 MODES = ("area", "bilinear", "bicubic")
 """Interpolation modes of the random resizes; a `Degradation` stores positions in this tuple."""
 
@@ -28,6 +30,18 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
     response = torch.fft.rfft2(kernel, s=shape).conj()  # conj: correlation, as F.conv2d
     spectrum = torch.fft.rfft2(padded, s=shape).mul_(response)
     return torch.fft.irfft2(spectrum, s=shape)[..., :height, :width]
+
+
+def unsharp(image: Tensor, strength: float) -> Tensor:
+    """Sharpen by an unsharp mask where there is something to sharpen (Real-ESRGAN, arXiv 2107.10833, section 3.6).
+
+    (B,3,H,W) in [0,1] → the same. What a Gaussian of σ 8 takes away is added again, `strength` times, near places where
+    that is more than 10/255.
+    """
+    kernel = make_kernel(0, 51, 8, 8, 0, 0, 0).to(image.device)
+    detail = image - filter2d(image, kernel)
+    share = filter2d((detail.abs() * 255 > 10).to(image.dtype), kernel)
+    return image + share * (torch.add(image, detail, alpha=strength).clamp(0, 1) - image)
 
 
 def resize_by(image: Tensor, scale: float, mode: str) -> Tensor:

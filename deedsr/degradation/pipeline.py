@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deedsr.degradation import kernels, operations
-from deedsr.degradation.jpeg import jpeg
+from deedsr.degradation.jpeg import jpeg, nearest_jpeg
 from deedsr.degradation.operations import MODES
 from deedsr.geometry import SCALE
 
@@ -20,13 +20,15 @@ class Degradation:
 
     Columns of (B,2) are the first and the second order; of (B,3) these and the step that ends in the LR image. A zero
     `kernel_size`, `noise_sigma`, `poisson_scale` or `quality` means that the operation is left out, and parameters that
-    its kind doesn't use are 0. In rows with `clean` set everything but `seed` and `level` is 0.
+    its kind doesn't use are 0. In rows with `clean` set everything but `seed`, `level` and `nearest` is 0.
     """
 
     seed: Tensor
     """(B,) int64: seed of the noise fields."""
     level: Tensor
     """(B,) int64: position in `LEVELS`, or -1 for any other recipe."""
+    nearest: Tensor
+    """(B,) bool: JPEG is `jpeg.nearest_jpeg`, and nothing is rounded to 8 bits, the LR image neither."""
     clean: Tensor
     """(B,) bool: bicubic down-sampling and nothing else."""
     kernel_kind: Tensor
@@ -103,7 +105,7 @@ class Degradation:
 
 @torch.no_grad()
 def apply(hr: Tensor, degradation: Degradation) -> Tensor:
-    """Degrade a batch: (B,3,H,W) → (B,3,H/4,W/4), multiples of 1/255 in [0,1]. No gradient.
+    """Degrade a batch: (B,3,H,W) → (B,3,H/4,W/4) in [0,1], multiples of 1/255 but for `nearest` rows. No gradient.
 
     hr: float32 RGB in [0,1], sides multiples of 4. degradation: of length B. Row i equals a batch of one, to the bit:
     each image is computed by itself. Noise fields are drawn on the device of `hr` from `degradation.seed`, so their
@@ -125,7 +127,7 @@ def _degrade(image: Tensor, row: Degradation) -> Tensor:
     """(1,3,H,W) → (1,3,H/4,W/4) by a degradation of length 1 on the CPU."""
     target = (image.shape[2] // SCALE, image.shape[3] // SCALE)
     if row.clean.item():
-        return operations.quantize(operations.resize_to(image, target, "bicubic"))
+        return _stored(operations.resize_to(image, target, "bicubic"), row)
     generator = torch.Generator(image.device).manual_seed(row.seed.item())
     modes = [MODES[index] for index in row.resize_mode[0].tolist()]
     scales = row.resize_scale[0].tolist()
@@ -143,7 +145,7 @@ def _degrade(image: Tensor, row: Degradation) -> Tensor:
         image = _filter(operations.resize_to(image, target, modes[2]), row, 2)
         return _compress(image, row, 1)
     image = operations.resize_to(_compress(image, row, 1), target, modes[2])
-    return operations.quantize(_filter(image, row, 2))
+    return _stored(_filter(image, row, 2), row)
 
 
 def _filter(image: Tensor, row: Degradation, step: int) -> Tensor:
@@ -167,6 +169,13 @@ def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generato
 
 
 def _compress(image: Tensor, row: Degradation, step: int) -> Tensor:
-    """JPEG, or 8 bits without loss."""
+    """JPEG, or what `_stored` gives."""
     quality = row.quality[:, step]
-    return jpeg(image, quality) if quality.item() else operations.quantize(image)
+    if not quality.item():
+        return _stored(image, row)
+    return nearest_jpeg(image, quality) if row.nearest.item() else jpeg(image, quality)
+
+
+def _stored(image: Tensor, row: Degradation) -> Tensor:
+    """8 bits without loss, or all bits within [0,1]."""
+    return image.clamp(0, 1) if row.nearest.item() else operations.quantize(image)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deedsr.degradation.draws import Draws
+from deedsr.degradation.jpeg import CHROMA
 from deedsr.degradation.kernels import SHARPEN, SINC
 from deedsr.degradation.operations import MODES
 from deedsr.degradation.order import Order, check_sum, freeze
@@ -36,8 +37,10 @@ class Recipe:
     end; else JPEG, resize, sinc. clean: probability of bicubic down-sampling alone. sharpen: probability that the final
     filter is an unsharp mask, as cameras apply it, instead. sharpness: range of its strength. radius: range of its σ,
     LR pixels. skip: each sample leaves out each operation but sharpening with a probability that it draws from 0 to
-    this. name: stored as `Degradation.level` if it is one of `LEVELS`. Raises ValueError for what is no range and no
-    probability.
+    this. chroma: ``smooth``, JPEG as files of libjpeg are, and an LR image of 8 bits; ``nearest``, what the authors of
+    both papers train with: basicsr's JPEG, which repeats chroma (blocks of 16 pixels that no decoder of today shows),
+    and rounds nothing, nor is the LR image rounded (a picture to be restored is). name: stored as `Degradation.level`
+    if it is one of `LEVELS`. Raises ValueError for what is no range and no probability.
     """
 
     first: Order
@@ -54,12 +57,14 @@ class Recipe:
     sharpness: Sequence[float] = (0, 0)
     radius: Sequence[float] = (1, 1)
     skip: float = 0
+    chroma: str = "smooth"
     name: str = "custom"
 
     def __post_init__(self) -> None:
         ranges = ("beta_generalized", "beta_plateau", "kernel_size", "sharpness", "radius")
         freeze(self, ranges=ranges, chances=("sinc", "final_sinc", "sharpen", "jpeg_last", "clean", "skip"))
         check_sum("kernels", self.kernels, SINC)
+        one_of("chroma", self.chroma, CHROMA)
         if any(not size % 2 for size in self.kernel_size):
             raise ValueError(f"kernel_size={self.kernel_size} must be odd")
 
@@ -93,7 +98,8 @@ class Recipe:
         self._sharpen(draws, values)
         kept = {name: _mask(_in_float32(value), ~clean) for name, value in values.items()}
         level = torch.full_like(draws.seed, LEVELS.index(self.name) if self.name in LEVELS else -1)
-        return Degradation(seed=draws.seed, level=level, clean=clean, **kept)
+        nearest = torch.full_like(clean, self.chroma == "nearest")
+        return Degradation(seed=draws.seed, level=level, nearest=nearest, clean=clean, **kept)
 
     def _skip(self, draws: Draws, values: dict[str, Tensor]) -> None:
         """Leaves out operations, by numbers that come after all others."""

@@ -21,5 +21,6 @@ if MISSING not in sys.modules and importlib.util.find_spec(MISSING) is None:
     sys.modules[MISSING] = _stand_in
 
 from basicsr.data import degradations  # noqa: E402
+from basicsr.utils import DiffJPEG, USMSharp  # noqa: E402
 
-__all__ = ["degradations"]
+__all__ = ["DiffJPEG", "USMSharp", "degradations"]

@@ -52,9 +52,12 @@ class PoolRows(Stream):
         second = "second" if self.positives == "same_degradation" else "first"
         with safe_open(self.files[shard], "pt") as stored:
             pictures = [stored.get_slice(name)[row : row + 1] for name in ("first", second)]
-            names = [field.name for field in fields(Degradation)]
+            names = {field.name for field in fields(Degradation)}
             paired = stored.get_slice("paired")[row] if "paired" in stored.keys() else None  # noqa: SIM118
+            if "degradation.nearest" not in stored.keys():  # noqa: SIM118 - a pool of before there was a choice
+                names.remove("nearest")
             degradation = {name: stored.get_slice(f"degradation.{name}")[row] for name in names}
+            degradation.setdefault("nearest", torch.tensor(False))
         query, key = (turned(cut(picture, places[:, side])[0], turn) for side, picture in enumerate(pictures))
         return Patches(query, key, Degradation(**degradation), paired)
 

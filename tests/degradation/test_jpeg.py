@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr.degradation import jpeg
-from deedsr.degradation.jpeg import CHROMA_TABLE, LUMA_TABLE, quantization_table
+from deedsr.degradation.jpeg import CHROMA_TABLE, LUMA_TABLE, nearest_jpeg, quantization_table
 
 
 def encode(image: Tensor, quality: int) -> Image.Image:
@@ -75,3 +75,47 @@ def test_precision_settings_of_a_training_run_do_not_matter(textured: Callable[.
         assert torch.equal(jpeg(images, quality), expected)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def by_hand(image: np.ndarray, quality: float) -> np.ndarray:
+    """float64 (H, W, 3) in [0, 1], sides multiples of 16: the codec block by block, coefficient by coefficient."""
+    x, u = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
+    wave = np.cos((2 * x + 1) * u * np.pi / 16) * np.where(u == 0, 8**-0.5, 0.5)  # (pixel, frequency)
+    to_ycc = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    planes = np.moveaxis(255 * image @ to_ycc.T, -1, 0)
+    factor = (5000 / quality if quality < 50 else 200 - 2 * quality) / 100
+    decoded = []
+    for index, plane in enumerate(planes):
+        half = index > 0
+        if half:
+            plane = (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
+        table = factor * np.array(CHROMA_TABLE if half else LUMA_TABLE, dtype=float).T
+        plane = plane - (0 if half else 128)
+        for top in range(0, plane.shape[0], 8):
+            for left in range(0, plane.shape[1], 8):
+                block = plane[top : top + 8, left : left + 8]
+                kept = np.round(wave.T @ block @ wave / table) * table
+                plane[top : top + 8, left : left + 8] = wave @ kept @ wave.T
+        decoded.append(plane.repeat(2, 0).repeat(2, 1) if half else plane + 128)
+    y, cb, cr = decoded
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)
+    return rgb.clip(0, 255) / 255
+
+
+@pytest.mark.parametrize("quality", [30.5, 60.0, 95.0])
+def test_nearest_chroma_is_that_of_the_authors(quality: float, textured: Callable[..., Tensor]) -> None:
+    image = textured(1, 64, 48)
+    expected = by_hand(image[0].permute(1, 2, 0).double().numpy(), quality)
+    ours = nearest_jpeg(image, torch.tensor([quality]))[0].permute(1, 2, 0).double().numpy()
+    assert np.abs(ours - expected).max() < 1e-5
+    assert np.abs(ours * 255 - np.round(ours * 255)).max() > 0.4
+    assert np.abs(jpeg(image, torch.tensor([quality]))[0].permute(1, 2, 0).numpy() - expected).max() > 0.02
+
+
+def test_nearest_chroma_of_any_size(textured: Callable[..., Tensor]) -> None:
+    image, quality = textured(3, 43, 70), torch.tensor([30.0, 60.0, 90.0])
+    padded = torch.nn.functional.pad(image, (0, 10, 0, 5))  # black
+    together = nearest_jpeg(image * 1.5 - 0.2, quality)
+    assert torch.equal(together[1:2], nearest_jpeg(image[1:2] * 1.5 - 0.2, quality[1:2]))
+    assert torch.equal(nearest_jpeg(image, quality), nearest_jpeg(padded, quality)[..., :43, :70])
+    assert together.min() >= 0 and together.max() <= 1

@@ -76,3 +76,23 @@ def test_grey_poisson_noise_comes_from_the_luma(seeded: Seeded, textured: Callab
 def test_quantize_gives_eight_bits() -> None:
     values = operations.quantize(torch.tensor([-0.2, 0.0, 0.5003, 1.3]))
     assert torch.equal(values, torch.tensor([0, 0, 128 / 255, 1]))
+
+
+def test_the_unsharp_mask_leaves_flat_places_alone(textured: Callable[..., Tensor]) -> None:
+    """By hand: blurred along one side and then the other, in float64, with the edges reflected."""
+    image = textured(2, 96, 80)
+    weights = torch.exp(-(torch.arange(-25.0, 26, dtype=torch.float64) ** 2) / 128)
+    weights = weights / weights.sum()
+
+    def blurred(plane: Tensor) -> Tensor:
+        rows = torch.nn.functional.pad(plane, (25, 25, 25, 25), mode="reflect").unfold(2, 51, 1) @ weights
+        return rows.unfold(3, 51, 1) @ weights
+
+    detail = image.double() - blurred(image.double())
+    share = blurred((detail.abs() > 10 / 255).double())
+    expected = share * (image.double() + 0.5 * detail).clamp(0, 1) + (1 - share) * image.double()
+    sharp = operations.unsharp(image, 0.5)
+    assert (sharp - expected).abs().max() < 1e-5
+    assert (sharp - image).abs().max() > 0.05
+    flat = 0.5 + (image - 0.5) / 100
+    torch.testing.assert_close(operations.unsharp(flat, 0.5), flat, atol=1e-6, rtol=0)

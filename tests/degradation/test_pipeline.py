@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deedsr.degradation import MODES, Degradation, Recipe, apply, jpeg, kernels, operations
+from deedsr.degradation.jpeg import nearest_jpeg
+from deedsr.degradation.statistics import TO_YCBCR, blockiness, noise_sigma
 
 Seeded = Callable[[int], torch.Generator]
 Textured = Callable[..., Tensor]
@@ -81,10 +83,13 @@ def test_clean_is_bicubic_alone(seeded: Seeded, textured: Textured) -> None:
     assert torch.equal(apply(hr, drawn), (expected * 255).round().clamp(0, 255) / 255)
 
 
+@pytest.mark.parametrize("chroma", ["smooth", "nearest"])
 @pytest.mark.parametrize("jpeg_last", [False, True])
-def test_the_order_of_operations(jpeg_last: bool, seeded: Seeded, textured: Textured) -> None:
+def test_the_order_of_operations(jpeg_last: bool, chroma: str, seeded: Seeded, textured: Textured) -> None:
     hr = textured(1)
-    recipe = replace(Recipe.named("medium"), clean=0, jpeg_last=float(jpeg_last), final_sinc=1)
+    recipe = replace(Recipe.named("medium"), clean=0, jpeg_last=float(jpeg_last), final_sinc=1, chroma=chroma)
+    smooth = chroma == "smooth"
+    compress, store = (jpeg, operations.quantize) if smooth else (nearest_jpeg, lambda image: image.clamp(0, 1))
     recipe = replace(recipe, second=replace(recipe.second, blur=1))
     row = recipe.sample(seeded(4), 1)
 
@@ -101,15 +106,36 @@ def test_the_order_of_operations(jpeg_last: bool, seeded: Seeded, textured: Text
     generator = torch.Generator().manual_seed(row.seed.item())
     modes = [MODES[index] for index in row.resize_mode[0]]
     image = F.interpolate(blur(hr, 0), scale_factor=row.resize_scale[0, 0].item(), mode=modes[0])
-    image = jpeg(noise(image, 0), row.quality[:, 0])
+    image = compress(noise(image, 0), row.quality[:, 0])
     side = int(32 * row.resize_scale[0, 1].item())
     image = noise(F.interpolate(blur(image, 1), size=(side, side), mode=modes[1]), 1)
     if jpeg_last:
-        expected = jpeg(blur(F.interpolate(image, size=(32, 32), mode=modes[2]), 2), row.quality[:, 1])
+        expected = compress(blur(F.interpolate(image, size=(32, 32), mode=modes[2]), 2), row.quality[:, 1])
     else:
-        image = jpeg(image, row.quality[:, 1])
-        expected = operations.quantize(blur(F.interpolate(image, size=(32, 32), mode=modes[2]), 2))
+        image = compress(image, row.quality[:, 1])
+        expected = store(blur(F.interpolate(image, size=(32, 32), mode=modes[2]), 2))
     assert torch.equal(apply(hr, row), expected)
+    assert torch.equal(expected, operations.quantize(expected)) == smooth
+
+
+def test_nearest_chroma_draws_the_same_and_shows_blocks(seeded: Seeded, photographs: Tensor) -> None:
+    """What the switch is for, on photographs: chroma in blocks of 16 pixels, and none of the noise of 8 bits."""
+    light = Recipe.named("light")
+    hr = photographs[:, :, :256, :256].float() / 255
+    rows, theirs = (recipe.sample(seeded(1), 8) for recipe in (light, replace(light, chroma="nearest")))
+    assert theirs.nearest.all() and not rows.nearest.any()
+    assert all(torch.equal(value, rows.state()[name]) for name, value in theirs.state().items() if name != "nearest")
+    both = torch.stack([apply(hr, rows), apply(hr, theirs)]).flatten(0, 1)
+    planes = torch.einsum("kc,bchw->bkhw", both.new_tensor(TO_YCBCR), both) * 255
+    blocks = blockiness(planes[:, 1:], 16).mean(1).view(2, 8).mean(1)
+    noise = noise_sigma(planes)[:, 1].view(2, 8).mean(1)
+    assert blocks[1] > 1.3 * blocks[0] and noise[1] < noise[0]
+
+
+def test_nearest_chroma_rounds_no_clean_picture_either(seeded: Seeded, textured: Textured) -> None:
+    hr, recipe = textured(2), replace(Recipe.named("heavy"), clean=1, chroma="nearest")
+    expected = F.interpolate(hr, size=(32, 32), mode="bicubic", align_corners=False).clamp(0, 1)
+    assert torch.equal(apply(hr, recipe.sample(seeded(0), 2)), expected)
 
 
 def test_images_can_share_a_degradation(seeded: Seeded, textured: Textured) -> None:

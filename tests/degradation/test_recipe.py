@@ -174,6 +174,7 @@ def test_an_empty_batch_is_possible(seeded: Seeded) -> None:
         ({"kernels": (1, 0)}, "kernels="),
         ({"kernel_size": (6, 20)}, "kernel_size="),
         ({"beta_plateau": (2, 1)}, "beta_plateau="),
+        ({"chroma": "linear"}, "unknown chroma 'linear'; choose one of smooth, nearest"),
     ],
 )
 def test_impossible_recipes_are_refused(change: dict, message: str) -> None:
@@ -259,6 +260,7 @@ FIRST, SECOND = {**ALWAYS, "blur": 1, "resize": (0.2, 0.7, 0.1)}, {**ALWAYS, "re
 KEPT = {**ALWAYS, "resize": (0, 0, 1), "scale": (1, 1)}
 WHOLE = {"kernels": (0.45, 0.25, 0.12, 0.03, 0.12, 0.03), "sinc": 0.1, "kernel_size": (7, 21), "final_sinc": 0.8}
 WHOLE |= {"jpeg_last": 0.5, "clean": 0.01, "sharpen": 0, "sharpness": (0, 0), "radius": (1, 1), "skip": 0}
+WHOLE |= {"chroma": "smooth"}
 RANGES = {  # of StableSR, Real-ESRGAN, the middle between them, and of what cameras store
     "light": {
         **WHOLE,

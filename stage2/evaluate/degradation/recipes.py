@@ -42,6 +42,7 @@ class Fixed:
         return Degradation(
             seed=seed,
             level=torch.full_like(seed, -1),
+            nearest=torch.zeros(batch, dtype=torch.bool),
             clean=torch.zeros(batch, dtype=torch.bool),
             kernel_kind=torch.full_like(size, KINDS.index("iso")),
             kernel_size=size,

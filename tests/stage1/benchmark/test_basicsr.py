@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from deedsr.degradation.jpeg import nearest_jpeg
 from deedsr.degradation.kernels import KINDS, SINC, make_kernel
+from deedsr.degradation.operations import unsharp
 
 if importlib.util.find_spec("basicsr") is None:
     pytest.skip("basicsr isn't installed: it can't be on Python 3.13", allow_module_level=True)
 
-from stage1.benchmark._basicsr import MISSING, degradations
+from stage1.benchmark._basicsr import MISSING, DiffJPEG, USMSharp, degradations
 
 
 def test_the_module_that_basicsr_misses_is_there() -> None:
@@ -37,3 +39,19 @@ def test_blurs_are_basicsrs(kind: int, size: int) -> None:
 def test_the_sinc_is_basicsrs(omega: float) -> None:
     theirs = degradations.circular_lowpass_kernel(omega, 21).astype(np.float32)
     assert np.abs(make_kernel(SINC, 21, 0, 0, 0, 0, omega).numpy() - theirs).max() <= 2**-24
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 48), (43, 70)])
+def test_nearest_chroma_is_basicsrs(size: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    quality = torch.tensor([37.5, 80.0])
+    theirs = DiffJPEG(differentiable=False)(image, quality=quality.clone())
+    differences = (nearest_jpeg(image, quality) - theirs).abs()
+    assert differences.median() < 1e-6 and (differences > 1e-4).float().mean() < 0.01  # but for ties
+
+
+def test_the_unsharp_mask_is_basicsrs() -> None:
+    image = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    image[:, :, 20:40] = image[:, :, 20:40].mean()
+    assert (unsharp(image, 0.5) - USMSharp()(image)).abs().max() < 1e-5

@@ -111,3 +111,15 @@ def test_neighbours_share_a_picture_and_not_the_degradation(pool: Path) -> None:
     for number in range(0, 8, 2):
         first, second = (seeds.index(int(rows.sample(5, at).degradation.seed)) for at in (number, number + 1))
         assert first % 2 == 0 and second == first + 1
+
+
+def test_a_pool_of_before_there_was_a_choice_of_chroma_is_read(pool: Path) -> None:
+    files = sorted(pool.glob("*.safetensors"))
+    new = PoolRows(files, "same_image", 4, seed=3).sample(0, 1)
+    for file in files:
+        stored = weights.load(file)
+        weights.save(file, {k: v for k, v in stored.tensors.items() if k != "degradation.nearest"}, stored.config)
+    old = PoolRows(files, "same_image", 4, seed=3).sample(0, 1)
+    assert torch.equal(old.query, new.query)
+    assert not old.degradation.nearest
+    assert all(torch.equal(value, new.degradation.state()[name]) for name, value in old.degradation.state().items())
