@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deedsr.cli import main as cli
-from deedsr.convert.dit4sr import STREAMS, convert, fold, version_of
+from deedsr.convert.dit4sr import CONV_SCALE, STREAMS, convert, fold, their_name, version_of
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SD35, DiT4SRConfig
 from deedsr.models.sd3.folder import DIT4SR
+from deedsr.models.sd3.lr_stream import LRStream
+from deedsr.models.sd3.transformer import DiT4SRTransformer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 POSITIONS = "pos_embed.pos_embed"
@@ -87,6 +89,21 @@ def test_a_converted_checkpoint_gives_the_authors_output(
     assert (found - expected).norm() / expected.norm() < 1e-14
     other = golden["out.r1" if output == "v1" else "out.v1"]
     assert (found - other).norm() / other.norm() > 1e-3
+
+
+@torch.no_grad()
+def test_stacked_projections_are_the_authors_own(config: DiT4SRConfig, theirs: dict[str, Tensor]) -> None:
+    """With ``projection=stack`` their tensors have the place that they have in their code, and nothing is folded."""
+    stock = SD3Transformer2DModel.from_config(config.transformer).double()
+    stock.load_state_dict({name: theirs[name] for name in stock.state_dict()})
+    stream = LRStream(projection="stack", out_init="random", conv_scale=CONV_SCALE)
+    model = DiT4SRTransformer.from_transformer(stock, stream)
+    for name, parameter in model.lr_stream():
+        parameter.copy_(theirs[their_name(name)])
+    golden = load_file(GOLDEN / "dit4sr_small.safetensors")
+    x_t, z_lr, text, pooled, t = (golden[f"in.{name}"] for name in ("x_t", "z_lr", "text", "pooled", "t"))
+    found = model(x_t, text, pooled, t, joint_attention_kwargs={"lr_latents": z_lr}).sample
+    assert (found - golden["out.r1"]).norm() / golden["out.r1"].norm() < 1e-14
 
 
 @torch.no_grad()

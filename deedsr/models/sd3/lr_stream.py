@@ -26,7 +26,11 @@ class LRStream:
     ``linear`` (ablation D). conv_scale: s of the injection; the authors sample with 1.2. qk_init: ``zero``, or
     ``clone`` of the noise stream's. legacy_noise_keys: L carries the keys of X, normalised twice, as the authors' first
     two checkpoints need it; there are no keys of its own then. lora_rank: of what is trained in addition to the
-    projections of X, 0 for nothing.
+    projections of X, 0 for nothing. projection: q, k and v of L are ``folded``, a linear layer each, or ``stack``: a
+    linear layer each on the frozen projection of X, as the authors train it. Both can say the same, and the optimizer
+    moves them otherwise; folded is one product less, and its gradient is not bent by the frozen matrix. out_init: W
+    starts as a ``clone`` of the noise stream's, or ``random``, as the authors' does, whose copy comes before the base
+    is loaded.
     """
 
     lr_attention: str = "joint"
@@ -36,12 +40,16 @@ class LRStream:
     qk_init: str = "zero"
     legacy_noise_keys: bool = False
     lora_rank: int = 0
+    projection: str = "folded"
+    out_init: str = "clone"
 
     def __post_init__(self) -> None:
         for name, choices in (
             ("lr_attention", ("joint", "self")),
             ("injection", ("conv", "linear", "none")),
             ("qk_init", ("zero", "clone")),
+            ("projection", ("folded", "stack")),
+            ("out_init", ("clone", "random")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; there are: {', '.join(choices)}")
@@ -77,6 +85,11 @@ def _clone(ours: nn.Linear, theirs: nn.Linear) -> None:
     ours.bias.copy_(theirs.bias)
 
 
+def _same(layer: nn.Linear) -> None:
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, D) → (B, h, N, d)
 
@@ -101,16 +114,19 @@ class LRAttention(nn.Module):
 
     @torch.no_grad()
     def reset(self, attention: Attention) -> None:
-        """Initial values: zero, but for the projection out, a clone of `attention`'s, and what `qk_init` says."""
+        """Initial values: zero, but for the projection out and what `qk_init` says; random ones of the global state."""
+        stacked = self.stream.projection == "stack"
         for ours, theirs in ((self.to_q, attention.to_q), (self.to_k, attention.to_k), (self.to_v, None)):
             if ours is None:
                 continue
             if theirs is not None and self.stream.qk_init == "clone":
-                _clone(ours, theirs)
+                _same(ours) if stacked else _clone(ours, theirs)
             else:
                 _zero(ours)
-        if self.to_out is not None:
+        if self.to_out is not None and self.stream.out_init == "clone":
             _clone(self.to_out, attention.to_out[0])
+        elif self.to_out is not None:
+            self.to_out.reset_parameters()
 
     def forward(
         self,
@@ -135,9 +151,12 @@ class LRAttention(nn.Module):
         return output, a_text[0] if attention.context_pre_only else attention.to_add_out(a_text[0])
 
     def _project(self, attention: Attention, lr: Tensor, noise_key: Tensor) -> Stream:
-        value = _split_heads(self.to_v(lr), attention.heads)
-        key = noise_key if self.to_k is None else _split_heads(self.to_k(lr), attention.heads)
-        query = value[:, :, :0] if self.to_q is None else _split_heads(self.to_q(lr), attention.heads)
+        def heads(ours: nn.Linear, frozen: nn.Linear) -> Tensor:
+            return _split_heads(ours(frozen(lr) if self.stream.projection == "stack" else lr), attention.heads)
+
+        value = heads(self.to_v, attention.to_v)
+        key = noise_key if self.to_k is None else heads(self.to_k, attention.to_k)
+        query = value[:, :, :0] if self.to_q is None else heads(self.to_q, attention.to_q)
         return Stream(_normalised(attention.norm_q, query), _normalised(attention.norm_k, key), value)
 
     def _out(self, attended: Tensor, lr: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class DiT4SRTransformer(SD3Transformer2DModel):
     Every block keeps its own code: the processors of its attentions and the second entry of its MLP (a Dropout that
     does nothing) are replaced. Names of stock weights are stock. The LR latent comes as ``joint_attention_kwargs=
     {"lr_latents": …}``, which is what lets the stock pipeline of Stable Diffusion 3 sample with it.
-    The last seven arguments are those of `LRStream`.
+    The last nine arguments are those of `LRStream`.
     """
 
     @register_to_config
@@ -50,6 +50,8 @@ class DiT4SRTransformer(SD3Transformer2DModel):
         qk_init: str = "zero",
         legacy_noise_keys: bool = False,
         lora_rank: int = 0,
+        projection: str = "folded",
+        out_init: str = "clone",
     ) -> None:
         super().__init__(
             sample_size,
@@ -66,7 +68,10 @@ class DiT4SRTransformer(SD3Transformer2DModel):
             tuple(dual_attention_layers),
             qk_norm,
         )
-        self.stream = LRStream(lr_attention, lr_residual, injection, conv_scale, qk_init, legacy_noise_keys, lora_rank)
+        self.stream = LRStream(
+            *(lr_attention, lr_residual, injection, conv_scale, qk_init, legacy_noise_keys, lora_rank),
+            *(projection, out_init),
+        )
         self.grid = TokenGrid()
         self.pos_embed.register_forward_hook(_side_by_side)
         self.norm_out.register_forward_pre_hook(_noise_stream)

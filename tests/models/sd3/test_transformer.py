@@ -24,6 +24,8 @@ VARIANTS = [
     LRStream(injection="linear"),
     LRStream(qk_init="clone"),
     LRStream(lora_rank=3),
+    LRStream(projection="stack", out_init="random"),
+    LRStream(projection="stack", lr_attention="self", qk_init="clone"),
 ]
 
 
@@ -208,3 +210,40 @@ def test_unknown_choices_are_refused_by_name() -> None:
         LRStream(lr_attention="self", injection="none", qk_init="clone")
     with pytest.raises(ValueError, match="never learn"):
         LRStream(lr_attention="self")
+
+
+@pytest.mark.parametrize("qk_init", ["zero", "clone"])
+def test_stacked_projections_start_as_folded_ones_and_learn_otherwise(tiny_sd3: DiT4SRConfig, qk_init: str) -> None:
+    """y = W_c (W x + b) + b_c: dL/dW_c = (dL/dy xᵀ) Wᵀ + (dL/dy) bᵀ, the first bracket the folded layer's."""
+    given = inputs()
+    folded, stacked = (transformer(tiny_sd3, LRStream(projection=how, qk_init=qk_init)) for how in ("folded", "stack"))
+    torch.testing.assert_close(stacked(**given).sample, folded(**given).sample, atol=1e-5, rtol=0)
+    for model in (folded, stacked):
+        model(**given).sample.square().mean().backward()
+    cosines = []
+    for name, theirs in stacked.lr_stream():
+        ours = folded.get_parameter(name)
+        if not name.endswith(("to_q.weight", "to_k.weight", "to_v.weight")):
+            torch.testing.assert_close(theirs.grad, ours.grad, atol=1e-6, rtol=1e-3)
+            continue
+        stock = folded.get_submodule(name.replace(".processor", "").removesuffix(".weight"))
+        bias = folded.get_parameter(name.replace("weight", "bias")).grad
+        expected = ours.grad @ stock.weight.T + torch.outer(bias, stock.bias)
+        torch.testing.assert_close(theirs.grad, expected, atol=1e-6, rtol=1e-3)
+        if theirs.grad.any():  # AdamW's first step goes by the signs alone
+            steps = (theirs.grad.sign() @ stock.weight.detach()).flatten(), ours.grad.sign().flatten()
+            cosines.append(float(torch.cosine_similarity(*steps, dim=0)))
+    assert cosines and max(cosines) < 0.8
+
+
+def test_projections_out_can_start_at_random(tiny_sd3: DiT4SRConfig) -> None:
+    first, second = (dict(transformer(tiny_sd3, LRStream(out_init="random")).lr_stream()) for _ in range(2))
+    cloned = dict(transformer(tiny_sd3).lr_stream())
+    limit = 64**-0.5  # of torch's Linear with 64 inputs
+    for name, value in first.items():
+        assert torch.equal(value, second[name])  # of one seed
+        if ".to_out." in name:
+            assert not torch.equal(value, cloned[name])
+            assert 0.9 * limit < value.abs().max() <= limit
+        else:
+            assert torch.equal(value, cloned[name])
