@@ -36,6 +36,7 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     folder = cfg.model.get("texts")
     numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
     vector = {name: cfg.vector[name] for name in ("context", "dials") if cfg.vector[name]}
+    numbers |= {"usm": cfg.usm} if cfg.usm is not None else {}
     base = cfg.init if cfg.model.system == INIT else cfg.model.base
     return {"base": reference(base), "recipe": words, "texts": folder, **numbers, **vector}
 
@@ -112,7 +113,7 @@ def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = Non
 def run_words(cfg: DictConfig, model: models.RestorationModel) -> dict[str, Any]:
     """Arguments of `RestorationRun` that are the same for all kinds of runs."""
     vector = Vector(**cfg.vector)
-    numbers = {name: cfg[name] for name in ("steps", "ema", "seed", "crop")}
+    numbers = {name: cfg[name] for name in ("steps", "ema", "seed", "crop", "usm")}
     return {"model": model, "recipe": recipe(cfg.recipe), "optimizer": cfg.optimizer, "vector": vector, **numbers}
 
 

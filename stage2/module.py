@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from deedsr.data.batch import Crops
 from deedsr.data.pair_crops import degraded
 from deedsr.degradation import Mixture, Recipe
+from deedsr.degradation.operations import unsharp
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.ema import Average
 from deedsr.geometry import resize, upsample
@@ -33,7 +34,8 @@ class RestorationRun(Run):
 
     Those of pairs have their LR already; no dial is turned there.
 
-    crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation.
+    crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation. usm: strength
+    of the unsharp mask on the ground truth, None for none.
     """
 
     average: Average
@@ -49,9 +51,11 @@ class RestorationRun(Run):
         seed: int,
         crop: int,
         vector: Vector,
+        usm: float | None = None,
     ) -> None:
         super().__init__(seed)
         self.model, self.recipe, self.objective, self.crop, self.vector = model, recipe, objective, crop, vector
+        self.usm = usm
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
 
@@ -88,6 +92,9 @@ class RestorationRun(Run):
             return batch
         hr, image = batch.hr, pixels(batch.hr)
         with torch.autocast(image.device.type, enabled=False):
+            if self.usm is not None:
+                image = unsharp(image, self.usm)
+                hr = in_bytes(image)
             degradation = self.recipe.sample(generator, len(image))
             lr = degraded(image, degradation, batch.lr, batch.paired)
             enlarged, dials = upsample(lr), None
@@ -101,7 +108,7 @@ class RestorationRun(Run):
             seen = places(len(image), image.shape[-1], self.crop, generator)
             hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
         z, z_lr = self.model.encode(image), self.model.encode(enlarged)
-        return Samples(in_bytes(lr), z, z_lr, hr, batch.tokens, batch.pooled, dials)
+        return Samples(lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE

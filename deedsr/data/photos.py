@@ -130,6 +130,13 @@ def contents(file: Photo) -> bytes:
         ) from error
 
 
+def edges(pixels: np.ndarray) -> float:
+    """Mean length of the Sobel gradient, all channels alike, of uint8 (H, W, 3) as numbers from 0 to 1."""
+    part = np.pad(pixels.astype(np.float32) / 255, ((1, 1), (1, 1), (0, 0)), "reflect")
+    down, across = (part[:-2] + 2 * part[1:-1] + part[2:]), part[:, :-2] + 2 * part[:, 1:-1] + part[:, 2:]
+    return float(np.hypot(down[:, 2:] - down[:, :-2], across[2:] - across[:-2]).mean())
+
+
 def as_tensor(pixels: np.ndarray, flipped: bool) -> Tensor:
     """uint8 (H, W, 3) → (3, H, W), left and right exchanged where `flipped`."""
     pixels = pixels[:, ::-1] if flipped else pixels
@@ -143,8 +150,10 @@ class PhotoCrops(Stream):
     enlarged to it; another one, drawn from the same numbers, takes the place of a corrupt one; `flaws` notes both.
     cache: keep the decoded photographs in memory, 3 bytes a pixel in each worker. text: gives each photograph's.
     enlarge: half of the crops are cut that much smaller and enlarged: the pixels of cameras are softer than those of
-    photographs that were made smaller.
+    photographs that were made smaller. min_edges: crops with less of `edges` are drawn again, photograph and all.
     """
+
+    TRIES = 1000
 
     def __init__(
         self,
@@ -157,6 +166,7 @@ class PhotoCrops(Stream):
         cache: bool = False,
         text: TextOf | None = None,
         enlarge: float = 1.0,
+        min_edges: float | None = None,
     ) -> None:
         if not files:
             raise ValueError("no photographs to train on")
@@ -164,7 +174,7 @@ class PhotoCrops(Stream):
             raise ValueError(f"enlarge is {enlarge}; it must be at least 1, and leave 2 pixels of a crop of {size}")
         super().__init__(batch, start)
         self.files, self.size, self.seed = list(files), size, seed
-        self.rank, self.text, self.enlarge = rank, text, enlarge
+        self.rank, self.text, self.enlarge, self.min_edges = rank, text, enlarge, min_edges
         self.flaws = Flaws(self.files)
         self.kept: dict[int, np.ndarray] | None = {} if cache else None
 
@@ -214,7 +224,17 @@ class PhotoCrops(Stream):
         return Crops(hr) if self.text is None else Crops(hr, **self.text(photo, generator))
 
     def _drawn(self, generator: torch.Generator) -> tuple[Tensor, Photo]:
-        """A crop and the photograph that it is of."""
+        """A crop and the photograph that it is of. Raises ValueError where all are flatter than `min_edges`."""
+        for _ in range(self.TRIES):
+            crop, flipped, photo = self._one(generator)
+            if self.min_edges is None or edges(crop) >= self.min_edges:
+                return as_tensor(crop, flipped), photo
+        raise ValueError(
+            f"data.min_edges={self.min_edges}: {self.TRIES} crops of {self.size}² pixels were flatter; give less"
+        )
+
+    def _one(self, generator: torch.Generator) -> tuple[np.ndarray, bool, Photo]:
+        """A crop, uint8 (size, size, 3), whether it is to be flipped, and the photograph that it is of."""
         index, top, left, flip = torch.randint(0, 2**31, (4,), generator=generator).tolist()
         index, pixels = self.sound(index % len(self.files), generator)
         enlarged = self.enlarge > 1 and bool(torch.rand((), generator=generator) < 0.5)
@@ -224,4 +244,4 @@ class PhotoCrops(Stream):
         crop = pixels[top : top + side, left : left + side]
         if enlarged:
             crop = np.asarray(Image.fromarray(crop).resize((self.size, self.size), Image.Resampling.BICUBIC))
-        return as_tensor(crop, flip % 2 == 1), self.files[index]
+        return crop, flip % 2 == 1, self.files[index]

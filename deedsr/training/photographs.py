@@ -86,7 +86,8 @@ class Photographs(Batches):
     decoded photographs in memory, 3 bytes a pixel in each worker. text, enlarge: see `deedsr.data.photos.PhotoCrops`.
     pairs: folders of them. pair_share: 0 to 1. shifted: whether those are taken, too, whose LR is shifted or shows
     something else. other: whether `Crops.other` is needed. held_back: share of the pairs, or photographs, that is not
-    trained on. Raises ValueError for another share, and what can't be trained on.
+    trained on. min_edges: see `deedsr.data.photos.PhotoCrops`. Raises ValueError for another share, and what can't be
+    trained on.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class Photographs(Batches):
         shifted: bool = False,
         other: bool = False,
         held_back: float = 0.0,
+        min_edges: float | None = None,
     ) -> None:
         super().__init__(batch, workers)
         self.files, self.duplicates = distinct(list_photos(roots, split))
         self.crop, self.seed, self.cache, self.text, self.enlarge = crop, seed, cache, text, enlarge
+        self.min_edges = min_edges
         self.crops: PhotoCrops | None = None
         found = _listed(pairs, pair_share, crop, split, shifted)
         self.pairs, self.share, self.other = [part.pairs for part in found], pair_share, other
@@ -146,7 +149,7 @@ class Photographs(Batches):
     def stream(self, rank: int, ranks: int, start: int) -> PhotoCrops | PairCrops | MixedCrops:
         numbers = (self.crop, self.seed, self.batch, rank, start, self.cache, self.text)
         if self.files or not self.pairs:
-            self.crops = PhotoCrops(self.files, *numbers, self.enlarge)
+            self.crops = PhotoCrops(self.files, *numbers, self.enlarge, self.min_edges)
         if not self.pairs:
             assert self.crops is not None
             return self.crops

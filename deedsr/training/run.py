@@ -151,8 +151,8 @@ def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:
 
 
 def pixels(batch: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) → float32 in [0, 1]."""
-    return batch.float() / 255
+    """uint8 (B, 3, H, W) → float32 in [0, 1]; what is that already stays as it is."""
+    return batch.float() / 255 if batch.dtype == torch.uint8 else batch
 
 
 def in_bytes(pictures: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from deedsr.data.flaws import CORRUPT, SMALL
-from deedsr.data.photos import PhotoCrops, list_photos
+from deedsr.data.photos import PhotoCrops, edges, list_photos
 from deedsr.randomness import seeded
 from tests.processes import finished
 
@@ -40,6 +40,42 @@ def stream(files: list[Path], seed: int = 1, batch: int = 4, **options: int) -> 
 
 def batches(crops: PhotoCrops, count: int, workers: int = 0) -> list[torch.Tensor]:
     return [batch.hr for batch in islice(crops.loader(workers), count)]
+
+
+def test_edges_are_the_mean_sobel_gradient() -> None:
+    """Pixel by pixel, as OpenCV's Sobel of three by three has it, the pixels beyond the edge mirrored in it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    lengths = []
+    for row, column, channel in np.ndindex(pixels.shape):
+
+        def at(down: int, right: int, here: tuple = (row, column, channel)) -> float:
+            place = (4 - abs(4 - abs(here[0] + down)), 5 - abs(5 - abs(here[1] + right)), here[2])
+            return float(pixels[place]) / 255
+
+        across = sum(weight * (at(down, 1) - at(down, -1)) for down, weight in ((-1, 1), (0, 2), (1, 1)))
+        down = sum(weight * (at(1, right) - at(-1, right)) for right, weight in ((-1, 1), (0, 2), (1, 1)))
+        lengths.append((across**2 + down**2) ** 0.5)
+    assert edges(pixels) == pytest.approx(np.mean(lengths), rel=1e-5)
+    assert edges(np.full((8, 8, 3), 200, dtype=np.uint8)) == 0
+
+
+def test_flat_crops_are_drawn_again(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    picture = np.full((HEIGHT, WIDTH, 3), 128, dtype=np.uint8)
+    picture[:, WIDTH // 2 :] = random.integers(0, 256, (HEIGHT, WIDTH // 2, 3))  # flat on the left
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    files = list_photos(tmp_path)
+    plain, choosy = stream(files), stream(files, min_edges=0.5)
+    redrawn = 0
+    for step in range(30):
+        crop, chosen = plain.crop(step, 0), choosy.crop(step, 0)
+        assert edges(chosen.permute(1, 2, 0).numpy()) >= 0.5
+        enough = edges(crop.permute(1, 2, 0).numpy()) >= 0.5
+        redrawn += not enough
+        assert torch.equal(crop, chosen) == enough
+    assert 5 < redrawn < 25
+    with pytest.raises(ValueError, match=r"data\.min_edges=9: 1000 crops of 24² pixels were flatter; give less"):
+        stream(files, min_edges=9).crop(0, 0)
 
 
 def test_crops_are_windows_mirrored_half_of_the_time(files: list[Path]) -> None:
