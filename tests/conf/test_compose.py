@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from deedsr.training.command import missing
+from deedsr.training.record import differences
 
 CONF = Path(__file__).parents[2] / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -134,6 +135,48 @@ def leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value, f"{prefix}{key}.")
         elif key != "defaults" or not isinstance(value, ListConfig):
             yield f"{prefix}{key}", value
+
+
+LETTER = {  # of the authors: what is otherwise than in the experiment without `_authors`
+    "stage1_deedsr": {
+        "recipe": {"name": "light", "chroma": "nearest"},
+        "shuffle": True,
+        "trainer.sync_batchnorm": False,
+        "trainer.precision": "32-true",
+    },
+    "deedsr_sd21": {
+        "recipe": {"name": "light", "chroma": "nearest"},
+        "ema": 0,
+        "frozen_dtype": "float32",
+        "trainer.precision": "32-true",
+        "trainer.gradient_clip_val": None,
+        "model.encoder": "experiments/stage1_deedsr_authors/encoder.safetensors",
+    },
+    "dit4sr_sd35": {
+        "recipe": {"name": "heavy", "chroma": "nearest"},
+        "ema": 0,
+        "usm": 0.5,
+        "data.min_edges": 0.2,
+        "model.beside.projection": "stack",
+        "model.beside.out_init": "random",
+        "model.beside.conv_scale": 1.2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", LETTER)
+def test_to_the_letter_is_so_many_switches_and_each_is_on_the_page(name: str) -> None:
+    primary = "stage1" if name.startswith("stage1") else "stage2"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [["data.roots=[photos]", f"experiment={name}{end}"] for end in ("", "_authors")]
+        ours, theirs = (OmegaConf.to_container(compose(primary, each)) for each in words)
+    found = {key: value for key, (_, value) in differences(ours, theirs).items() if key != "name"}
+    assert found == LETTER[name]
+    page = (CONF.parent / "deedsr" / "assets" / "papers.md").read_text(encoding="utf-8")
+    for key, value in found.items():
+        recipe = key == "recipe" and f"{{name: {value['name']}, chroma: nearest}}"
+        said = recipe or OmegaConf.to_yaml([value])[2:-1]
+        assert key == "model.encoder" or f"{key}={said}" in page, f"{key}={said}"
 
 
 def test_one_word_changes_the_size_and_nothing_else() -> None:
