@@ -91,8 +91,9 @@ def pipeline(config: DeeDSRConfig, steps: int, device: torch.device, dtype: torc
 
     No text encoder (the prompt's embedding is given), no classifier-free guidance, DDIM.
     """
-    unet = stock(config.unet)
-    parts = {"vae": stock(config.vae), "unet": unet, "controlnet": ControlNetModel.from_unet(unet)}
+    with device:  # where random weights are drawn fastest
+        unet = stock(config.unet)
+        parts = {"vae": stock(config.vae), "unet": unet, "controlnet": ControlNetModel.from_unet(unet)}
     scheduler = SAMPLERS["ddim"].from_config(config.scheduler)
     absent = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     pipe = StableDiffusionControlNetPipeline(**parts, **absent, scheduler=scheduler, requires_safety_checker=False)

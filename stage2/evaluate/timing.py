@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.devices import peak_memory, pick_device
+from deedsr.diffusion.process import Process
 from deedsr.files import write_json
 from deedsr.geometry import SCALE
 from deedsr.models import RestorationModel, load_model, random_model
@@ -26,6 +28,7 @@ from stage2.evaluate.rivals import Run, naive, pipeline
 
 RANDOM = "-random"
 CLEAR = Path("/proc/self/clear_refs")  # Linux: "5" starts the peak of resident memory anew
+SUITES = {"gpu": "stage2.evaluate.gpu.suite"}
 TOLERANCE = 2 / 255  # mean absolute difference of two outputs
 
 
@@ -68,22 +71,26 @@ def picture(size: int) -> Tensor:
 def models(cfg: DictConfig, device: torch.device) -> tuple[RestorationModel, RestorationModel | None]:
     """The model to measure, in ``cfg.dtype``, and the naive restorer's, in float32, if there is one."""
     dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
-    reference = _model(cfg.model, device, torch.float32) if cfg.against == "naive" else None
+    reference = model_named(cfg.model, device, torch.float32) if cfg.against == "naive" else None
     if reference is not None:
         return copy.deepcopy(reference).to(dtype), reference
-    return _model(cfg.model, device, dtype), None
+    return model_named(cfg.model, device, dtype), None
 
 
-def _model(name: str, device: torch.device, dtype: torch.dtype) -> RestorationModel:
+def model_named(name: str, device: torch.device, dtype: torch.dtype) -> RestorationModel:
+    """The model of a name as the command takes it; random weights are drawn on the device: a CPU takes minutes."""
     if not name.endswith(RANDOM):
         return load_model(name, device, dtype)
     default = torch.get_default_dtype()
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # so that there is never a float32 copy
     try:
-        return random_model(name.removesuffix(RANDOM)).to(device).requires_grad_(False)
+        with device:
+            model = random_model(name.removesuffix(RANDOM))
     finally:
         torch.set_default_dtype(default)
+    model.process = Process.from_config(model.process.config)  # its levels belong on the CPU
+    return model.to(device).requires_grad_(False)
 
 
 def measure(runs: dict[str, Run], lr: Tensor, device: torch.device, warmup: int, repeats: int) -> dict[str, Timing]:
@@ -148,7 +155,7 @@ def rival(
         config = model_size(cfg.model.removesuffix(RANDOM))
         return {cfg.against: pipeline(config, ours.settings.steps, device, ours.dtype)}
     try:
-        other = Restorer(_model(cfg.against, device, ours.dtype), options, cfg.compile)
+        other = Restorer(model_named(cfg.against, device, ours.dtype), options, cfg.compile)
     except ValueError as error:
         raise ValueError(f"against is naive, pipeline or a model ({error})") from None
     if other.settings != ours.settings:
@@ -232,7 +239,10 @@ def to_text(found: dict[str, Any]) -> str:
 
 
 def report(cfg: DictConfig) -> str:
-    """`benchmark`, as text; writes JSON where ``output`` names a file."""
+    """`benchmark`, as text, or the suite; ``output`` names a file for the numbers as JSON, or the suite's table."""
+    if cfg.suite is not None:
+        one_of("suite", cfg.suite, SUITES)
+        return importlib.import_module(SUITES[cfg.suite]).report(cfg)
     found = benchmark(cfg)
     if cfg.output is not None:
         write_json(cfg.output, found)
