@@ -30,6 +30,16 @@ def test_follows_the_formula() -> None:
     torch.testing.assert_close(average.tensors["p"], torch.ones(3, dtype=torch.float64))
 
 
+def test_a_decay_of_0_is_no_average() -> None:
+    parameter = nn.Parameter(torch.zeros(1000))
+    average = Average([("p", parameter)], 0)
+    for seed in range(3):
+        with torch.no_grad():
+            parameter.copy_(torch.randn(1000, generator=torch.Generator().manual_seed(seed)))
+        average.update()
+        assert torch.equal(average.tensors["p"], parameter.detach())
+
+
 def test_keeps_only_what_it_is_given() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[0].requires_grad_(False)

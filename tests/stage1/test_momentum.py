@@ -1,11 +1,13 @@
 """Momentum contrast: the key network follows, the queue turns, BatchNorm can be shuffled."""
 
+import copy
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from stage1.momentum import MomentumContrast, projection
@@ -81,6 +83,17 @@ def test_shuffling_keeps_the_order_of_the_keys(encoder: DegradationEncoder) -> N
     assert torch.allclose(plain, shuffled, atol=1e-6)
 
 
+@torch.no_grad()
+def test_shuffled_keys_are_those_of_parts_that_were_drawn(encoder: DegradationEncoder) -> None:
+    """Part by part, each with the statistics of its own patches alone, and each key at its patch's place."""
+    contrast = MomentumContrast(encoder, queue=4, groups=2).train()
+    key = patches(3)
+    expected = torch.zeros(len(key), encoder.dimension)
+    for part in torch.randperm(len(key), generator=torch.Generator().manual_seed(1)).chunk(2):
+        expected[part] = F.normalize(contrast.key_head(copy.deepcopy(contrast.key_encoder)(key[part])), dim=1)
+    torch.testing.assert_close(contrast._keys(key, torch.Generator().manual_seed(1)), expected, atol=1e-6, rtol=0)
+
+
 def test_shuffling_changes_the_groups_of_batchnorm(encoder: DegradationEncoder) -> None:
     contrast = MomentumContrast(encoder, queue=4, groups=2).train()
     key = patches(3)
@@ -95,6 +108,7 @@ def test_numbers_out_of_range_are_named(encoder: DegradationEncoder, wrong: dict
 
 
 RANK = """
+import copy
 import sys
 import torch, torch.distributed as dist
 from stage1.momentum import MomentumContrast

@@ -15,7 +15,7 @@ from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.training.optimizer import Schedule
 from deedsr.training.run import BAD_BATCH
-from stage1.from_config import train
+from stage1.from_config import degradation_learner, train
 from stage1.module import DegradationLearner
 from tests.processes import finished
 
@@ -37,6 +37,19 @@ def test_ten_and_ten_steps_equal_twenty(tiny: Compose, tmp_path: Path, positives
     assert {"contrast.queue", "contrast.pointer"} <= whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
+
+
+def test_to_the_letter_of_the_authors_it_trains(tiny: Compose, tmp_path: Path) -> None:
+    words = ["experiment=stage1_deedsr_authors", "trainer=cpu", "encoder.size=small", "contrast.groups=2"]
+    cfg = tiny(tmp_path, *words, "steps=2")
+    run = degradation_learner(cfg)
+    assert run.shuffle and run.contrast.groups == 2 and run.recipe.chroma == "nearest"
+    assert cfg.trainer.precision == "32-true"
+    before = {name: tensor.clone() for name, tensor in run.state_dict().items()}
+    train(cfg)
+    after = state(tmp_path)
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert {name for name, _ in run.contrast.named_parameters(prefix="contrast")} <= moved
 
 
 def test_a_broken_off_run_goes_on_from_its_last_checkpoint(tiny: Compose, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ AUTHORS += ["optimizer.warmup=0", "optimizer.schedule=constant"]
 MODELS = {
     "dit4sr_small": ["experiment=dit4sr_small", "objective.fidelity=null"],
     "dit4sr": ["model=dit4sr", *AUTHORS],
+    "letter": ["experiment=dit4sr_sd35_authors", "frozen_dtype=float32", "optimizer.kind=adamw", "pictures=null"],
     "sd3_controlnet": ["model=sd3_controlnet", "+model.beside.layers=1", *AUTHORS],
 }
 TINY = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
@@ -67,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, composed: Composed, options: O
     return output
 
 
-@pytest.mark.parametrize("name", ["dit4sr_small", "sd3_controlnet"])
+@pytest.mark.parametrize("name", ["dit4sr_small", "sd3_controlnet", "letter"])
 def test_each_of_them_trains(name: str, composed: Composed, options: Options, tmp_path: Path) -> None:
     cfg = composed("stage2", options(tmp_path, name, "steps=3", "objective.rollout=0", "optimizer.lr=0.01"))
     start = restoration_run(cfg).model.state_dict()
@@ -77,6 +78,17 @@ def test_each_of_them_trains(name: str, composed: Composed, options: Options, tm
     same = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, start[name])}
     assert not same & trained
     assert same == start.keys() - trained
+
+
+def test_to_the_letter_of_the_authors_the_last_weights_are_kept(
+    composed: Composed, options: Options, tmp_path: Path
+) -> None:
+    train(composed("stage2", options(tmp_path, "letter", "steps=2")))
+    stream = load_model(tmp_path / "model").transformer.stream
+    assert (stream.projection, stream.out_init, stream.conv_scale) == ("stack", "random", 1.2)
+    last = weights.load_checkpoint(tmp_path / "last.ckpt")["state_dict"]
+    kept = weights.load(tmp_path / "model" / "adapter.safetensors").tensors
+    assert kept and all(torch.equal(tensor, last[f"model.{name}"]) for name, tensor in kept.items())
 
 
 def test_the_defaults_may_change_those_of_the_size(composed: Composed, options: Options, tmp_path: Path) -> None:
