@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from deedsr.options import DEVICES
 
@@ -21,6 +22,13 @@ def pick_device(name: str) -> torch.device:
     if not there or (index and int(index) >= torch.cuda.device_count()):
         raise ValueError(f"device {name!r} is not available here; choose one of {', '.join(DEVICES)}")
     return torch.device(name)
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on another device; without waiting for a GPU, which has first to do all it was told."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,11 +6,15 @@ areas ties are frequent, so that their rule shows. `nearest_jpeg` is such a code
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from deedsr.devices import upload
+from deedsr.nested import join
 
 # ITU-T T.81, Annex K, tables K.1 and K.2
 LUMA_TABLE = (
@@ -50,13 +54,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     image: float32 RGB in [0,1] of any size; rounded to 8 bits first, as a file would be. quality: (B,) in [1,100],
     libjpeg's scale, on any device; fractions are allowed.
     """
-    height, width = image.shape[-2:]
-    pixels = (image * 255).round_().clamp_(0, 255)
-    pixels = F.pad(pixels, (0, -width % MCU, 0, -height % MCU), mode="replicate")
-    luma, chroma = _to_planes(pixels)
-    luma = _round_trip(luma, quantization_table(quality, LUMA_TABLE))
-    chroma = _round_trip(chroma, quantization_table(quality, CHROMA_TABLE))
-    return _to_rgb(luma, chroma)[..., :height, :width].div(255)
+    return compress([image], upload(quantization_tables(quality), image.device))[0]
 
 
 @torch.no_grad()
@@ -67,32 +65,68 @@ def nearest_jpeg(image: Tensor, quality: Tensor) -> Tensor:
     and the luma's table is turned, its rows for columns. No gradient. image: float32 RGB, clamped to [0,1]. quality: as
     for `jpeg`.
     """
-    height, width = image.shape[-2:]
-    pixels = F.pad(image.clamp(0, 1) * 255, (0, -width % MCU, 0, -height % MCU))
+    return compress([image], upload(nearest_tables(quality), image.device), nearest=True)[0]
+
+
+def compress(images: Sequence[Tensor], tables: Tensor, nearest: bool = False) -> list[Tensor]:
+    """`jpeg`, or `nearest_jpeg`, of images (b,3,h,w) of different sizes together, each as alone.
+
+    tables: of `quantization_tables`, or `nearest_tables`, for all rows, (Σb,2,8,8), on the images' device.
+    """
+    sizes, counts = [(image.shape[-2], image.shape[-1]) for image in images], [len(image) for image in images]
+    height, width = (-(-max(sides) // MCU) * MCU for sides in zip(*sizes, strict=True))
+    margins = [(0, width - w, 0, height - h) for h, w in sizes]
+    mode = "constant" if nearest else "replicate"
+    pixels = join([F.pad(image, margin, mode=mode) for image, margin in zip(images, margins, strict=True)])
+    if nearest:
+        luma, chroma = _to_real_planes(pixels.clamp(0, 1) * 255)
+        luma, chroma = _quantised(luma, tables[:, 0]), _quantised(chroma, tables[:, 1])
+        rgb = _mixed(luma, F.interpolate(chroma, scale_factor=2)).clamp_(0, 255)
+    else:
+        luma, chroma = _to_planes(pixels.mul(255).round_().clamp_(0, 255))
+        luma, chroma = _round_trip(luma, tables[:, 0]), _round_trip(chroma, tables[:, 1])
+        for planes, (h, w) in zip(chroma.split(counts), sizes, strict=True):
+            _continue(planes, -(-h // MCU) * BLOCK, -(-w // MCU) * BLOCK)
+        rgb = _to_rgb(luma, chroma)
+    return [part[..., :h, :w].div(255) for part, (h, w) in zip(rgb.split(counts), sizes, strict=True)]
+
+
+def _continue(chroma: Tensor, height: int, width: int) -> None:
+    """Repeat, in place, the last row and column of a picture that ends within its planes: it is up-sampled alone."""
+    if width < chroma.shape[-1]:
+        chroma[..., width] = chroma[..., width - 1]
+    if height < chroma.shape[-2]:
+        chroma[..., height, :] = chroma[..., height - 1, :]
+
+
+def quantization_tables(quality: Tensor) -> Tensor:
+    """libjpeg's tables of luma and chroma: floor((base · s + 50)/100) in 1…255, s = 5000/q below 50, else 200 − 2q.
+
+    quality: q, (...) in [1,100]. Gives (...,2,8,8) whole numbers, float32, on the CPU.
+    """
+    base = torch.tensor((LUMA_TABLE, CHROMA_TABLE), dtype=torch.float32)
+    return ((base * _scale(quality).floor() + 50) / 100).floor_().clamp_(1, 255)
+
+
+def nearest_tables(quality: Tensor) -> Tensor:
+    """The same of `nearest_jpeg`, real numbers."""
+    base = torch.stack([torch.tensor(LUMA_TABLE).T, torch.tensor(CHROMA_TABLE)])
+    return base * (_scale(quality) / 100)
+
+
+def _scale(quality: Tensor) -> Tensor:
+    """(...,1,1,1) float32, on the CPU: hundredths of the table for quality 50."""
+    quality = quality.float().cpu()[..., None, None, None]
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+
+
+def _to_real_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """`_to_planes` without rounding."""
     red, green, blue = pixels.split(1, dim=1)
     luma = (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
     cb = (red * -0.168736).add_(green, alpha=-0.331264).add_(blue, alpha=0.5)
     cr = (red * 0.5).add_(green, alpha=-0.418688).add_(blue, alpha=-0.081312)
-    chroma = F.avg_pool2d(torch.cat([cb, cr], dim=1), 2)
-    scale = _scale(quality).view(-1, 1, 1) / 100
-    luma = _quantised(luma - 128, torch.tensor(LUMA_TABLE).T * scale)
-    chroma = _quantised(chroma, torch.tensor(CHROMA_TABLE) * scale)
-    return _mixed(luma, F.interpolate(chroma, scale_factor=2)).clamp_(0, 255)[..., :height, :width].div(255)
-
-
-def quantization_table(quality: Tensor, base: tuple[tuple[int, ...], ...]) -> Tensor:
-    """libjpeg's table for a quality: floor((base · s + 50)/100) in 1…255, s = 5000/q below 50, else 200 − 2q.
-
-    quality: q, (B,) in [1,100]. base: 8×8 table for quality 50. Gives (B,8,8) whole numbers, float32, on the CPU.
-    """
-    table = torch.tensor(base, dtype=torch.float32)
-    return ((table * _scale(quality).floor().view(-1, 1, 1) + 50) / 100).floor_().clamp_(1, 255)
-
-
-def _scale(quality: Tensor) -> Tensor:
-    """(B,) float32, on the CPU: hundredths of the table for quality 50."""
-    quality = quality.float().cpu()
-    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    return luma - 128, F.avg_pool2d(torch.cat([cb, cr], dim=1), 2)
 
 
 def _to_planes(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +168,7 @@ def _round_trip(planes: Tensor, table: Tensor) -> Tensor:
     planes: (B,C,H,W) in [-128,127], sides multiples of 8; the same, whole, come back.
     """
     basis = _basis(planes.device)
-    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table, planes.device)
+    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table)
     whole = (coefficients * BLOCK).round_() / (steps * BLOCK)  # eighths, as libjpeg's integers, so that ties are exact
     coefficients = whole.add_(whole.sign(), alpha=0.5).trunc_().mul_(steps)  # ties away from zero
     return _separable(coefficients.view(planes.shape), basis.T).add_(0.5).floor_().clamp_(-128, 127)
@@ -143,7 +177,7 @@ def _round_trip(planes: Tensor, table: Tensor) -> Tensor:
 def _quantised(planes: Tensor, table: Tensor) -> Tensor:
     """As `_round_trip`, ties to even, the result as it is."""
     basis = _basis(planes.device)
-    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table, planes.device)
+    coefficients, steps = _blocks(_separable(planes, basis)), _steps(table)
     return _separable((coefficients / steps).round_().mul_(steps).view(planes.shape), basis.T)
 
 
@@ -152,9 +186,9 @@ def _blocks(planes: Tensor) -> Tensor:
     return planes.view(*planes.shape[:2], planes.shape[2] // BLOCK, BLOCK, -1, BLOCK)
 
 
-def _steps(table: Tensor, device: torch.device) -> Tensor:
+def _steps(table: Tensor) -> Tensor:
     """(B,8,8) → what `_blocks` are divided by."""
-    return table.to(device).view(-1, 1, 1, BLOCK, 1, BLOCK)
+    return table.reshape(-1, 1, 1, BLOCK, 1, BLOCK)
 
 
 def _separable(planes: Tensor, basis: Tensor) -> Tensor:

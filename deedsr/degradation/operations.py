@@ -1,14 +1,20 @@
-"""The single operations of the degradation on one image; each is a plain function of its parameters and a generator.
+"""The single operations of the degradation; each is a plain function of its parameters and generators.
 
-All take and return float32 RGB (1,3,H,W) in [0,1]. They are defined for one image, because sizes and counts of
-grey values differ per image; `pipeline.apply` loops.
+All take and return float32 RGB (1,3,H,W) in [0,1]. Where an operation takes several images, each may have a size of its
+own and comes out as it would alone, to the bit on a CPU: what they share are the calls, which on a GPU take longer than
+the work.
 """
+
+from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deedsr.degradation.kernels import make_kernel
+from deedsr.devices import upload
+from deedsr.nested import join
 
 MODES = ("area", "bilinear", "bicubic")
 """Interpolation modes of the random resizes; a `Degradation` stores positions in this tuple."""
@@ -17,19 +23,43 @@ FFT_MULTIPLE = 32
 
 
 def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate every channel with one kernel (size,size), odd; the result may leave [0,1] (sinc overshoots).
+    """Correlate every channel of a batch (B,3,H,W) with one kernel (size,size), odd; see `filter_each`."""
+    return _correlated(_continued(image, kernel.shape[-1]), kernel)[..., : image.shape[-2], : image.shape[-1]]
 
-    Edges are reflected, or replicated where a side is at most size//2 pixels. Goes through the FFT: for kernels of 7 to
-    21 pixels it costs less than a direct convolution on a CPU, and on a GPU it isn't subject to TF32.
+
+def filter_each(images: Sequence[Tensor], kernels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Correlate every channel of each image with its kernel; the results may leave [0,1] (sinc overshoots).
+
+    kernels: (N,S,S), each in the first `sizes` rows and columns, odd, and zero beyond. Edges are reflected, or
+    replicated where a side is at most size//2 pixels. Goes through the FFT: for kernels of 7 to 21 pixels it costs less
+    than a direct convolution on a CPU, and on a GPU it isn't subject to TF32.
     """
-    height, width = image.shape[-2:]
-    margin = kernel.shape[-1] // 2
-    mode = "reflect" if margin < min(height, width) else "replicate"
+    padded = [_continued(image, size) for image, size in zip(images, sizes, strict=True)]
+    alike = defaultdict(list)
+    for row, image in enumerate(padded):
+        alike[image.shape].append(row)
+    result = list(images)
+    for rows in alike.values():
+        kernel = join([kernels[row : row + 1] for row in rows])[:, None]
+        filtered = _correlated(join([padded[row] for row in rows]), kernel)
+        for row, image in zip(rows, filtered.split(1), strict=True):
+            result[row] = image[..., : images[row].shape[-2], : images[row].shape[-1]]
+    return result
+
+
+def _continued(image: Tensor, size: int) -> Tensor:
+    """With its edges continued for a kernel of `size`, and zeros to the right and below: sides that suit the FFT."""
+    margin = size // 2
+    mode = "reflect" if margin < min(image.shape[-2:]) else "replicate"
     padded = F.pad(image, (margin,) * 4, mode=mode)
-    shape = [-(-side // FFT_MULTIPLE) * FFT_MULTIPLE for side in padded.shape[-2:]]
+    return F.pad(padded, (0, -padded.shape[-1] % FFT_MULTIPLE, 0, -padded.shape[-2] % FFT_MULTIPLE))
+
+
+def _correlated(images: Tensor, kernel: Tensor) -> Tensor:
+    """(B,3,H,W), (size,size) or (B,1,size,size) → (B,3,H,W): circular, each place from there to the right and below."""
+    shape = images.shape[-2:]
     response = torch.fft.rfft2(kernel, s=shape).conj()  # conj: correlation, as F.conv2d
-    spectrum = torch.fft.rfft2(padded, s=shape).mul_(response)
-    return torch.fft.irfft2(spectrum, s=shape)[..., :height, :width]
+    return torch.fft.irfft2(torch.fft.rfft2(images).mul_(response), s=shape)
 
 
 def unsharp(image: Tensor, strength: float) -> Tensor:
@@ -38,7 +68,7 @@ def unsharp(image: Tensor, strength: float) -> Tensor:
     (B,3,H,W) in [0,1] → the same. What a Gaussian of σ 8 takes away is added again, `strength` times, near places where
     that is more than 10/255.
     """
-    kernel = make_kernel(0, 51, 8, 8, 0, 0, 0).to(image.device)
+    kernel = upload(make_kernel(0, 51, 8, 8, 0, 0, 0), image.device)
     detail = image - filter2d(image, kernel)
     share = filter2d((detail.abs() * 255 > 10).to(image.dtype), kernel)
     return image + share * (torch.add(image, detail, alpha=strength).clamp(0, 1) - image)
@@ -70,28 +100,38 @@ def gaussian_noise(image: Tensor, sigma: float, grey: bool, generator: torch.Gen
     return torch.add(image, noise, alpha=sigma / 255).clamp_(0, 1)
 
 
-def poisson_noise(image: Tensor, scale: float, grey: bool, generator: torch.Generator) -> Tensor:
+def poisson_noise(
+    images: Sequence[Tensor], scales: Sequence[float], grey: Sequence[bool], generators: Sequence[torch.Generator]
+) -> list[Tensor]:
     """Add shot noise and clamp to [0,1] (Real-ESRGAN's definition).
 
     With v the least power of two that isn't below the number of distinct 8-bit values in the image x:
     noise = Poisson(v x)/v − x, out = image + scale · noise. It depends on the signal, so two patches of one photograph
     that share all parameters still have different noise strength. grey: noise from the luma, the same for the three
-    channels. generator: on the image's device.
+    channels. generators: on the images' device.
     """
-    signal = luma(image) if grey else image
-    steps = (signal * 255).round_().clamp_(0, 255)
-    levels = level_count(steps)
-    signal = steps.div_(255)
-    noise = torch.poisson(signal * levels, generator=generator).div_(levels).sub_(signal)
-    return torch.add(image, noise, alpha=scale).clamp_(0, 1)
+    signals = [luma(image) if plain else image for image, plain in zip(images, grey, strict=True)]
+    sizes = [signal.numel() for signal in signals]
+    steps = join([signal.flatten() for signal in signals]).mul(255).round_().clamp_(0, 255)
+    levels = level_counts(steps.split(sizes))
+    parts = steps.div_(255).split(sizes)
+    result = []
+    for image, signal, part, count, scale, generator in zip(
+        images, signals, parts, levels, scales, generators, strict=True
+    ):
+        part = part.view(signal.shape)
+        noise = torch.poisson(part * count, generator=generator).div_(count).sub_(part)
+        result.append(torch.add(image, noise, alpha=scale).clamp_(0, 1))
+    return result
 
 
-def level_count(steps: Tensor) -> Tensor:
-    """Least power of two that isn't below the number of distinct values in `steps` (integers 0…255): () float32."""
-    present = torch.zeros(256, dtype=torch.bool, device=steps.device)
-    present.index_fill_(0, steps.flatten().long(), True)
-    powers = 2 ** torch.arange(9, device=steps.device)
-    return (2 ** (powers < present.sum()).sum()).float()
+def level_counts(steps: Sequence[Tensor]) -> Tensor:
+    """Of each, integers 0…255, the least power of two that isn't below the number of distinct values: (N,) float32."""
+    present = torch.zeros(len(steps), 256, dtype=torch.bool, device=steps[0].device)
+    for row, values in zip(present, steps, strict=True):
+        row.index_fill_(0, values.long(), True)
+    powers = 2 ** torch.arange(9, device=present.device)
+    return (2 ** (powers < present.sum(1, keepdim=True)).sum(1)).float()
 
 
 def luma(image: Tensor) -> Tensor:

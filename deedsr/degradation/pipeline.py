@@ -1,17 +1,27 @@
 """What was drawn for a batch (`Degradation`) and what it does to photographs (`apply`)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from deedsr.degradation import kernels, operations
-from deedsr.degradation.jpeg import jpeg, nearest_jpeg
+from deedsr.degradation import operations
+from deedsr.degradation.jpeg import compress, nearest_tables, quantization_tables
+from deedsr.degradation.kernels import make_kernels
 from deedsr.degradation.operations import MODES
+from deedsr.devices import upload
 from deedsr.geometry import SCALE
+
+TOGETHER, GPU = {"cpu": 2**15}, 2**24
+"""HR pixels that are degraded at once, of each kind of device and of those that are not named."""
 
 NOISE = ("noise_sigma", "poisson_scale")
 """Parameters of the noise, for `Degradation.without`."""
+
+KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
+"""Those of a kernel, in the order that `make_kernel` takes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +114,13 @@ class Degradation:
 
 
 @torch.no_grad()
-def apply(hr: Tensor, degradation: Degradation) -> Tensor:
+def apply(hr: Tensor, degradation: Degradation, together: int | None = None) -> Tensor:
     """Degrade a batch: (B,3,H,W) → (B,3,H/4,W/4) in [0,1], multiples of 1/255 but for `nearest` rows. No gradient.
 
-    hr: float32 RGB in [0,1], sides multiples of 4. degradation: of length B. Row i equals a batch of one, to the bit:
-    each image is computed by itself. Noise fields are drawn on the device of `hr` from `degradation.seed`, so their
-    bits are those of that device. Raises ValueError if sizes don't fit.
+    hr: float32 RGB in [0,1], sides multiples of 4. degradation: of length B. Row i equals a batch of one, on a CPU to
+    the bit. Noise fields are drawn on the device of `hr` from `degradation.seed`, so their bits are those of that
+    device. together: how many rows are worked on at once; None: as `TOGETHER` says. Nothing waits for a GPU. Raises
+    ValueError if sizes don't fit.
     """
     if hr.ndim != 4 or hr.shape[1] != 3:
         raise ValueError(f"HR images must be RGB (B,3,H,W), not {tuple(hr.shape)}")
@@ -117,65 +128,93 @@ def apply(hr: Tensor, degradation: Degradation) -> Tensor:
         raise ValueError(f"HR size {hr.shape[2]}x{hr.shape[3]} isn't a multiple of {SCALE}: crop it first")
     if len(degradation) != len(hr):
         raise ValueError(f"{len(hr)} images but {len(degradation)} degradations: index the degradation to share rows")
+    most = together or max(1, TOGETHER.get(hr.device.type, GPU) // (hr.shape[2] * hr.shape[3]))
     host = degradation.to("cpu")
     with torch.autocast(hr.device.type, enabled=False):
-        rows = [_degrade(image, host[index]) for index, image in enumerate(hr.float().split(1))]
-        return torch.cat(rows)
+        parts = enumerate(hr.float().split(most))
+        return torch.cat([_degrade(part, host[most * at : most * (at + 1)]) for at, part in parts])
 
 
-def _degrade(image: Tensor, row: Degradation) -> Tensor:
-    """(1,3,H,W) → (1,3,H/4,W/4) by a degradation of length 1 on the CPU."""
-    target = (image.shape[2] // SCALE, image.shape[3] // SCALE)
-    if row.clean.item():
-        return _stored(operations.resize_to(image, target, "bicubic"), row)
-    generator = torch.Generator(image.device).manual_seed(row.seed.item())
-    modes = [MODES[index] for index in row.resize_mode[0].tolist()]
-    scales = row.resize_scale[0].tolist()
+def _degrade(hr: Tensor, degradation: Degradation) -> Tensor:
+    """(B,3,H,W) → (B,3,H/4,W/4) by B degradations on the CPU, all together."""
+    target = (hr.shape[2] // SCALE, hr.shape[3] // SCALE)
+    rows = _Rows(hr, degradation)
+    value = rows.value
+    every = [row for row, clean in enumerate(value["clean"]) if not clean]
+    modes = [[MODES[index] for index in row] for row in value["resize_mode"]]
+    last = [row for row in every if value["jpeg_last"][row]]
 
-    image = _filter(image, row, 0)
-    image = operations.resize_by(image, scales[0], modes[0])
-    image = _noise(image, row, 0, generator)
-    image = _compress(image, row, 0)
+    rows.filter(every, 0)
+    rows.each(every, lambda image, row: operations.resize_by(image, value["resize_scale"][row][0], modes[row][0]))
+    rows.noise(every, 0)
+    rows.compress(every, 0)
 
-    image = _filter(image, row, 1)
-    size = (max(1, int(target[0] * scales[1])), max(1, int(target[1] * scales[1])))
-    image = operations.resize_to(image, size, modes[1])
-    image = _noise(image, row, 1, generator)
-    if row.jpeg_last.item():
-        image = _filter(operations.resize_to(image, target, modes[2]), row, 2)
-        return _compress(image, row, 1)
-    image = operations.resize_to(_compress(image, row, 1), target, modes[2])
-    return _stored(_filter(image, row, 2), row)
-
-
-def _filter(image: Tensor, row: Degradation, step: int) -> Tensor:
-    """The blur or sharpening of a step, if it has one."""
-    size = int(row.kernel_size[0, step])
-    if not size:
-        return image
-    shape = (row.sigma_x, row.sigma_y, row.rotation, row.beta, row.omega)
-    kernel = kernels.make_kernel(int(row.kernel_kind[0, step]), size, *(float(value[0, step]) for value in shape))
-    return operations.filter2d(image, kernel.to(image.device))
+    rows.filter(every, 1)
+    sizes = [(max(1, int(target[0] * scale)), max(1, int(target[1] * scale))) for _, scale in value["resize_scale"]]
+    rows.each(every, lambda image, row: operations.resize_to(image, sizes[row], modes[row][1]))
+    rows.noise(every, 1)
+    rows.compress([row for row in every if row not in last], 1)
+    rows.each(every, lambda image, row: operations.resize_to(image, target, modes[row][2]))
+    rows.filter(every, 2)
+    rows.compress(last, 1)
+    for row in set(range(len(hr))) - set(every):
+        rows.images[row] = operations.resize_to(rows.images[row], target, "bicubic")
+    rows.store([row for row in range(len(hr)) if row not in last])
+    return torch.cat(rows.images)
 
 
-def _noise(image: Tensor, row: Degradation, step: int, generator: torch.Generator) -> Tensor:
-    """Gaussian or Poisson noise, or none."""
-    sigma, scale, grey = float(row.noise_sigma[0, step]), float(row.poisson_scale[0, step]), bool(row.grey[0, step])
-    if sigma:
-        image = operations.gaussian_noise(image, sigma, grey, generator)
-    if scale:
-        image = operations.poisson_noise(image, scale, grey, generator)
-    return image
+class _Rows:
+    """Images (1,3,h,w) of any sizes that are being degraded, and their parameters as numbers by name."""
 
+    def __init__(self, hr: Tensor, degradation: Degradation) -> None:
+        self.images = list(hr.split(1))
+        self.value: dict[str, list[Any]] = {name: tensor.tolist() for name, tensor in degradation.state().items()}
+        shapes = zip(*(getattr(degradation, name).flatten().tolist() for name in KERNEL), strict=True)
+        self.kernels = upload(make_kernels(list(shapes)).unflatten(0, (len(hr), -1)), hr.device)  # (B,3,S,S)
+        quality, nearest = degradation.quality.clamp(min=1), degradation.nearest[:, None, None, None, None]
+        tables = torch.where(nearest, nearest_tables(quality), quantization_tables(quality))
+        self.tables = upload(tables, hr.device)  # (B,2,2,8,8)
+        self.generators = [torch.Generator(hr.device).manual_seed(seed) for seed in self.value["seed"]]
 
-def _compress(image: Tensor, row: Degradation, step: int) -> Tensor:
-    """JPEG, or what `_stored` gives."""
-    quality = row.quality[:, step]
-    if not quality.item():
-        return _stored(image, row)
-    return nearest_jpeg(image, quality) if row.nearest.item() else jpeg(image, quality)
+    def each(self, rows: Sequence[int], function: Callable[[Tensor, int], Tensor]) -> None:
+        for row in rows:
+            self.images[row] = function(self.images[row], row)
 
+    def replace(self, rows: Sequence[int], images: Sequence[Tensor]) -> None:
+        for row, image in zip(rows, images, strict=True):
+            self.images[row] = image
 
-def _stored(image: Tensor, row: Degradation) -> Tensor:
-    """8 bits without loss, or all bits within [0,1]."""
-    return image.clamp(0, 1) if row.nearest.item() else operations.quantize(image)
+    def filter(self, rows: Sequence[int], step: int) -> None:
+        """The blur or sharpening of a step, where there is one."""
+        rows = [row for row in rows if self.value["kernel_size"][row][step]]
+        if rows:
+            stack = torch.stack([self.kernels[row, step] for row in rows])
+            sizes = [self.value["kernel_size"][row][step] for row in rows]
+            self.replace(rows, operations.filter_each([self.images[row] for row in rows], stack, sizes))
+
+    def noise(self, rows: Sequence[int], step: int) -> None:
+        """Gaussian or Poisson noise, or none."""
+        sigma, scale, grey = ([row[step] for row in self.value[name]] for name in (*NOISE, "grey"))
+        for row in rows:
+            if sigma[row]:
+                one = self.images[row], sigma[row], grey[row], self.generators[row]
+                self.images[row] = operations.gaussian_noise(*one)
+        rows = [row for row in rows if scale[row]]
+        if rows:
+            several = ([values[row] for row in rows] for values in (self.images, scale, grey, self.generators))
+            self.replace(rows, operations.poisson_noise(*several))
+
+    def compress(self, rows: Sequence[int], step: int) -> None:
+        """JPEG, or what `store` does."""
+        self.store([row for row in rows if not self.value["quality"][row][step]])
+        for nearest in (False, True):
+            alike = [row for row in rows if self.value["quality"][row][step] and self.value["nearest"][row] == nearest]
+            if alike:
+                tables = torch.stack([self.tables[row, step] for row in alike])
+                self.replace(alike, compress([self.images[row] for row in alike], tables, nearest))
+
+    def store(self, rows: Sequence[int]) -> None:
+        """8 bits without loss, or all bits within [0,1]."""
+        for row in rows:
+            image = self.images[row]
+            self.images[row] = image.clamp(0, 1) if self.value["nearest"][row] else operations.quantize(image)

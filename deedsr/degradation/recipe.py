@@ -13,10 +13,8 @@ from deedsr.degradation.jpeg import CHROMA
 from deedsr.degradation.kernels import SHARPEN, SINC
 from deedsr.degradation.operations import MODES
 from deedsr.degradation.order import Order, check_sum, freeze
-from deedsr.degradation.pipeline import Degradation
+from deedsr.degradation.pipeline import KERNEL, Degradation
 from deedsr.options import one_of
-
-KERNEL = ("kernel_kind", "kernel_size", "sigma_x", "sigma_y", "rotation", "beta", "omega")
 
 SHARPEN_SIZE = 13
 """Side of unsharp masks."""

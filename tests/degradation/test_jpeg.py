@@ -8,7 +8,14 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr.degradation import jpeg
-from deedsr.degradation.jpeg import CHROMA_TABLE, LUMA_TABLE, nearest_jpeg, quantization_table
+from deedsr.degradation.jpeg import (
+    CHROMA_TABLE,
+    LUMA_TABLE,
+    compress,
+    nearest_jpeg,
+    nearest_tables,
+    quantization_tables,
+)
 
 
 def encode(image: Tensor, quality: int) -> Image.Image:
@@ -50,8 +57,7 @@ def test_tables_are_those_of_libjpeg(textured: Callable[..., Tensor]) -> None:
     image = (textured(1, 16, 16)[0] * 255).byte()
     for quality in range(1, 101):
         stored = encode(image, quality).quantization
-        for index, base in enumerate((LUMA_TABLE, CHROMA_TABLE)):
-            ours = quantization_table(torch.tensor([float(quality)]), base)
+        for index, ours in enumerate(quantization_tables(torch.tensor(float(quality)))):
             assert ours.flatten().int().tolist() == list(stored[index]), quality
 
 
@@ -64,6 +70,18 @@ def test_a_batch_with_its_own_qualities_equals_single_images(textured: Callable[
     assert torch.equal(together, (together * 255).round() / 255)
     errors = (together - images).abs().mean(dim=(1, 2, 3))
     assert errors[0] > 3 * errors[4]
+
+
+def test_images_of_several_sizes_together_are_as_alone(textured: Callable[..., Tensor]) -> None:
+    sizes = [(64, 64), (43, 70), (5, 128), (112, 16), (1, 1), (64, 43)]
+    images = [textured(1, *size) for size in sizes]
+    quality = torch.tensor([20.0, 40.0, 60.0, 80.0, 30.0, 95.0])
+    together = compress(images, quantization_tables(quality))
+    nearest = compress(images, nearest_tables(quality), nearest=True)
+    for row, image in enumerate(images):
+        one = quality[row : row + 1]
+        assert torch.equal(together[row], jpeg(image, one)), sizes[row]
+        assert torch.equal(nearest[row], nearest_jpeg(image, one)), sizes[row]
 
 
 def test_precision_settings_of_a_training_run_do_not_matter(textured: Callable[..., Tensor]) -> None:

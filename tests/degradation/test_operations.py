@@ -52,13 +52,13 @@ def test_gaussian_noise_has_its_strength_and_is_grey_if_asked(seeded: Seeded) ->
 
 @pytest.mark.parametrize("distinct, levels", [(1, 1), (2, 2), (3, 4), (129, 256), (256, 256)])
 def test_level_count_is_the_next_power_of_two(distinct: int, levels: int) -> None:
-    assert operations.level_count(torch.arange(distinct).float().repeat(2).view(1, 1, 2, -1)).item() == levels
+    assert operations.level_counts([torch.arange(distinct).float().repeat(2), torch.zeros(3)]).tolist() == [levels, 1]
 
 
 def test_poisson_noise_depends_on_the_signal(seeded: Seeded) -> None:
     steps = torch.linspace(100, 145, 10).round() / 255  # ten values: v = 16
     image = steps.view(1, 1, 10, 1).expand(1, 3, 10, 20000).contiguous()
-    noise = operations.poisson_noise(image, 0.5, False, seeded(2)) - image
+    noise = operations.poisson_noise([image], [0.5], [False], [seeded(2)])[0] - image
     assert noise.mean().abs() < 1e-3
     expected = 0.5 * (steps / 16).sqrt()  # var[Poisson(v x)/v] = x/v
     torch.testing.assert_close(noise.std(dim=(0, 1, 3)), expected, rtol=0.02, atol=0)
@@ -67,7 +67,7 @@ def test_poisson_noise_depends_on_the_signal(seeded: Seeded) -> None:
 
 def test_grey_poisson_noise_comes_from_the_luma(seeded: Seeded, textured: Callable[..., Tensor]) -> None:
     image = textured(1) / 2 + 0.25
-    noise = operations.poisson_noise(image, 0.05, True, seeded(3)) - image
+    noise = operations.poisson_noise([image], [0.05], [True], [seeded(3)])[0] - image
     torch.testing.assert_close(noise[:, 0], noise[:, 1], atol=1e-6, rtol=0)
     torch.testing.assert_close(noise[:, 0], noise[:, 2], atol=1e-6, rtol=0)
     torch.testing.assert_close(operations.luma(image), rgb_to_grayscale(image), atol=1e-6, rtol=0)

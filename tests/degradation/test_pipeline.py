@@ -42,10 +42,10 @@ def test_lr_is_a_quarter_in_eight_bits(seeded: Seeded, textured: Textured) -> No
 
 
 def test_a_row_of_a_batch_equals_a_batch_of_one(seeded: Seeded, textured: Textured) -> None:
-    hr, drawn = textured(16), Recipe.named("mixed").sample(seeded(2), 16)
-    together = apply(hr, drawn)
-    for index in range(16):
-        assert torch.equal(together[index : index + 1], apply(hr[index : index + 1], drawn[index])), index
+    hr, drawn = textured(24), Recipe.named("broad").sample(seeded(2), 24)
+    alone = torch.cat([apply(hr[index : index + 1], drawn[index]) for index in range(24)])
+    for together in (1, 5, 24):
+        assert torch.equal(apply(hr, drawn, together), alone), together
 
 
 def test_draws_are_replayed_from_a_file(seeded: Seeded, textured: Textured, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_order_of_operations(jpeg_last: bool, chroma: str, seeded: Seeded, t
         grey = row.grey[0, step].item()
         if row.noise_sigma[0, step]:
             return operations.gaussian_noise(image, row.noise_sigma[0, step].item(), grey, generator)
-        return operations.poisson_noise(image, row.poisson_scale[0, step].item(), grey, generator)
+        return operations.poisson_noise([image], [row.poisson_scale[0, step].item()], [grey], [generator])[0]
 
     generator = torch.Generator().manual_seed(row.seed.item())
     modes = [MODES[index] for index in row.resize_mode[0]]
@@ -205,7 +205,8 @@ def test_wrong_inputs(seeded: Seeded, textured: Textured) -> None:
 def test_on_a_gpu(seeded: Seeded, textured: Textured) -> None:
     hr, drawn = textured(8).cuda(), Recipe.named("mixed").sample(seeded(11), 8)
     together = apply(hr, drawn)
-    assert torch.equal(together, torch.cat([apply(hr[i : i + 1], drawn[i]) for i in range(8)]))
+    alone = torch.cat([apply(hr[i : i + 1], drawn[i]) for i in range(8)])
+    assert ((together - alone).abs() > 1e-6).float().mean() < 1e-3, "a tie may be rounded otherwise"
     quiet = Recipe.named("light")
     still = {"gaussian": (0, 0), "gaussian_share": 1}
     quiet = replace(quiet, first=replace(quiet.first, **still), second=replace(quiet.second, **still))
