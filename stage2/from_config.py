@@ -36,7 +36,7 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     folder = cfg.model.get("texts")
     numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
     vector = {name: cfg.vector[name] for name in ("context", "dials") if cfg.vector[name]}
-    numbers |= {"usm": cfg.usm} if cfg.usm is not None else {}
+    numbers["usm"] = cfg.usm
     base = cfg.init if cfg.model.system == INIT else cfg.model.base
     return {"base": reference(base), "recipe": words, "texts": folder, **numbers, **vector}
 

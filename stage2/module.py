@@ -108,7 +108,7 @@ class RestorationRun(Run):
             seen = places(len(image), image.shape[-1], self.crop, generator)
             hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
         z, z_lr = self.model.encode(image), self.model.encode(enlarged)
-        return Samples(lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
+        return Samples(in_bytes(lr) if self.recipe.eight_bits else lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE

@@ -63,7 +63,7 @@ def _correlated(images: Tensor, kernel: Tensor) -> Tensor:
 
 
 def unsharp(image: Tensor, strength: float) -> Tensor:
-    """Sharpen by an unsharp mask where there is something to sharpen (Real-ESRGAN, arXiv 2107.10833, section 3.6).
+    """Sharpen by an unsharp mask where there is something to sharpen (Real-ESRGAN, arXiv 2107.10833).
 
     (B,3,H,W) in [0,1] → the same. What a Gaussian of σ 8 takes away is added again, `strength` times, near places where
     that is more than 10/255.

@@ -75,6 +75,11 @@ class Recipe:
         """
         return RECIPES[one_of("recipe", name, RECIPES)]
 
+    @property
+    def eight_bits(self) -> bool:
+        """Whether all LR images are multiples of 1/255."""
+        return self.chroma == "smooth"
+
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """Draw the parameters of `batch` degradations; on the CPU.
 
@@ -176,6 +181,11 @@ class Mixture:
         if len(weights) != len(self.recipes) or not min(weights) >= 0 < sum(weights):
             raise ValueError(f"weights={self.weights} of a mixture must be {len(self.recipes)} numbers from 0 on")
         object.__setattr__(self, "weights", tuple(weight / sum(weights) for weight in weights))
+
+    @property
+    def eight_bits(self) -> bool:
+        """As `Recipe.eight_bits`, of all recipes."""
+        return all(recipe.eight_bits for recipe in self.recipes)
 
     def sample(self, generator: torch.Generator, batch: int) -> Degradation:
         """As `Recipe.sample`; `Degradation.level` tells which level a row comes from, −1 for none of them."""

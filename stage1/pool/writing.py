@@ -44,7 +44,9 @@ def make_pool(cfg: DictConfig) -> Path:
         for step in range(number * cfg.shard // BATCH, (number + 1) * cfg.shard // BATCH):
             batch = Crops.stack([crops.sample(step, sample) for sample in range(BATCH)]).to(cfg.device)
             made = degrade(pixels(batch.hr), degradations, "same_degradation", cfg.seed, step, 0, given=batch)
-            first, second = map(in_bytes, (made.first, made.second))
+            first, second = made.first, made.second
+            if degradations.eight_bits:
+                first, second = map(in_bytes, (first, second))
             rows.append(Pairs(first, second, made.degradation, made.paired).tensors())
             pace.at((step + 1) * BATCH)
         weights.save(path, {name: torch.cat([row[name].cpu() for row in rows]) for name in rows[0]}, header)

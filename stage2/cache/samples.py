@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Samples(Batch):
-    """LR images (B, 3, S/4, S/4), uint8 or in [0, 1], and the latents of HR, `z`, and of the up-sampled LR, `z_lr`.
+    """LR images (B, 3, S/4, S/4), and the latents of HR, `z`, and of the up-sampled LR, `z_lr`.
 
-    The LR images may show more than the latents, see `stage2.vector.Vector`. hr: the crops that they were made of,
-    where a loss looks at pictures. tokens, pooled: as in `Crops`. dials: how they stand, (B, 3); None: all at 1.
+    lr: uint8, or where the recipe has more than 8 bits, in [0, 1]; the images may show more than the latents, see
+    `stage2.vector.Vector`. hr: the crops that they were made of, where a loss looks at pictures. tokens, pooled: as in
+    `Crops`. dials: how they stand, (B, 3); None: all at 1.
     """
 
     lr: Tensor

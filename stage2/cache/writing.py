@@ -15,7 +15,7 @@ from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.flaws import Flaws
 from deedsr.training.pace import Pace
-from deedsr.training.run import generator, in_bytes
+from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
 from stage2.cache.samples import PREFIX, Samples
 from stage2.from_config import origin, photographs, restoration_run
@@ -64,7 +64,6 @@ def make_cache(cfg: DictConfig) -> Path:
 
 
 def samples(run: RestorationRun, batch: Crops, number: int) -> Samples:
-    """What `run` makes of the batch `number`, on the CPU, LR in 8 bits; HR only where its objective looks at it."""
+    """What `run` makes of the batch `number`, on the CPU; the HR crops only where its objective looks at them."""
     made = run.samples(batch, generator(run.seed, number, 0, DEGRADATION)).to("cpu")
-    made = replace(made, lr=in_bytes(made.lr))
     return replace(made, hr=None) if run.objective.fidelity is None else made

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.data.batch import Crops
-from deedsr.degradation import Recipe, apply
+from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.degradation.operations import quantize, unsharp
 from deedsr.geometry import upsample
 from deedsr.models.deedsr.encoder import DegradationEncoder
@@ -85,7 +85,7 @@ def test_context_comes_from_the_same_photograph_and_holds_what_the_network_sees(
     assert made.lr.shape == (2, 3, 32, 32)
     assert made.hr.shape == (2, 3, 64, 64)
     assert made.z.shape[-1] == made.z_lr.shape[-1] == 64 // tiny_model.factor
-    assert made.lr[0].mean() < 120 / 255 < made.lr[1].mean()
+    assert made.lr[0].float().mean() < 120 < made.lr[1].float().mean()
     for row in range(2):
         top, left = (int(made.hr[row, channel].float().min()) - 150 * row for channel in (0, 1))
         top, left = (round(value / 100 * 128 / 4) * 4 for value in (top, left))
@@ -99,7 +99,7 @@ def test_without_context_nothing_is_drawn_for_a_place(tiny_model: DeeDSR) -> Non
     first, second = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     made = a_run(tiny_model, 64).samples(Crops(hr), first)
     lr = apply(hr.float() / 255, Recipe.named("light").sample(second, 2))
-    assert torch.equal(made.lr, lr)
+    assert torch.equal(made.lr, (255 * lr).round().byte())
     assert torch.equal(made.z_lr, tiny_model.encode(upsample(lr)))
     assert torch.equal(first.get_state(), second.get_state())
 
@@ -112,7 +112,8 @@ def test_the_ground_truth_is_sharpened_before_it_is_degraded(tiny_model: DeeDSR)
     made = run.samples(Crops(hr), torch.Generator().manual_seed(3))
     sharp = unsharp(hr.float() / 255, 0.5)
     assert torch.equal(made.hr, (255 * sharp).round().byte()) and not torch.equal(made.hr, hr)
-    assert torch.equal(made.lr, apply(sharp, Recipe.named("light").sample(torch.Generator().manual_seed(3), 2)))
+    lr = apply(sharp, Recipe.named("light").sample(torch.Generator().manual_seed(3), 2))
+    assert torch.equal(made.lr, (255 * lr).round().byte())
     assert torch.equal(made.z, tiny_model.encode(sharp))
 
 
@@ -123,6 +124,21 @@ def test_a_recipe_that_rounds_nothing_reaches_the_encoder_so(tiny_model: DeeDSR)
     lr = apply(hr.float() / 255, recipe.sample(torch.Generator().manual_seed(3), 2))
     assert torch.equal(made.lr, lr) and torch.equal(made.z_lr, tiny_model.encode(upsample(lr)))
     assert not torch.equal(lr, quantize(lr))
+    assert not Mixture((Recipe.named("light"), recipe)).eight_bits
+
+
+def test_a_cache_of_what_is_not_rounded_is_not_either(
+    composed: Composed, stage2_options: Options, tmp_path: Path, assert_same_runs: Callable
+) -> None:
+    words = ["recipe={name: light, chroma: nearest}", "usm=0.5", "optimizer.schedule=constant", "pictures=null"]
+    cache = tmp_path / "cache"
+    make_cache(composed("cache", stage2_options(tmp_path / "c", *words, f"cache={cache}", "batches=1", "shard=1")))
+    train(composed("stage2", stage2_options(tmp_path / "plain", *words, "steps=1")))
+    cached = stage2_options(tmp_path / "cached", *words, "steps=1", f"cache={cache}", "data.roots=[]")
+    train(composed("stage2", cached))
+    assert_same_runs(tmp_path / "plain", tmp_path / "cached")
+    with pytest.raises(ValueError, match=r"was made with usm=0\.5, not None"):
+        batches(composed("stage2", [word for word in cached if word != "usm=0.5"]))
 
 
 def test_patches_have_one_size_in_training_and_in_use(
@@ -252,7 +268,7 @@ def test_turned_dials_are_told_and_asked_for(
     assert int(turned.sum()) == 5
     changed = (made.hr != hr).flatten(1).any(1)
     assert changed.sum() >= turned.sum() - 2 and not (changed & ~turned).any()  # a turned dial may find nothing to do
-    lr = made.lr
+    lr = made.lr.float() / 255
     told, own = run.told(lr, made.dials), run.model.vector(lr)
     assert torch.equal(told[~turned], own[~turned])
     assert (told != own).any(1)[turned].float().mean() > 0.5

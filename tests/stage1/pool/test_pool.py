@@ -93,6 +93,16 @@ def test_training_from_a_pool_resumes_to_the_bit(tiny: Compose, tmp_path: Path, 
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
 
 
+def test_what_is_not_rounded_is_kept_so(tiny: Compose, tmp_path: Path) -> None:
+    words = [f"pool={tmp_path / 'pairs'}", "pairs=16", "shard=16", "crop=64", "recipe={name: light, chroma: nearest}"]
+    (file,) = make_pool(tiny(tmp_path, *words, config="pool")).glob("*.safetensors")
+    stored = load_file(file)
+    assert stored["first"].dtype == torch.float32 and stored["first"].max() <= 1
+    assert not torch.equal(stored["first"], (255 * stored["first"]).round() / 255)
+    patches = PoolRows([file], "same_image", 4, seed=3).sample(0, 1)
+    assert patches.query.dtype == torch.float32 and patches.degradation.nearest
+
+
 def test_another_recipe_is_refused(tiny: Compose, tmp_path: Path, pool: Path) -> None:
     with pytest.raises(ValueError, match="was made with recipe=varied, not light"):
         train(tiny(tmp_path, f"pool={pool}", "recipe=light"))
