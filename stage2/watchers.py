@@ -67,7 +67,7 @@ def watchers(cfg: DictConfig, data: Batches, trainable: TrainableModel, output: 
     callbacks: list[pl.Callback] = [validation]
     if stopping:
         direction = mode(stopping["monitor"] or "")
-        callbacks.append(Patience(**stopping, mode=direction, check_on_train_epoch_end=False))
+        callbacks.append(Patience(**stopping, mode=direction))
     if monitor:
         origin = origin_of(cfg, data, samples, defaults)
         best = Best(output / "best", monitor, trainable, validation, origin)
@@ -128,7 +128,6 @@ def best_checkpoints(output: Path, monitor: str, top: int) -> BestCheckpoints:
         monitor=monitor,
         mode=mode(monitor),
         save_top_k=top,
-        save_on_train_epoch_end=False,
         enable_version_counter=False,
         auto_insert_metric_name=False,
     )

@@ -14,13 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+try:  # these take half a second
+    import hydra
+    from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import InstantiationException
+    from hydra.experimental.callback import Callback
+    from hydra.types import RunMode
+    from omegaconf import MISSING, DictConfig, OmegaConf
+except KeyboardInterrupt:
+    sys.stderr.write("interrupted\n")
+    sys.exit(130)
 
 CONF = Path(__file__).parents[2] / "conf"
 

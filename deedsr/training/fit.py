@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from deedsr.training.photographs import Batches
 from deedsr.training.progress import Progress
 from deedsr.training.record import LAST, Start, move_aside, say, start, write
 from deedsr.training.run import Run
-from deedsr.training.saving import PATIENCE, TIME, Saving, WholeCheckpoints, exit_status, requeue
+from deedsr.training.saving import PATIENCE, TIME, Saving, WholeCheckpoints, exit_status
 from deedsr.training.watching import watching
 
 REFUSED = {
@@ -92,6 +93,8 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
         ],
         max_steps=steps,
         max_epochs=-1,
+        val_check_interval=1,  # with the next word: callbacks of Lightning follow validation, as no epoch ends
+        check_val_every_n_epoch=None,
         default_root_dir=str(output),
         use_distributed_sampler=False,
         _convert_="all",
@@ -131,11 +134,14 @@ def fit(
             saving.saved = -1  # what is written beside it may be lost
         saving.save(trainer)
     except BaseException as error:
-        tell(trainer, saving, steps, type(error).__name__, result)
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)  # which Lightning makes an exit with 1
+        tell(trainer, saving, steps, "SIGINT" if interrupted else type(error).__name__, result)
+        if interrupted:
+            sys.exit(exit_status(trainer, signal.SIGINT))
         raise
     tell(trainer, saving, steps, saving.why(trainer), result)
     if saving.signal:
-        requeue(trainer, saving.signal)
+        saving.requeue(trainer)
         sys.exit(exit_status(trainer, saving.signal))
     return trainer
 

@@ -50,13 +50,21 @@ class Saving(Checkpoint):
     def __init__(self, file: Path, every: int, saved: int = 0) -> None:
         self.file, self.every, self.saved = file, every, saved
         self.signal, self.heard, self.told = 0, 0, False
+        self.slurm: int | None = None
+        self.requeues = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes Lightning's place at queueing a job of SLURM again: it would write a checkpoint beside `file`."""
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            self.slurm, self.requeues = environment.requeue_signal, environment.auto_requeue
+            environment.auto_requeue = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes Lightning's place at the signals; at the end Lightning puts back what there was before."""
         numbers = {getattr(signal, name) for name in SIGNALS if hasattr(signal, name)}
-        environment = trainer._accelerator_connector.cluster_environment
-        if isinstance(environment, SLURMEnvironment) and environment.requeue_signal is not None:
-            numbers.add(environment.requeue_signal)
+        if self.slurm is not None:
+            numbers.add(self.slurm)
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
                 signal.signal(number, self.hear)
@@ -99,7 +107,11 @@ class Saving(Checkpoint):
         if isinstance(trainer.strategy, ModelParallelStrategy):
             lost = "where no rank has the whole model"
         if lost:
-            log.error("what came after step %d is lost: this happened %s", self.saved, lost)
+            log.error(
+                "what came after step %d is lost: this happened %s; a smaller checkpoint_every=… loses less",
+                self.saved,
+                lost,
+            )
         elif trainer.is_global_zero:
             pl_module.undo()
             checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
@@ -117,6 +129,19 @@ class Saving(Checkpoint):
             return PATIENCE
         return "a callback"
 
+    def requeue(self, trainer: pl.Trainer) -> None:
+        """Puts a job of SLURM into the queue again where the signal that has ended the run asks for that."""
+        if not (self.requeues and self.signal == self.slurm and trainer.is_global_zero):
+            return
+        job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+        try:
+            subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            log.error("job %s is not queued again: %s", job, (getattr(error, "stderr", None) or str(error)).strip())
+        else:
+            log.info("job %s is queued again", job)
+
 
 def agreed(trainer: pl.Trainer, reason: int) -> int:
     """The largest `reason` of all ranks."""
@@ -132,15 +157,3 @@ def exit_status(trainer: pl.Trainer, number: int) -> int:
     """
     started = isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)
     return 0 if started and not trainer.is_global_zero else 128 + number
-
-
-def requeue(trainer: pl.Trainer, number: int) -> None:
-    """Puts a job of SLURM into the queue again where the signal `number` asks for that, as Lightning does."""
-    environment = trainer._accelerator_connector.cluster_environment
-    if not (isinstance(environment, SLURMEnvironment) and environment.auto_requeue and trainer.is_global_zero):
-        return
-    if number == environment.requeue_signal:
-        job, array = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_ARRAY_JOB_ID")
-        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-        done = subprocess.run(["scontrol", "requeue", job], check=False)
-        log.info("job %s is %s", job, "queued again" if done.returncode == 0 else "not queued again: scontrol failed")

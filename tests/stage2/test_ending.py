@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -81,11 +82,47 @@ def test_an_error_keeps_the_last_whole_step(
     assert_same_runs(whole, tmp_path)
 
 
-def test_a_second_interrupt_ends_at_once(config: Callable, signal_at: Callable, tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_at_once(
+    config: Callable, signal_at: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with signal_at(5, SIZE, signal.SIGINT), signal_at(6, SIZE, signal.SIGINT), pytest.raises(SystemExit) as ended:
         train(config(tmp_path))
-    assert ended.value.code == 1
+    assert ended.value.code == 128 + signal.SIGINT
     assert taken(tmp_path) == 2
+    assert caplog.messages[-1].startswith("SIGINT: 2 of 6 steps are in ")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_slurms_signal_queues_the_job_again(
+    works: bool,
+    whole: Path,
+    config: Callable,
+    signal_at: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assert_same_runs: Callable,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What `scontrol` is asked for; that the checkpoint is ours alone, and the job goes on from it."""
+    asked, scontrol = tmp_path / "asked", tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f"#!/bin/sh\necho $@ >> {asked}\n" if works else "#!/bin/sh\necho down >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    job = {"JOB_ID": 7, "ARRAY_JOB_ID": 12, "ARRAY_TASK_ID": 3, "JOB_NAME": "train", "NTASKS": 1, "NTASKS_PER_NODE": 1}
+    for name, value in {**job, "NNODES": 1, "NODEID": 0, "PROCID": 0, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    output = tmp_path / "run"
+    with caplog.at_level(logging.INFO), signal_at(5, SIZE, signal.SIGUSR1), pytest.raises(SystemExit) as ended:
+        train(config(output))
+    assert ended.value.code == 128 + signal.SIGUSR1
+    assert caplog.messages[-1] == f"job 12_3 is {'queued again' if works else 'not queued again: down'}"
+    assert [path.name for path in output.glob("*.ckpt")] == [LAST] and taken(output) == 3
+    if works:
+        assert asked.read_text() == "requeue 12_3\n"
+        train(config(output))
+        assert_same_runs(whole, output)
 
 
 def test_a_time_limit_keeps_what_was_taken(

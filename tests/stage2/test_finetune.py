@@ -166,6 +166,15 @@ def test_a_run_that_brings_nothing_keeps_the_start_as_it_was(
     assert [row.step for row in rows(tmp_path)] == [0, 2, 4, 6]
 
 
+def test_callbacks_of_lightning_follow_validation(config: Config, tmp_path: Path) -> None:
+    early = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/psnr, mode: max, patience: 2}"
+    kept = f"{{_target_: pytorch_lightning.callbacks.ModelCheckpoint, monitor: val/psnr, dirpath: {tmp_path / 'kept'}}}"
+    words = ["early_stopping=none", f"+trainer.callbacks=[{early},{kept}]"]
+    train(config(tmp_path / "run", "optimizer.lr=0.03", "steps=8", *words))
+    assert [row.step for row in rows(tmp_path / "run")] == [0, 2, 4]
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+
+
 def test_rows_of_one_table_are_measured_alike(config: Config, pairs: Path, tmp_path: Path) -> None:
     words = ["optimizer.lr=0", "early_stopping.patience=9"]
     train(config(tmp_path, *words, "steps=2"))

@@ -8,6 +8,7 @@ import io
 import json
 import sqlite3
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def records(file: Path) -> Iterator[bytes]:
             place += 32768 - place % 32768
             continue
         length, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + length > len(data):  # it is still being written
+            return
         whole += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -108,7 +111,11 @@ def test_wandb(logged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> 
     folder = logged("wandb")
     wandb.finish()
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    found = [Record.FromString(data) for data in records(file)]
+    deadline, found = time.monotonic() + 60, []
+    while not any(record.HasField("exit") for record in found):  # written by a process of its own
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        found = [Record.FromString(data) for data in records(file)]
     kept = {item.key or "/".join(item.nested_key) for record in found for item in record.history.item}
     assert {*NUMBERS, "pictures/restored/count", "pictures/degraded/count"} <= kept
     words = {

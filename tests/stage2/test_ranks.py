@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,8 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.data.batch import Crops
+from deedsr.data.photos import PhotoCrops
 from deedsr.models import load_model
 from deedsr.models.system import ADAPTER
 from stage2.best import best_of
@@ -98,6 +101,31 @@ def test_a_signal_to_one_rank_ends_both_after_the_step(
     assert weights.load_checkpoint(parts / "last.ckpt")["global_step"] == 1
     run_two(strategy, "signalled", more)
     assert_same_runs(whole[strategy], parts)
+
+
+def test_an_error_with_a_sharded_model_says_what_is_lost(
+    run_two: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another rank may be anywhere, so that none has the whole model; what was saved before is kept."""
+    whole = PhotoCrops.sample
+
+    def cut(self: PhotoCrops, at: int, sample: int) -> Crops:
+        if at == 5:  # the second step is taken
+            raise OSError("the disk is gone")
+        return whole(self, at, sample)
+
+    run_two("fsdp", "cut", ["steps=1"])
+    monkeypatch.setattr(PhotoCrops, "sample", cut)
+    told = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    logging.getLogger("deedsr").addHandler(told)
+    try:
+        parts = run_two("fsdp", "cut", ["steps=3"], codes=(1, 1))
+    finally:
+        logging.getLogger("deedsr").removeHandler(told)
+    assert weights.load_checkpoint(parts / "last.ckpt")["global_step"] == 1
+    assert "what came after step 1 is lost: this happened where no rank has the whole model" in (
+        tmp_path / "log"
+    ).read_text(encoding="utf-8")
 
 
 def test_both_strategies_come_to_the_same_weights(whole: dict[str, Path]) -> None:
