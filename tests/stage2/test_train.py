@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
 from stage2.from_config import restoration_run, train
+from tests.processes import ROOT
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -51,6 +53,20 @@ def test_ten_and_ten_steps_equal_twenty(
     assert weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 12  # the 13th's crops were being read
     train(cfg)
     assert_same_runs(whole, tmp_path)
+
+
+def test_without_weights_of_lpips_the_readmes_words_train(
+    composed: Composed, stage2_options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the error of a run without them says the same words."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    options = stage2_options(tmp_path / "run", "steps=1", "objective.fidelity.perceptual=1")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    words = re.search(r"Without LPIPS weights[^`]*`([^`]+)`", text)[1]
+    with pytest.raises(ValueError, match=f"LPIPS needs .*or train without it: {words} in stage 2"):
+        train(composed("stage2", options))
+    train(composed("stage2", [*options, *words.split()]))
+    assert (tmp_path / "run" / "model" / ADAPTER).is_file()
 
 
 def test_accumulated_steps_are_resumed_to_the_bit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import resource
 import signal
@@ -15,18 +16,24 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
 from deedsr.training.command import CONF
 from tests.processes import ROOT, ended, finished, started
 
+WORK = r'^    main\("([\w.]+):(\w+)", "([\w/]+)"(, trains=True)?'
 SHELLS = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__"): found
     for stage in ("stage1", "stage2")
     for path in sorted((ROOT / stage).rglob("*.py"))
-    if (found := re.search(r'^    main\("([\w.]+):(\w+)", ', path.read_text(encoding="utf-8"), re.MULTILINE))
+    if (
+        found := re.search(
+            r'^    main\("([\w.]+):(\w+)", "([\w/]+)"(, trains=True)?', path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
 }
-"""Of each command's module: the module and the name of its work."""
+"""Of each command's module: the module and the name of its work, its configuration, and whether it trains."""
 
 
 def answered(*words: str) -> tuple[subprocess.CompletedProcess, float]:
@@ -71,6 +78,30 @@ def test_a_typo_and_a_missing_value_answer_at_once(stage: str, tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr == "error: data.roots is missing: add data.roots=… to the command\n"
     assert seconds < 2
+
+
+@pytest.mark.parametrize("module", SHELLS)
+def test_nothing_but_results_is_left_where_a_command_is_called(module: str) -> None:
+    """A run has a log, in a folder of its own."""
+    file = CONF / SHELLS[module][3]
+    with initialize_config_dir(str(file.parent), version_base="1.3"):
+        hydra = compose(file.name, return_hydra_config=True).hydra
+    logs = "file" in (hydra.job_logging.get("handlers") or {})
+    here = OmegaConf.to_container(hydra.run, resolve=False)["dir"] == "."
+    assert not (logs and here) and hydra.output_subdir is None
+    assert logs or not SHELLS[module][4]
+
+
+def test_texts_are_all_that_captions_leaves(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "one.png")
+    words = ["stage2.texts.captions", "data.roots=[photos]", "captions=texts", "captioner=words"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = finished([sys.executable, "-m", *words], cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert left == ["photos", "photos/one.png", "texts", "texts/one.txt"]
+    assert "texts: 1 texts, 1 of them new" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -146,6 +177,14 @@ def test_an_interrupt_before_the_first_step_ends_in_one_line(tmp_path: Path) -> 
         process.send_signal(signal.SIGINT)
         assert ended(process)[1] == "interrupted\n"
     assert process.returncode == 130
+
+
+def test_an_interrupt_while_hydra_is_imported_ends_in_one_line() -> None:
+    code = "import runpy, sys\nclass Now:\n    def find_spec(self, name, *_):\n"
+    code += "        if name == 'omegaconf': raise KeyboardInterrupt\n"
+    code += "sys.meta_path.insert(0, Now())\nrunpy.run_module('stage1.train', run_name='__main__')"
+    done = finished([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_missing_gpu_is_said_in_one_line(tmp_path: Path) -> None:
