@@ -1,9 +1,10 @@
-"""Giving a restored image the colours of its input: the networks shift them, the input has them right."""
+"""Colours of a restored image, which are the input's: the networks shift them. And colours for hidden pixels."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deedsr.options import COLOURS, one_of
 
@@ -53,6 +54,21 @@ def _blurred(image: Tensor, gap: int, side: int) -> Tensor:
     result.narrow(side, 0, inner).add_(image.narrow(side, outer, inner), alpha=0.25)
     result.narrow(side, inner, outer).add_(image.narrow(side, length - 1, 1), alpha=0.25)
     return result
+
+
+def filled(image: Tensor, seen: Tensor) -> Tensor:
+    """An image (B, C, H, W) whose pixels outside `seen` (B, 1, H, W), a mask, have the colours of those near them.
+
+    Pull and push: each unseen pixel is drawn from the first halved copy of the image in which something is seen around
+    it. An image of which nothing is seen, or all, comes back as it is.
+    """
+    if bool(seen.all()) or not bool(seen.any()):
+        return image
+    weight = functional.avg_pool2d(seen.to(image.dtype), 2, ceil_mode=True)
+    colours = functional.avg_pool2d(image * seen, 2, ceil_mode=True) / weight.clamp_min(1e-6)
+    coarse = filled(colours, weight > 0)
+    around = functional.interpolate(coarse, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(seen, image, around)
 
 
 def adain(image: Tensor, reference: Tensor) -> Tensor:

@@ -69,10 +69,12 @@ def match(folders: Mapping[str, Mapping[str, P]]) -> dict[str, dict[str, P]]:
 def read_rgb(path: Path) -> Tensor:
     """An RGB picture as float32 (1, 3, H, W) in [0, 1].
 
-    Raises ValueError that names a file which can't be read, is grey, or has an alpha channel: a metric on a silently
-    converted picture is not the published one.
+    Raises ValueError that names a file which can't be read as it is, is grey, or has an alpha channel: a metric on a
+    silently converted picture is not the published one.
     """
     picture = read(path)
+    if picture.notes:
+        raise ValueError(f"{path}: {picture.notes[0]}: metrics need the picture as it is; convert it first")
     if picture.grey or picture.alpha is not None:
         kind = "is a grey picture" if picture.grey else "has an alpha channel"
         raise ValueError(f"{path}: {kind}, metrics need plain RGB; convert it first")
