@@ -144,7 +144,7 @@ class Diagnoser:
         Raises ValueError for one that can't be read or is smaller than 8 pixels.
         """
         picture = image if isinstance(image, Picture) else read(image)
-        tiles = self.tiles(picture.rgb)
+        tiles = self.tiles(picture.visible)
         vectors = torch.cat([self.encoder(part.to(self.device)) for part in tiles.split(BATCH)])
         mean, std, levels = (column.double().cpu() for column in self.head(vectors))
         precision = std**-2  # (N, 3)

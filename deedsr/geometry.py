@@ -33,24 +33,26 @@ def dimensions(image: Tensor) -> str:
     return f"{image.shape[-1]}×{image.shape[-2]}"
 
 
-def pad_to(image: Tensor, requirement: SizeRequirement) -> Tensor:
-    """Mirror an image (B, C, H, W) at its right and bottom edges until it meets the requirement.
+def pad_to(image: Tensor, requirement: SizeRequirement, margin: int = 0) -> Tensor:
+    """Mirror an image (B, C, H, W) at its edges until it meets the requirement.
 
-    An image that meets it is returned as it is. Padding wider than the image mirrors again and again.
+    margin: how many pixels are added at the top and the left, and at least at the bottom and the right, where what
+    the requirement asks for comes on top. An image that meets it is returned as it is without a margin. Padding wider
+    than the image mirrors again and again.
     """
     height, width = image.shape[-2:]
-    target = requirement.fit(height, width)
+    target = requirement.fit(height + 2 * margin, width + 2 * margin)
     if target == (height, width):
         return image
-    rows = _mirrored(height, target[0], image.device)
-    columns = _mirrored(width, target[1], image.device)
+    rows = _mirrored(height, target[0], margin, image.device)
+    columns = _mirrored(width, target[1], margin, image.device)
     return image.index_select(-2, rows).index_select(-1, columns)
 
 
-def _mirrored(length: int, target: int, device: torch.device) -> Tensor:
-    """Indices 0, 1, …, n-1, n-2, …, 1, 0, 1, … (the edge pixel is not repeated)."""
+def _mirrored(length: int, target: int, margin: int, device: torch.device) -> Tensor:
+    """Indices …, 1, 0, 1, …, n-1, n-2, …, 1, 0, 1, …, the edge pixel not repeated; 0 comes after `margin` others."""
     period = max(2 * length - 2, 1)
-    index = torch.arange(target, device=device) % period
+    index = torch.arange(-margin, target - margin, device=device) % period
     return torch.minimum(index, period - index) if length > 1 else torch.zeros_like(index)
 
 

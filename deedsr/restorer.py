@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from deedsr.models import load_model
 from deedsr.models.contract import Condition, RestorationModel
 from deedsr.nested import join
 from deedsr.options import DTYPES, Options, one_of
-from deedsr.pictures.formats import pictures
-from deedsr.pictures.picture import Picture, from_pil, read
+from deedsr.pictures.found import pictures
+from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.tiling import Window, merge, windows
 
 LEAST_SIDE = 8  # of an input
 TILE = 512  # side of a tile in HR pixels where the user does not say
 OVERLAP = 64  # least of neighbouring tiles in HR pixels, but no more than a fifth of their side
-UNTILED = 1024 * 1024  # HR pixels that are restored in one piece
+MARGIN = 32  # HR pixels of mirrored context on all sides, without which a network falls off at the borders
+UNTILED = (1024 + 2 * MARGIN) ** 2  # HR pixels, context included, that are restored in one piece
 BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 
 Progress = Callable[[float], None]
@@ -63,7 +65,12 @@ class Restorer:
 
     @classmethod
     def from_pretrained(
-        cls, name: str = "built-in", options: Options | None = None, device: str = "auto", dtype: str = "float32"
+        cls,
+        name: str = "built-in",
+        options: Options | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+        compile: bool = False,
     ) -> Restorer:
         """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
@@ -71,12 +78,13 @@ class Restorer:
         ``float16``. Raises ValueError for a name, a device or a dtype that can't be had.
         """
         kind = getattr(torch, one_of("dtype", dtype, DTYPES))
-        return cls(load_model(name, pick_device(device), kind), options)
+        return cls(load_model(name, pick_device(device), kind), options, compile)
 
     def __call__(self, image: Picture | Image.Image | str | Path, progress: Progress | None = None) -> Picture:
-        """Restore a picture, a Pillow image or a file; the result keeps depth, alpha, grey, ICC profile and EXIF.
+        """Restore a picture, a Pillow image or a file; the result keeps all else that the file says of it.
 
-        The output's sides are the input's times ``outscale``, rounded to the nearest. progress: called with the
+        What lies under wholly transparent pixels has no say, and a picture without colour gets none. The output's sides
+        are the input's times ``outscale``, rounded to the nearest, or as `Options` say. progress: called with the
         fraction done. Raises ValueError for an input smaller than 8 pixels a side and where a network gives NaN.
         """
         if isinstance(image, (str, Path)):
@@ -84,9 +92,12 @@ class Restorer:
         elif isinstance(image, Image.Image):
             image = from_pil(image)
         size = self.options.output_size(*image.size)
-        rgb = self.restore(image.rgb, progress)
+        rgb = self.restore(image.visible, progress)
+        if image.colourless:
+            rgb = luma(rgb).expand_as(rgb).contiguous()
         alpha = None if image.alpha is None else resize(image.alpha, size)
-        return Picture(rgb, alpha, image.bits, image.grey, image.icc, image.exif, image.format)
+        density = image.density and image.density.times(size[1] / image.size[1], size[0] / image.size[0])
+        return replace(image, rgb=rgb, alpha=alpha, density=density)
 
     @torch.inference_mode()
     def restore(self, lr: Tensor, progress: Progress | None = None, on_step: OnStep | None = None) -> Tensor:
@@ -131,7 +142,7 @@ class Restorer:
         """The mean of the vectors (1, D) of pictures, files and folders of them; errors as `read`."""
         vectors = []
         for file in pictures(places):
-            rgb = read(file).rgb
+            rgb = read(file).visible
             try:
                 check_size(rgb)
             except ValueError as error:
@@ -144,7 +155,7 @@ class Restorer:
     ) -> Tensor:
         """LR (1, 3, H, W) → (1, 3, 4H, 4W) through encoder, sampler and decoder, tile by tile where it is large."""
         factor, settings, process = self.model.factor, self.settings, self.model.process
-        padded = pad_to(upsample(lr, SCALE), self.model.size)
+        padded = pad_to(upsample(lr, SCALE), self.model.size, MARGIN)
         height, width = padded.shape[-2] // factor, padded.shape[-1] // factor
         tiles = self.tiles(height, width)
         counter.total = settings.ensemble * len(tiles) * (settings.asked + 2)
@@ -162,7 +173,7 @@ class Restorer:
         noise = torch.randn(z_lr.shape, generator=generator).to(self.device)
         latent = sample(denoise, process, z_lr, settings, noise, generator, on_step)
         decoded = blended(lambda group: self.model.decode(self._cut(latent, group)), factor)
-        return decoded[..., : SCALE * lr.shape[-2], : SCALE * lr.shape[-1]]
+        return decoded[Window(MARGIN, MARGIN, SCALE * lr.shape[-2], SCALE * lr.shape[-1]).slices]
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
         """The network's prediction (N, C, h, w) for windows of x_t (1, C, H, W) at time t (1,)."""
@@ -187,17 +198,21 @@ class Restorer:
             yield from zip(group, output.split(1), strict=True)
             counter.add(len(group))
 
+    @property
+    def tile(self) -> int | None:
+        """Side of a tile as the user or else the model says; 0: never, None: where a picture is large."""
+        return self.settings.tile if self.options.tile is None else self.options.tile
+
     def tiles(self, height: int, width: int) -> list[Window]:
         """Windows over a latent (height, width); a single one where nothing needs tiling."""
-        factor, tile = self.model.factor, self.options.tile
-        if tile is None:
-            tile = self.settings.tile
+        factor, tile = self.model.factor, self.tile
         if tile is None:
             tile = TILE if height * width * factor**2 > UNTILED else 0
         limit = self.model.limit
         if limit is not None and (tile > limit or (tile == 0 and factor * max(height, width) > limit)):
             tile = limit
-        if tile == 0:
+        largest = factor * max(height, width)
+        if tile == 0 or largest <= min(tile + 2 * MARGIN, limit or largest):  # its context alone splits no picture
             return [Window(0, 0, height, width)]
         side = self.model.size.fit(tile, tile)[0] // factor
         overlap = min(OVERLAP // factor, side // 5)

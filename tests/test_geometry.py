@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from deedsr.geometry import SizeRequirement, pad_to, resize, upsample
-from deedsr.pictures import picture as images
-from deedsr.pictures import rasters
+from deedsr.pictures import decoding, rasters
 from deedsr.pictures.picture import Picture, read, write
 
 
@@ -40,6 +39,17 @@ def test_pad_meets_the_requirement_and_keeps_the_image(height, width):
 def test_a_side_that_is_a_multiple_already_is_not_padded():
     image = torch.rand(1, 3, 64, 192)
     assert pad_to(image, SizeRequirement(64, 64)) is image
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 130), (1, 7), (9, 64)])
+def test_a_margin_mirrors_on_all_sides(height, width):
+    image = torch.rand(1, 3, height, width)
+    padded = pad_to(image, SizeRequirement(16, 16), margin=8)
+    assert tuple(padded.shape[-2:]) == (-(-(height + 16) // 16) * 16, -(-(width + 16) // 16) * 16)
+    assert torch.equal(padded[..., 8 : 8 + height, 8 : 8 + width], image)
+    if min(height, width) > 8:
+        turned = torch.nn.functional.pad(image, (8, 8, 8, 8), mode="reflect")
+        assert torch.equal(padded[..., : height + 16, : width + 16], turned)
 
 
 def test_upsample_is_torch_bicubic_clamped():
@@ -108,7 +118,7 @@ def test_truncated_files_of_every_format(tmp_path, suffix):
 
 
 def test_too_many_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 63 * 64)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 63 * 64)
     (tmp_path / "a.png").write_bytes(png_bytes())
     with pytest.raises(ValueError, match="crop it"):
         read(tmp_path / "a.png")
@@ -116,9 +126,13 @@ def test_too_many_pixels(tmp_path, monkeypatch):
 
 def test_a_file_of_several_pictures(tmp_path):
     frames = [Image.new("RGB", (16, 16), (value, 0, 0)) for value in (0, 100)]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
-    with pytest.raises(ValueError, match="holds 2 pictures"):
-        read(tmp_path / "a.webp")
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    first = read(tmp_path / "a.webp")
+    assert first.notes == ("holds 2 pictures, the first was taken; `frames` takes all",)
+    assert first.rgb[0, 0].max() == 0
+    second = read(tmp_path / "a.webp", frame=1)
+    assert second.notes == ()
+    assert (second.rgb[0, 0] * 255).unique().tolist() == [100]
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
