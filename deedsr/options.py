@@ -65,7 +65,8 @@ class Options:
     sees it is told of, 0 to 2: 0 none, 1 as measured, 2 twice as much. degradation_guidance: scale of the guidance by
     the degradation, 1 is off, of models with a null vector. degradation_of: pictures, or folders of them, that came
     about as the input did, from the same scanner, phone or tape: the mean of what they tell of the degradation takes
-    the place of what the input tells.
+    the place of what the input tells. width, height: of the output in pixels, in place of outscale; both together are
+    what it has to fit into. megapixels: of the output, likewise.
     """
 
     outscale: float = 4.0
@@ -86,10 +87,19 @@ class Options:
     degradation_of: Places | None = None
     spacing: str | None = None
     overlap: int | None = None
+    width: int | None = None
+    height: int | None = None
+    megapixels: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
             raise ValueError(f"outscale is {self.outscale:g}; choose a factor from {SCALES[0]:g} to {SCALES[1]:g}")
+        for name in ("width", "height", "megapixels"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value:g}; choose a number above 0")
+        if self.megapixels is not None and (self.width, self.height) != (None, None):
+            raise ValueError("megapixels and a width or height contradict each other; leave one out")
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ValueError(f"steps is {self.steps}; choose a number from 1 to 1000")
         if self.sampler is not None:
@@ -129,8 +139,29 @@ class Options:
         return [Path(place) for place in ([places] if isinstance(places, (str, Path)) else places)]
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Output (height, width) of an input: each side times outscale, rounded to the nearest pixel, half up."""
-        return math.floor(height * self.outscale + 0.5), math.floor(width * self.outscale + 0.5)
+        """Output (height, width) of an input: each side times one factor, rounded to the nearest pixel, half up.
+
+        Raises ValueError where that is more than the largest outscale; less than 1 makes the picture smaller.
+        """
+        scale = self.outscale
+        if self.megapixels is not None:
+            scale = math.sqrt(self.megapixels * 1e6 / (height * width))
+        elif self.width is not None or self.height is not None:
+            scale = min((self.width or math.inf) / width, (self.height or math.inf) / height)
+        if scale > SCALES[1]:
+            raise ValueError(
+                f"{width}x{height} pixels would become {scale:.1f} times larger; at most {SCALES[1]:g} can be"
+            )
+        return max(math.floor(height * scale + 0.5), 1), max(math.floor(width * scale + 0.5), 1)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) from ``WIDTHxHEIGHT``. Raises ValueError for anything else."""
+    width, _, height = text.lower().replace("×", "x").partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise ValueError(f"size {text!r} is not WIDTHxHEIGHT; give both in pixels, for instance 3840x2160") from None
 
 
 def parse_guidance(text: str) -> tuple[float, int]:

@@ -22,13 +22,24 @@ EXTRAS = (
     "transformers",
     "matplotlib",
     "webdataset",
+    "pillow_heif",
+    "pillow_jxl",
+    "rawpy",
     "peft",  # an extra of diffusers, which imports it where it is: and it imports transformers
 )
 
 
 FLOORS = (
     {"deedsr.training", "deedsr.cli", "stage1", "stage2"},
-    {"deedsr.restorer", "deedsr.pipeline", "deedsr.jobs", "deedsr.metrics", "deedsr.convert", "deedsr.diagnosis"},
+    {
+        "deedsr.restorer",
+        "deedsr.pipeline",
+        "deedsr.jobs",
+        "deedsr.batch",
+        "deedsr.metrics",
+        "deedsr.convert",
+        "deedsr.diagnosis",
+    },
     {"deedsr.models", "deedsr.data"},
     {"deedsr.diffusion", "deedsr.degradation", "deedsr.pictures", "deedsr.geometry", "deedsr.tiling"}
     | {"deedsr.weights", "deedsr.files", "deedsr.randomness", "deedsr.options", "deedsr.ema", "deedsr.colour"}

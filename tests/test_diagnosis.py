@@ -93,7 +93,7 @@ def test_sixteen_bits_say_what_eight_do(capsys, folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.png", "no such file; check the name"),
+        ("none.png", "no such file or folder; check the name"),
         ("empty.png", "the file is empty"),
         ("text.png", "convert it to PNG or JPEG"),
         ("dot.png", "at least 8"),

@@ -1,4 +1,4 @@
-"""Which input becomes which output. Nothing here opens a picture."""
+"""Which input becomes which output, and which can't become one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deedsr import jobs
-from deedsr.options import Options, parse_guidance
+from deedsr import batch, jobs
+from deedsr.files import explain
+from deedsr.options import Options, parse_guidance, parse_size
 
 
 @pytest.fixture
@@ -73,14 +74,11 @@ def test_a_file_name_as_output(make):
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (["a.png", "b/a.png"], {}, "a.png and b/a.png would both become out/a.png"),
-        (["a.png", "a.jpg"], {"ext": "png"}, "both become out/a.png"),
-        (["a.png"], {"output": "."}, "over the input a.png; give `suffix` or another `output`"),
-        (["a.png", "a.jpg"], {"output": ".", "ext": "jpg"}, "over the input|both become"),
-        (["a.png", "a_x4.png"], {"output": ".", "suffix": "_x4"}, "over the input a_x4.png"),
-        (["."], {"output": "."}, "over the input"),
-        (["a.png", "b/a.png"], {"output": "x.png"}, "names one picture"),
-        (["b"], {"output": "x.png"}, "names one picture"),
+        (["a.png", "b/a.png"], {"output": "x.png"}, "takes one picture"),
+        (["b"], {"output": "x.png"}, "takes one picture"),
+        (["a.png", "a.jpg"], {"output": "-"}, "takes one picture"),
+        (["-", "a.jpg"], {}, "takes one picture"),
+        (["-"], {}, "has no name; give `output` a picture's name, or -"),
         (["a.png"], {"output": "x.gif"}, r"can't write \.gif files"),
         (["a.png"], {"ext": "gif"}, "can't write 'gif' files"),
         (["a.png"], {"output": "x.png", "ext": "jpg"}, "contradict"),
@@ -93,26 +91,142 @@ def test_what_makes_no_sense_is_refused_before_any_work(make, inputs, options, m
         pairs(*inputs, **options)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "options", "done", "message"),
+    [
+        (["a.png", "b/a.png"], {}, ["out/a.png"], "b/a.png: would become out/a.png, as a.png does; rename one"),
+        (["a.png", "a.jpg"], {"ext": "png"}, ["out/a.png"], "a.jpg: would become out/a.png, as a.png does; rename one"),
+        (["a.png"], {"output": "."}, [], "a.png: would be written over the input a.png; give `suffix` or another"),
+        (
+            ["a.png", "a.jpg", "c.png"],
+            {"output": ".", "ext": "jpg"},
+            ["c.jpg"],
+            "a.png: would be written over the input a.jpg; give `suffix`",
+        ),
+        (
+            ["a.png", "a_x4.png"],
+            {"output": ".", "suffix": "_x4"},
+            ["a_x4_x4.png"],
+            "a.png: would be written over the input a_x4.png",
+        ),
+        (["b"], {"output": "b"}, [], "b: no pictures in this folder"),
+        (["b", "c.png"], {"output": "b/../b"}, ["b/../b/c.png"], "b: no pictures in this folder"),
+    ],
+)
+def test_names_that_collide_fail_alone(make, inputs, options, done, message):
+    make("a.png", "a.jpg", "a_x4.png", "b/a.png", "c.png")
+    if inputs[0] == "b":
+        Path("b/a.png").unlink()
+    output = Path(options.pop("output", "out"))
+    plan = jobs.make_plan([Path(name) for name in inputs], output, **options)
+    assert [os.path.normpath(job.target) for job in plan.jobs] == [os.path.normpath(name) for name in done]
+    assert any(outcome.error.startswith(message) for outcome in plan.failed)
+
+
 def test_inputs_that_cannot_be_planned_are_reported_and_the_rest_goes_on(make):
     make("a.png", "empty/notes.txt", "b.gif", "c")
     plan = jobs.make_plan([Path(name) for name in ("none.png", "a.png", "empty", "b.gif", "c")], Path("out"))
     assert [str(job.target) for job in plan.jobs] == ["out/a.png"]
+    assert plan.others == 1
     messages = [outcome.error for outcome in plan.failed]
     assert messages == [
         "none.png: no such file or folder; check the name",
-        "empty: no pictures in this folder (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp)",
+        "empty: no pictures in this folder",
         "b.gif: can't write .gif; use `ext='png'`",
         "c: can't write files without extension; use `ext='png'`",
     ]
     assert pairs("b.gif", "c", ext="png") == [("b.gif", "out/b.png"), ("c", "out/c.png")]
 
 
+def failed(*inputs: str, **options: object) -> tuple[list[str], list[str]]:
+    """The outputs of a plan, and why others are none."""
+    plan = jobs.make_plan([Path(name) for name in inputs], Path("out"), **options)
+    return [str(job.target) for job in plan.jobs], [outcome.error for outcome in plan.failed]
+
+
+def test_nothing_in_a_folder_is_passed_over_in_silence(make):
+    make("in/a.png", "in/b.svg", "in/c.gif", "in/d.txt", "in/e", "in/sub/f.jfif", "in/sub/g.exr")
+    done, faults = failed("in")
+    assert done == ["out/a.png", "out/sub/f.jfif"]
+    assert faults == [
+        "in/b.svg: can't read .svg files; convert it to PNG first",
+        "in/c.gif: can't write .gif; use `ext='png'`",
+        "in/sub/g.exr: can't read .exr files; convert it to PNG first",
+    ]
+    assert jobs.make_plan([Path("in")], Path("out")).others == 2
+    assert failed("in", recursive=False)[0] == ["out/a.png"]
+
+
+def test_what_needs_more_than_is_installed_says_so(make, monkeypatch):
+    monkeypatch.setattr("deedsr.pictures.formats.find_spec", lambda name: None)
+    make("in/a.heic", "in/b.jxl", "in/c.avif")
+    assert failed("in") == (
+        ["out/c.avif"],
+        [
+            "in/a.heic: .heic files need more: pip install 'deedsr[formats]'; or use `ext='png'`",
+            "in/b.jxl: .jxl files need more: pip install 'deedsr[formats]'; or use `ext='png'`",
+        ],
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs links and pipes")
+def test_links_and_pipes(make):
+    make("in/a.png", "in/d.png", "store", "else/b.png")
+    os.symlink("loop.png", "in/loop.png")
+    os.symlink("nowhere", "in/gone.png")
+    os.symlink("../store", "in/one.png")
+    os.symlink("../store", "in/two.png")
+    os.symlink("../else", "in/linked")
+    os.symlink("..", "in/up")
+    os.mkfifo("in/pipe.png")
+    os.symlink("a.png", "in/a2.png")
+    done, faults = failed("in")
+    assert done == [f"out/{name}.png" for name in ("a", "a2", "d", "one", "two", "linked/b")]
+    assert faults == [
+        "in/gone.png: a link to what is not there; remove it",
+        "in/loop.png: a link that leads back to itself; remove it",
+        "in/pipe.png: is a pipe, a socket or a device; leave it out",
+    ]
+    assert failed("in/loop.png", "in/a.png")[0] == ["out/a.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user, as root only may")
+def test_what_is_locked_is_named_and_the_rest_goes_on(make):
+    make("in/a.png", "in/locked/b.png")
+    os.chmod("in/locked", 0)
+    os.chmod(".", 0o755)
+    os.seteuid(65534)
+    try:
+        assert failed("in") == (["out/a.png"], ["in/locked: no permission; let it be read, or leave it out"])
+        done, faults = failed("in/locked/b.png", "in/a.png")
+        assert done == ["out/a.png"]
+        assert faults == ["in/locked/b.png: no permission; let it be read, or leave it out"]
+    finally:
+        os.seteuid(0)
+        os.chmod("in/locked", 0o755)
+
+
+def test_names_are_told_as_they_are(make):
+    make("in/two  spaces:smile:.svg", "in/" + "写" * 82 + ".png")
+    done, faults = failed("in")
+    assert faults == ["in/two  spaces:smile:.svg: can't read .svg files; convert it to PNG first"]
+    assert done == ["out/" + "写" * 82 + ".png"]
+    assert "longer than 255 bytes" in failed("in", suffix="_larger")[1][-1]
+
+
+def test_standard_input_and_output(make):
+    make("a.png")
+    assert pairs("-", output="b.png") == [("-", "b.png")]
+    assert pairs("a.png", output="-", ext="webp") == [("a.png", "-")]
+    assert pairs("-", output="-") == [("-", "-")]
+
+
 def test_an_output_folder_that_is_a_file(make):
     make("out")
     with pytest.raises(ValueError, match="out: is a file, not a folder"):
-        jobs.prepare(Path("out"))
+        batch.prepare(Path("out"))
     with pytest.raises(ValueError, match="part of this path is a file"):
-        jobs.prepare(Path("out/deeper"))
+        batch.prepare(Path("out/deeper"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the user, as root only may")
@@ -124,14 +238,14 @@ def test_no_permission_to_make_or_write_the_output_folder(make):
     try:
         for folder in ("closed", "closed/new"):
             with pytest.raises(ValueError, match="no permission"):
-                jobs.prepare(Path(folder))
+                batch.prepare(Path(folder))
     finally:
         os.seteuid(0)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_system_errors_are_one_line_with_path_and_way_out(number):
-    line = jobs.explain(OSError(number, os.strerror(number)), Path("x/a.png"))
+    line = explain(OSError(number, os.strerror(number)), Path("x/a.png"))
     assert line.startswith("x/a.png: ")
     assert "; " in line
     assert "Errno" not in line
@@ -146,8 +260,35 @@ def test_output_size_is_rounded_to_nearest_half_up(outscale, size, expected):
 
 
 @pytest.mark.parametrize(
+    ("options", "size", "expected"),
+    [
+        ({"width": 200}, (13, 50), (52, 200)),
+        ({"height": 26}, (13, 50), (26, 100)),
+        ({"width": 200, "height": 26}, (13, 50), (26, 100)),
+        ({"width": 25, "height": 26}, (14, 50), (7, 25)),
+        ({"megapixels": 0.04}, (100, 100), (200, 200)),
+        ({"megapixels": 2}, (1000, 500), (2000, 1000)),
+    ],
+)
+def test_output_size_by_what_it_is_to_be(options, size, expected):
+    assert Options(**options).output_size(*size) == expected
+    with pytest.raises(ValueError, match="times larger; at most 8 can be"):
+        Options(**{name: value * 50 for name, value in options.items()}).output_size(*size)
+
+
+def test_a_size_is_parsed():
+    assert parse_size("3840x2160") == parse_size("3840X2160") == (3840, 2160)
+    for text in ("", "1", "1x", "axb", "1x2x3"):
+        with pytest.raises(ValueError, match="is not WIDTHxHEIGHT"):
+            parse_size(text)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"width": 0}, "width is 0"),
+        ({"megapixels": -1.0}, "megapixels is -1"),
+        ({"megapixels": 2, "width": 10}, "contradict each other"),
         ({"outscale": 0.5}, "from 1 to 8"),
         ({"outscale": float("nan")}, "from 1 to 8"),
         ({"steps": 0}, "steps is 0"),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deedsr.files import explain, one_line
 from deedsr.options import DEVICES, one_of
-from deedsr.pictures.formats import pictures
+from deedsr.pictures.found import find
 
 if TYPE_CHECKING:
     from deedsr.diagnosis import Diagnoser, Diagnosis
@@ -28,12 +29,13 @@ def diagnose_command(
     dials of `deedsr restore` take out as much of them as is said where they are at 1.
     """
     one_of("device", device.partition(":")[0], DEVICES)
-    files = pictures(inputs)
-    single = len(inputs) == 1 and files == inputs
-    diagnoser = _load(model, device) if any(file.is_file() for file in files) else None
+    there = find(inputs)
+    files = [(file, fault) for file, fault in there.faults] + [(one.path, "") for one in there.pictures]
+    single = len(inputs) == 1 and [file for file, _ in files] == inputs
+    diagnoser = _load(model, device) if there.pictures else None
     found: list[dict[str, Any]] = []
-    for file in files:
-        outcome = _attempt(diagnoser, file)
+    for file, fault in files:
+        outcome = fault if diagnoser is None or fault else _attempt(diagnoser, file)
         if isinstance(outcome, str):
             if single:
                 raise ValueError(outcome)
@@ -55,14 +57,12 @@ def _load(model: str, device: str) -> Diagnoser:
     return Diagnoser.from_pretrained(model, device)
 
 
-def _attempt(diagnoser: Diagnoser | None, file: Path) -> Diagnosis | str:
+def _attempt(diagnoser: Diagnoser, file: Path) -> Diagnosis | str:
     """The diagnosis, or one line that names the file, what is wrong with it and the way out."""
-    if diagnoser is None or not file.is_file():
-        return f"{file}: no such file; check the name"
     try:
         return diagnoser(file)
     except OSError as error:
-        return f"{file}: can't be opened ({error.strerror or error}); check its permissions"
+        return explain(error, file, reading=True)
     except ValueError as error:
-        message = " ".join(str(error).split())
+        message = one_line(str(error))
         return message if message.startswith(str(file)) else f"{file}: {message}"

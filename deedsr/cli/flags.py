@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _SHORT = {"output": "-o", "tile": "-t"}
-_QUOTED = re.compile(r"`(output|suffix|ext|dtype|tile|download|with_base|merge|replace_card)(?:='?(\w+)'?)?`|`\.(\w+)`")
+_QUOTED = re.compile(
+    r"`(output|suffix|ext|dtype|tile|frames|overwrite|download|with_base|merge|replace_card)(?:='?(\w+)'?)?`|`\.(\w+)`"
+)
 
 
 def in_flags(message: str) -> str:

@@ -6,8 +6,7 @@ import json
 import logging
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,9 @@ from deedsr.cli.compare import compare_command
 from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.flags import in_flags
-from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance
+from deedsr.cli.reporting import print_summary, run
+from deedsr.files import explain, one_line, show_any_name
+from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -107,74 +108,51 @@ def restore(
     suffix: Annotated[str, typer.Option(help="Put between an output's stem and extension.")] = "",
     ext: Annotated[str | None, typer.Option(help="Extension of outputs [default: the input's].")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore again what is there already.")] = False,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Fit the output into this; no -s.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of the output in pixels, in place of -s.")] = None,
+    height: Annotated[int | None, typer.Option(help="The same.")] = None,
+    megapixels: Annotated[float | None, typer.Option(help="The same, of the whole output.")] = None,
+    quality: Annotated[int | None, typer.Option(help="1 to 100, of lossy formats [default: 95].")] = None,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave metadata out, but for the colour profile.")] = False,
+    keep_times: Annotated[bool, typer.Option("--keep-times", help="Give outputs their inputs' file times.")] = False,
+    frames: Annotated[
+        bool, typer.Option("--frames", help="All pictures of a file with several, not the first.")
+    ] = False,
+    recursive: Annotated[bool, typer.Option(help="Folders in folders, too.")] = True,
+    compile: Annotated[bool, typer.Option("--compile", help="Takes minutes, then is faster at many pictures.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> int:
     """Restore pictures to OUTPUT/STEM+SUFFIX.EXT. Outputs that exist are kept: a broken-off run goes on.
 
     Each side becomes the input's times OUTSCALE, rounded to the nearest pixel. Depth, transparency, colour profile
-    and EXIF data are kept where the format can hold them. Subfolders are restored too.
+    and metadata are kept where the format can hold them. - is standard input, and as OUTPUT standard output.
     """
+    if size is not None:
+        if (width, height) != (None, None):
+            raise ValueError("--size and --width or --height contradict each other; leave one out")
+        width, height = parse_size(size)
     guidance = None if noise_guidance is None else parse_guidance(noise_guidance)
     options = Options(
         outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble,
         denoise, deblur, dejpeg, degradation_guidance, degradation_of, spacing, overlap,
+        width, height, megapixels,
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
-    plan = jobs.make_plan(inputs, output, suffix, ext)
-    outcomes = _run(plan, partial(_load, model, options, device, dtype), overwrite, quiet=as_json)
-    _print_summary(outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
+    saving = jobs.Saving(quality, strip, keep_times)
+    plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
+    quiet = as_json or output == jobs.STDIO
+    outcomes = run(plan, partial(_load, model, options, device, dtype, compile), overwrite, quiet, saving)
+    if as_json or not quiet:
+        print_summary(plan, outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
-def _load(model: str, options: Options, device: str, dtype: str) -> Restorer:
+def _load(model: str, options: Options, device: str, dtype: str, compile: bool) -> Restorer:
     """Imported when it is needed: it takes seconds."""
     from deedsr.restorer import Restorer
 
-    return Restorer.from_pretrained(model, options, device, dtype)
-
-
-def _print_summary(outcomes: list[jobs.Outcome], options: dict[str, object], as_json: bool) -> None:
-    """How many pictures were restored, kept and failed; as JSON each of them, too."""
-    counts = Counter(outcome.status for outcome in outcomes)
-    summary = {status: counts[status] for status in ("restored", "kept", "failed")}
-    if as_json:
-        images = [
-            asdict(one) | {"seconds": round(one.seconds, 3), "error": one.error and in_flags(one.error)}
-            for one in outcomes
-        ]
-        typer.echo(json.dumps({**summary, "options": options, "images": images}, indent=2, default=str))
-    else:
-        typer.echo(", ".join(f"{count} {status}" for status, count in summary.items() if count or status == "restored"))
-
-
-def _run(plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool, quiet: bool) -> list[jobs.Outcome]:
-    """Run a plan with a progress bar on standard error; a line for every output on standard output unless quiet."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=True) as bar:
-        task = bar.add_task("restoring", total=None)
-
-        def report(outcome: jobs.Outcome) -> None:
-            if outcome.error is not None:
-                errors.print(f"deedsr: {in_flags(outcome.error)}")
-            elif not quiet and outcome.status == "restored":
-                typer.echo(f"{outcome.source} -> {outcome.target} ({outcome.seconds:.1f} s)")
-
-        def progress(done: float, total: int) -> None:
-            bar.update(task, completed=done, total=total, description=f"restoring {min(int(done) + 1, total)}/{total}")
-
-        return jobs.restore_all(plan, make_restorer, overwrite, report, progress)
+    return Restorer.from_pretrained(model, options, device, dtype, compile)
 
 
 @app.command()
@@ -230,6 +208,7 @@ def export(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
+    show_any_name()
     logging.disable(logging.WARNING)  # of the libraries beneath
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -252,8 +231,8 @@ def _call(arguments: Sequence[str] | None) -> int:
     except ValueError as error:
         message, code = str(error), 2
     except OSError as error:
-        message, code = jobs.explain(error, Path(error.filename)) if error.filename else str(error), 2
-    typer.echo(f"deedsr: {' '.join(in_flags(message).split())}", err=True)
+        message, code = explain(error, Path(error.filename)) if error.filename else str(error), 2
+    typer.echo(f"deedsr: {one_line(in_flags(message))}", err=True)
     return code
 
 

@@ -26,6 +26,8 @@ except KeyboardInterrupt:
     sys.stderr.write("interrupted\n")
     sys.exit(130)
 
+from deedsr.files import show_any_name
+
 CONF = Path(__file__).parents[2] / "conf"
 
 NOISE = (
@@ -57,6 +59,7 @@ def main(work: str, config: str, trains: bool = False) -> None:
         command(work, cfg)
 
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
+    show_any_name()
     quiet()
     try:
         run()

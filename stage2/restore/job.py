@@ -18,10 +18,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from deedsr.jobs import Job, attempt, make_plan
+from deedsr.batch import attempt
+from deedsr.jobs import Job, make_plan
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
-from deedsr.pictures.formats import pictures
+from deedsr.pictures.found import pictures
 from deedsr.restorer import Restorer
 from deedsr.training.command import plain
 from stage2.restore.ledger import Ledger, file_digest, settings_digest
@@ -69,6 +70,8 @@ class Restoration(pl.LightningModule):
         if outcome.error is None:
             self.ledger.add(job, source, self.global_rank)
             log.info("%s -> %s (%.1f s)", job.source, job.target, outcome.seconds)
+            for note in outcome.notes:
+                log.warning(note)
         else:
             log.error(outcome.error)
         return outcome.status

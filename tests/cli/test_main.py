@@ -147,7 +147,7 @@ def test_the_degradation_of_other_pictures(capsys, tmp_path, tiny_model_folder):
     assert own == plain != others == folder
     code, _, err = restore(capsys, tiny_model_folder, source, "-o", tmp_path / "new", "--degradation-of", "none.png")
     assert code == 2
-    assert err == "deedsr: none.png: no such file; check the name\n"
+    assert err == "deedsr: none.png: no such file or folder; check the name\n"
 
 
 def test_a_run_goes_on_where_it_stopped(capsys, tmp_path, tiny_model_folder):
@@ -221,10 +221,10 @@ def test_a_full_disk(capsys, tmp_path, tiny_model_folder, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     original = images.write
 
-    def write_on_a_full_disk(path: Path, picture: images.Picture) -> None:
+    def write_on_a_full_disk(*arguments: object) -> list[str]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         try:
-            original(path, picture)
+            return original(*arguments)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
