@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from deedsr import files, weights
+from deedsr import __version__, files, weights
 from deedsr.models.card import KEY, RECORD
 from deedsr.options import one_of
 from deedsr.training.command import plain
@@ -136,8 +136,8 @@ def earlier(output: Path, old: dict[str, Any]) -> list[Any]:
 
 def this_start(checkpoint: Path | None, step: int, changes: list[str]) -> dict[str, Any]:
     """When, where, and with which code a run starts, and what is changed after `step`."""
-    names = ("deedsr", "pytorch-lightning", "diffusers")
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    names = ("pytorch-lightning", "diffusers")
+    versions = {"deedsr": __version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     return {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": platform.node(),

@@ -58,6 +58,7 @@ class StudentRun(RestorationRun):
 
     def __init__(self, adversary: dict[str, Any] | None, **run: Any) -> None:
         super().__init__(**run)
+        torch.manual_seed(self.seed)  # the critic's first weights, too, are a function of it
         self.adversary = Adversary(adversary["weight"], adversary["width"], self.model.channels) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
 

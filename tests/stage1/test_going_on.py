@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from deedsr import weights
+from deedsr import __version__, weights
+from deedsr.training import record
 from stage1.from_config import train
 
 Compose = Callable[..., DictConfig]
@@ -43,14 +45,24 @@ def starts(output: Path) -> list:
 
 
 def test_the_record_is_beside_the_checkpoint_and_in_it(two: Path, tiny: Compose, photos: Path) -> None:
-    record = OmegaConf.to_container(OmegaConf.load(two / "run.yaml"))
-    assert record == stored(two)["run"]
-    assert record["configuration"] == OmegaConf.to_container(tiny(two, *WORDS, "steps=2"), resolve=True)
-    assert record["photographs"]["count"] == 4
-    (start,) = record["starts"]
+    kept = OmegaConf.to_container(OmegaConf.load(two / "run.yaml"))
+    assert kept == stored(two)["run"]
+    assert kept["configuration"] == OmegaConf.to_container(tiny(two, *WORDS, "steps=2"), resolve=True)
+    assert kept["photographs"]["count"] == 4
+    (start,) = kept["starts"]
     assert (start["from"], start["step"], start["changes"]) == (None, 0, [])
     assert start["versions"]["torch"] == torch.__version__
     assert {"time", "host", "commit", "clean"} <= start.keys()
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(name: str) -> str:
+        if name == "deedsr":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(record, "version", installed)
+    assert record.this_start(None, 0, [])["versions"]["deedsr"] == __version__
 
 
 @pytest.mark.parametrize("steps", [2, 4])

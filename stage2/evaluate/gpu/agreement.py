@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from deedsr.degradation import Recipe, apply
 from deedsr.degradation.pipeline import NOISE
 from deedsr.geometry import SCALE
+from deedsr.metrics.perceptual import PerceptualLoss
 from deedsr.models import RestorationModel, load_model
 from deedsr.restorer import Restorer
 from stage2.evaluate.gpu.bench import Bench, Row, apart, close, tf32
@@ -64,7 +66,7 @@ def outputs(model: RestorationModel, side: int) -> dict[str, Tensor]:
 
 def degrading(bench: Bench) -> Iterator[Row]:
     """Without noise, whose bits are each device's own, to the level; with noise by how much of it there is."""
-    hr = picture(SCALE * bench.side(256)).repeat(16, 1, 1, 1)
+    hr = picture(SCALE * bench.side(256)).repeat(8, 1, 1, 1)
     for name in ("light", "varied", "broad"):
         drawn = Recipe.named(name).sample(torch.Generator().manual_seed(3), len(hr))
         still, there = drawn.without(*NOISE), hr.to(bench.device)
@@ -92,3 +94,28 @@ def pictures(bench: Bench) -> Iterator[Row]:
             levels = 255 * (found - right).abs()
             yield Row(f"{name}, {kind}", f"{levels.mean():.3f} levels on average, {levels.max():.1f} at most", "1",
                       bool(levels.mean() <= 1))  # fmt: skip
+
+
+def lpips(bench: Bench) -> Iterator[Row]:
+    """LPIPS as a loss, its network of random weights: the value and the gradient."""
+    if importlib.util.find_spec("pyiqa") is None:
+        yield Row("left out", "pyiqa is not installed")
+        return
+    architecture = importlib.import_module("pyiqa.archs.lpips_arch").LPIPS
+    side = bench.side(512) // 4
+    image, reference = picture(SCALE * side), picture(SCALE * side).flip(3)
+    for network in ("alex", "vgg"):
+        torch.manual_seed(0)
+        loss = PerceptualLoss(architecture(pretrained=False, pnet_rand=True, net=network))
+        right, slope = slope_of(loss, image, reference)
+        with tf32(False):
+            found, there = slope_of(loss.to(bench.device), image.to(bench.device), reference.to(bench.device))
+        yield close(f"{network}, value", apart(found, right), MOST["float32"])
+        yield close(f"{network}, gradient", apart(there, slope), 10 * MOST["float32"])
+
+
+def slope_of(loss: PerceptualLoss, image: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient by the image."""
+    image = image.detach().requires_grad_(True)
+    value = loss(image, reference)
+    return value.detach(), torch.autograd.grad(value, image)[0]

@@ -54,7 +54,7 @@ def row(bench: Bench, restorer: Restorer, size: str, side: int, rate: float) -> 
     """One size of picture."""
     lr, steps = picture(side), restorer.settings.steps
     reset_peak(bench.device)
-    seconds = bench.seconds(lambda: restorer.restore(lr))
+    seconds = bench.seconds(lambda: restorer.restore(lr), 3 if side <= 1024 else 1)
     peak, work = peak_memory(bench.device), count(restorer.restore, lr)
     share = 100 * work / seconds / rate
     return Row(f"{TINY[size] if bench.tiny else size}, {side}², bfloat16",

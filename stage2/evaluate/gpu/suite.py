@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 import signal
 import tempfile
 import time
@@ -28,6 +30,7 @@ PARTS: dict[str, Part] = {
     "dit4sr": agreement.dit4sr,
     "degrading": agreement.degrading,
     "built_in": agreement.pictures,
+    "lpips": agreement.lpips,
     "steps": training.steps,
     "rates": speed.rates,
     "deedsr_sd21": training.deedsr_sd21,
@@ -76,6 +79,7 @@ class Table:
 def report(cfg: DictConfig) -> str:
     """The table of all parts, those that ``parts`` names; ``output`` has it too, from the first row on."""
     began = time.monotonic()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS adds up in any order
     device = pick_device(cfg.device)
     if strange := [name for name in cfg.parts or () if name not in PARTS]:
         raise ValueError(f"parts has no {strange[0]!r}; there are: {', '.join(PARTS)}")
@@ -99,16 +103,18 @@ def run(name: str, part: Part, bench: Bench, table: Table) -> None:
         with alarm(left):
             for row in part(bench):
                 table.add(name, row)
-    except TimeUp:
-        table.add(name, Row("broken off", "the time was up"))
     except Exception as error:
+        if time.monotonic() >= bench.until:  # compilers wrap what they meet
+            table.add(name, Row("broken off", "the time was up"))
+            return
         words = " ".join(str(error).split())[:200]
         trail = "".join(traceback.format_tb(error.__traceback__)[-9:])
         table.faults.append(f"{name}\n{trail}{type(error).__name__}: {str(error)[:2000]}")
         table.add(name, Row("stopped", f"{type(error).__name__}: {words}", good=False))
     logging.getLogger(__name__).info("%s: %.1f s", name, time.monotonic() - began)
     table.add(name, Row("seconds", f"{time.monotonic() - began:.1f}"))
-    if bench.device.type == "cuda":
+    gc.collect()  # trainers and their models know each other
+    if bench.cuda:
         torch.cuda.empty_cache()
 
 

@@ -53,6 +53,17 @@ def test_two_and_two_steps_equal_four(
     assert {name.split(".")[0] for name in kept} == {"adversary", "model"}
 
 
+def test_the_critic_begins_as_the_seed_says(config: Callable, tmp_path: Path) -> None:
+    model = load_model("built-in")
+    critics = []
+    for seed in (2, 2, 3):
+        torch.rand(1)  # whatever was drawn before
+        run = distill.student_run(config(tmp_path, [f"seed={seed}"]), model)
+        critics.append(torch.cat([parameter.flatten() for parameter in run.adversary.parameters()]))
+    assert torch.equal(critics[0], critics[1])
+    assert not torch.equal(critics[0], critics[2])
+
+
 def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
     cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01", "trainer.precision=bf16-mixed"])
     run = distill.student_run(cfg, trainable_model(cfg).model)

@@ -48,7 +48,7 @@ def test_an_error_and_the_time_end_one_part_alone(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(suite, "PARTS", {"faulty": faulty, "last": last, "endless": endless, "late": last})
     monkeypatch.setattr(suite, "END", 0)
-    text = configured("minutes=0.03", f"output={file}")
+    text = configured("minutes=0.15", f"output={file}")
     assert file.read_text() == text
     assert "| faulty | first | here |  |  |\n|  | stopped | RuntimeError: CUDA error: an illegal \\| access |" in text
     assert "| last | also | here | there | **no** |" in text
@@ -87,3 +87,11 @@ def test_a_shipped_experiment_is_timed(tiny: Bench) -> None:
     assert rows["loss, gradient"].good
     assert "(batch 2, crop 128)" in rows["speed"].found
     assert set(rows) == {"loss, gradient", "speed", "work", "memory"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("part", [name for name in suite.PARTS if name != "compiled"])
+def test_a_gpu_shows_all_that_it_must(part: str) -> None:
+    text = configured("device=cuda", f"parts=[{part}]")
+    assert "**no**" not in text and "the time was up" not in text, text
