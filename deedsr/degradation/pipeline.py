@@ -11,7 +11,7 @@ from deedsr.degradation import operations
 from deedsr.degradation.jpeg import compress, nearest_tables, quantization_tables
 from deedsr.degradation.kernels import make_kernels
 from deedsr.degradation.operations import MODES
-from deedsr.devices import upload
+from deedsr.devices import tf32, upload
 from deedsr.geometry import SCALE
 
 TOGETHER, GPU = {"cpu": 2**15}, 2**24
@@ -119,7 +119,8 @@ def apply(hr: Tensor, degradation: Degradation, together: int | None = None) -> 
 
     hr: float32 RGB in [0,1], sides multiples of 4. degradation: of length B. Row i equals a batch of one, on a CPU to
     the bit. Noise fields are drawn on the device of `hr` from `degradation.seed`, so their bits are those of that
-    device. together: how many rows are worked on at once; None: as `TOGETHER` says. Nothing waits for a GPU. Raises
+    device; filters are of float32 there, where PyTorch by itself would round to 10 bits. together: how many rows are
+    worked on at once; None: as `TOGETHER` says. Nothing waits for a GPU. Raises
     ValueError if sizes don't fit.
     """
     if hr.ndim != 4 or hr.shape[1] != 3:
@@ -130,7 +131,7 @@ def apply(hr: Tensor, degradation: Degradation, together: int | None = None) -> 
         raise ValueError(f"{len(hr)} images but {len(degradation)} degradations: index the degradation to share rows")
     most = together or max(1, TOGETHER.get(hr.device.type, GPU) // (hr.shape[2] * hr.shape[3]))
     host = degradation.to("cpu")
-    with torch.autocast(hr.device.type, enabled=False):
+    with torch.autocast(hr.device.type, enabled=False), tf32(False):
         parts = enumerate(hr.float().split(most))
         return torch.cat([_degrade(part, host[most * at : most * (at + 1)]) for at, part in parts])
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from deedsr.degradation import Recipe, apply
 from deedsr.degradation.pipeline import NOISE
+from deedsr.devices import tf32
 from deedsr.geometry import SCALE
 from deedsr.metrics.perceptual import PerceptualLoss
 from deedsr.models import RestorationModel, load_model
 from deedsr.restorer import Restorer
-from stage2.evaluate.gpu.bench import Bench, Row, apart, close, tf32
+from stage2.evaluate.gpu.bench import Bench, Row, apart, close
 from stage2.evaluate.timing import picture
 
 MOST = {"float32": 1e-4, "TF32": 1e-2, "bfloat16": 1e-1}

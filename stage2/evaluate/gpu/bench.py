@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,17 +89,6 @@ class Bench:
             self.wait()
             found.append(time.perf_counter() - began)
         return sorted(found)[len(found) // 2]
-
-
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether products and convolutions of float32 may be rounded to 10 bits before."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def apart(found: Tensor, right: Tensor) -> float:

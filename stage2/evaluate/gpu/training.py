@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deedsr.data.batch import Crops
 from deedsr.data.photos import Photo
 from deedsr.data.stream import Stream
-from deedsr.devices import peak_memory
+from deedsr.devices import peak_memory, tf32
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SCALE
 from deedsr.nested import mapped
@@ -28,7 +28,7 @@ from deedsr.training.photographs import Batches
 from deedsr.training.run import Run, in_bytes
 from stage2 import from_config, scaling
 from stage2.distill.student import student_run
-from stage2.evaluate.gpu.bench import Bench, Row, tf32
+from stage2.evaluate.gpu.bench import Bench, Row
 from stage2.evaluate.timing import matrix_rate, picture, reset_peak
 
 LEARNER = "stage1.from_config"
