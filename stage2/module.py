@@ -26,6 +26,7 @@ from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
 from stage2.vector import NEUTRAL, Vector, cut, places, turns, wanted
 
+NULL = "adapter.null"
 DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
 
@@ -58,6 +59,13 @@ class RestorationRun(Run):
         self.usm = usm
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
+        for name, parameter in model.trainable():
+            if name == NULL and not self.asks_null():
+                parameter.requires_grad_(False)  # DDP takes one without a gradient for a fault
+
+    def asks_null(self) -> bool:
+        """Whether a step may use the model's null vector, where it has one."""
+        return bool(self.vector.dropout) or not self.model.knows_degradation
 
     def saved(self) -> set[str]:
         return {f"model.{name}" for name, _ in self.model.trainable()}

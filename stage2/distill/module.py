@@ -62,6 +62,9 @@ class StudentRun(RestorationRun):
         self.adversary = Adversary(adversary["weight"], adversary["width"], self.model.channels) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
 
+    def asks_null(self) -> bool:
+        return super().asks_null() or self.model.guidance(self.model.defaults).scale != 1
+
     def saved(self) -> set[str]:
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}
 

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import upsample
 from deedsr.models import load_model
@@ -62,6 +63,15 @@ def test_the_critic_begins_as_the_seed_says(config: Callable, tmp_path: Path) ->
         critics.append(torch.cat([parameter.flatten() for parameter in run.adversary.parameters()]))
     assert torch.equal(critics[0], critics[1])
     assert not torch.equal(critics[0], critics[2])
+
+
+def test_guidance_by_the_degradation_trains_the_null_vector(config: Callable, tmp_path: Path) -> None:
+    model = load_model("built-in")
+    for scale in (1, 2):
+        model.defaults = model.defaults.with_(degradation=FreeGuidance(scale))
+        model.freeze()
+        distill.student_run(config(tmp_path, ["vector.dropout=0"]), model)
+        assert model.adapter.null.requires_grad == (scale == 2)
 
 
 def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
