@@ -110,7 +110,7 @@ def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Pat
     run = distill.student_run(cfg, trainable_model(cfg).model)
     with torch.no_grad():
         next(iter(run.model.trainable()))[1].fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"sampling gave NaN or inf at step 0: .*this batch is in .*bad_batch"):
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0: .*this batch is in .*bad_batch"):
         fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     assert (tmp_path / BAD_BATCH).is_file()
 
