@@ -6,11 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deedsr.files import explain, one_line
 from deedsr.jobs import AS_USUAL, STDIO, Job, Outcome, Plan, Saving, failure
+from deedsr.ledger import CHANGED, OURS, Ledger, file_digest
 from deedsr.pictures.formats import FORMATS, check_fits, format_of
 
 if TYPE_CHECKING:
@@ -36,15 +38,20 @@ def restore_all(
     report: Callable[[Outcome], None],
     progress: Callable[[float, int], None],
     saving: Saving = AS_USUAL,
+    ledger: Ledger | None = None,
 ) -> list[Outcome]:
     """Do the jobs of a plan; a file that fails is reported and the rest go on.
 
+    An output that is there is kept, but for one that `ledger` knows as made with other settings or of another input.
     make_restorer: called at the first picture that needs it. report: called with every outcome. progress: called with
     the number of pictures done, of any fraction, and of those to do.
     """
-    kept = {job.target for job in plan.jobs if job.target.is_file() and not overwrite}
-    todo = [job for job in plan.jobs if job.target not in kept]
-    outcomes = [*plan.failed, *(Outcome(job.source, job.target, "kept") for job in plan.jobs if job.target in kept)]
+    there = {} if overwrite else _there(plan.jobs, ledger)
+    todo = [job for job in plan.jobs if job.target not in there]
+    kept = (
+        Outcome(job.source, job.target, "kept", notes=there[job.target]) for job in plan.jobs if job.target in there
+    )
+    outcomes = [*plan.failed, *kept]
     for outcome in outcomes:
         report(outcome)
     settled, restorer = len(outcomes), None
@@ -55,10 +62,26 @@ def restore_all(
     for job in todo:
         within(0)
         restorer = restorer or make_restorer()
+        source = "" if ledger is None or not job.source.is_file() else file_digest(job.source)
         outcomes.append(attempt(job, restorer, within, saving))
+        if ledger is not None and source and job.target.is_file() and outcomes[-1].error is None:
+            with suppress(OSError):  # without a note the output is kept
+                ledger.add(job, source, rank=0)
         report(outcomes[-1])
     within(0)
     return outcomes
+
+
+def _there(jobs: list[Job], ledger: Ledger | None) -> dict[Path, tuple[str, ...]]:
+    """The outputs that are there and stay, each with what is to be said of it."""
+    found = [job for job in jobs if job.target.is_file()]
+    if ledger is None:
+        return {job.target: () for job in found}
+    other = "is there, but not as these options made it of this input; it is kept: `overwrite` makes it anew"
+    states = zip(found, ledger.states(found), strict=True)
+    return {
+        job.target: (f"{job.target}: {other}",) if state == CHANGED else () for job, state in states if state != OURS
+    }
 
 
 def attempt(

@@ -199,6 +199,11 @@ class Restorer:
             counter.add(len(group))
 
     @property
+    def noisy(self) -> bool:
+        """Whether noise has a part in what comes out, so that another seed gives another picture."""
+        return self.settings.noise > 0 or self.settings.eta > 0
+
+    @property
     def tile(self) -> int | None:
         """Side of a tile as the user or else the model says; 0: never, None: where a picture is large."""
         return self.settings.tile if self.options.tile is None else self.options.tile

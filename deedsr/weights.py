@@ -105,6 +105,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises half a dozen unrelated types here
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights" in reason.lower():  # torch's hint to run what the file holds
+            reason = "it holds other things"
         raise ValueError(f"{path}: not a whole checkpoint of plain tensors ({reason}); it is not unpickled") from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: holds a {type(checkpoint).__name__}, so it is no checkpoint")

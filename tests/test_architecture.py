@@ -36,6 +36,7 @@ FLOORS = (
         "deedsr.pipeline",
         "deedsr.jobs",
         "deedsr.batch",
+        "deedsr.ledger",
         "deedsr.metrics",
         "deedsr.convert",
         "deedsr.diagnosis",

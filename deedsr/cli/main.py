@@ -21,7 +21,9 @@ from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import explain, one_line, show_any_name
+from deedsr.ledger import Ledger, file_digest, remembered, settings_digest
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
+from deedsr.pictures.found import pictures
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -124,6 +126,8 @@ def restore(
 ) -> int:
     """Restore pictures to OUTPUT/STEM+SUFFIX.EXT. Outputs that exist are kept: a broken-off run goes on.
 
+    Those that were made with other options, by another model or of another input are made anew.
+
     Each side becomes the input's times OUTSCALE, rounded to the nearest pixel. Depth, transparency, colour profile
     and metadata are kept where the format can hold them. - is standard input, and as OUTPUT standard output.
     """
@@ -142,7 +146,9 @@ def restore(
     saving = jobs.Saving(quality, strip, keep_times)
     plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
     quiet = as_json or output == jobs.STDIO
-    outcomes = run(plan, partial(_load, model, options, device, dtype, compile), overwrite, quiet, saving)
+    folder = output.parent if any(job.target == output for job in plan.jobs) else output
+    ledger = Ledger(folder, partial(_digest, model, options, dtype, saving), remembered(folder))
+    outcomes = run(plan, partial(_load, model, options, device, dtype, compile), overwrite, quiet, saving, ledger)
     if as_json or not quiet:
         print_summary(plan, outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
@@ -152,7 +158,16 @@ def _load(model: str, options: Options, device: str, dtype: str, compile: bool) 
     """Imported when it is needed: it takes seconds."""
     from deedsr.restorer import Restorer
 
-    return Restorer.from_pretrained(model, options, device, dtype, compile)
+    restorer = Restorer.from_pretrained(model, options, device, dtype, compile)
+    if options.seed and not restorer.noisy:
+        typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
+    return restorer
+
+
+def _digest(model: str, options: Options, dtype: str, saving: jobs.Saving) -> str:
+    """Of all that makes an output what it is, but for the input."""
+    references = [file_digest(file) for file in pictures(options.references)]
+    return settings_digest(model, {**asdict(options), **asdict(saving), "dtype": dtype, "degradation_of": references})
 
 
 @app.command()

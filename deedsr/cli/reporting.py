@@ -14,6 +14,7 @@ from deedsr import batch, jobs
 from deedsr.cli.flags import in_flags
 
 if TYPE_CHECKING:
+    from deedsr.ledger import Ledger
     from deedsr.restorer import Restorer
 
 
@@ -38,7 +39,12 @@ def print_summary(plan: jobs.Plan, outcomes: list[jobs.Outcome], options: dict[s
 
 
 def run(
-    plan: jobs.Plan, make_restorer: Callable[[], Restorer], overwrite: bool, quiet: bool, saving: jobs.Saving
+    plan: jobs.Plan,
+    make_restorer: Callable[[], Restorer],
+    overwrite: bool,
+    quiet: bool,
+    saving: jobs.Saving,
+    ledger: Ledger,
 ) -> list[jobs.Outcome]:
     """Run a plan with a progress bar on standard error; a line for every output on standard output unless quiet."""
     from rich.console import Console
@@ -65,4 +71,4 @@ def run(
         def progress(done: float, total: int) -> None:
             bar.update(task, completed=done, total=total, description=f"restoring {min(int(done) + 1, total)}/{total}")
 
-        return batch.restore_all(plan, make_restorer, overwrite, report, progress, saving)
+        return batch.restore_all(plan, make_restorer, overwrite, report, progress, saving, ledger)

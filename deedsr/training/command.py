@@ -18,7 +18,8 @@ try:  # these take half a second
     import hydra
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import InstantiationException
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException, InstantiationException
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode
     from omegaconf import MISSING, DictConfig, OmegaConf
@@ -59,6 +60,7 @@ def main(work: str, config: str, trains: bool = False) -> None:
         command(work, cfg)
 
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
+    readable(sys.argv[1:])
     show_any_name()
     quiet()
     try:
@@ -109,6 +111,20 @@ def known(config: str, words: Iterable[str]) -> None:
                 f"error: experiment={name} sets {', '.join(strange)}, which this command has no word for: it is for "
                 f"another, see conf/experiment/{name}.yaml"
             )
+
+
+def readable(words: Iterable[str]) -> None:
+    """End the process where Hydra can't read one of the `words` typed, as with brackets and letters not of Latin."""
+    parser = OverridesParser.create()
+    for word in words:
+        if word.startswith("-") or "=" not in word:
+            continue
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            name, _, value = word.partition("=")
+            quoted = value.strip("'\"").replace('"', '\\"')
+            sys.exit(f"""error: {word} can't be read: put the value between quotes, '{name}="{quoted}"'""")
 
 
 def quiet() -> None:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 
 from deedsr.batch import attempt
 from deedsr.jobs import Job, make_plan
+from deedsr.ledger import Ledger, file_digest, settings_digest
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.pictures.found import pictures
 from deedsr.restorer import Restorer
 from deedsr.training.command import plain
-from stage2.restore.ledger import Ledger, file_digest, settings_digest
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,10 @@ class Restoration(pl.LightningModule):
     def restorer(self) -> Restorer:
         """Loaded at the first picture that needs it."""
         model = load_model(self.ckpt, self.trainer.strategy.root_device, self.kind)
-        return Restorer(model, self.options, self.compiled)
+        restorer = Restorer(model, self.options, self.compiled)
+        if self.options.seed and not restorer.noisy:
+            log.warning("options.seed changes nothing: this model restores without noise")
+        return restorer
 
     def predict_step(self, number: int) -> str:
         job = self.jobs[number]

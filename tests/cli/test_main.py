@@ -14,7 +14,7 @@ from PIL import Image
 from deedsr.cli import main as cli
 from deedsr.cli.flags import in_flags
 from deedsr.pictures import picture as images
-from tests.processes import finished
+from tests.processes import ended, finished, started
 
 LIGHT = """
 import sys
@@ -23,6 +23,12 @@ code = _call(sys.argv[1:])
 heavy = sorted({"torch", "diffusers", "numpy", "PIL", "transformers"} & set(sys.modules))
 raise SystemExit(f"{code} {heavy}")
 """
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """What has been restored is remembered for this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -159,14 +165,100 @@ def test_a_run_goes_on_where_it_stopped(capsys, tmp_path, tiny_model_folder):
     first = (out / "sub1/1.png").read_bytes()
     (out / "sub1/1.png").unlink()
     (out / "sub2/2.png").write_bytes(b"mine")
-    code, summary, _ = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out)
+    code, summary, err = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out)
     assert (code, summary["restored"], summary["kept"]) == (0, 1, 2)
+    assert err.startswith(f"deedsr: {out / 'sub2/2.png'}: is there, but not as these options made it of this input")
+    assert err.endswith("--overwrite makes it anew\n")
     assert (out / "sub1/1.png").read_bytes() == first
     assert (out / "sub2/2.png").read_bytes() == b"mine"
     code, summary, _ = restore(capsys, tiny_model_folder, tmp_path / "in", "-o", out, "--overwrite")
     assert summary["restored"] == 3
     with Image.open(out / "sub2/2.png") as image:
         assert image.size == (96, 80)
+
+
+def test_other_options_and_another_input_make_outputs_anew(capsys, tmp_path, tiny_model_folder):
+    for index in range(2):
+        photo(tmp_path / f"in/{index}.png", value=index)
+    place = (tmp_path / "in", "-o", tmp_path / "out")
+    assert restore(capsys, tiny_model_folder, *place)[1]["restored"] == 2
+    assert restore(capsys, tiny_model_folder, *place)[1]["kept"] == 2
+    assert restore(capsys, tiny_model_folder, *place, "-s", "2")[1]["restored"] == 2
+    with Image.open(tmp_path / "out/0.png") as image:
+        assert image.size == (48, 40)
+    photo(tmp_path / "in/1.png", value=7)
+    code, summary, err = restore(capsys, tiny_model_folder, *place, "-s", "2")
+    assert (code, summary["restored"], summary["kept"], err) == (0, 1, 1, "")
+
+
+def test_sizes_quality_times_and_metadata(capsys, tmp_path, tiny_model_folder):
+    data = Image.Exif()
+    data[271] = "Maker"
+    source = tmp_path / "a.jpg"
+    Image.fromarray(np.full((20, 24, 3), 90, np.uint8)).save(source, exif=data, dpi=(300, 300))
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    out, options = tmp_path / "out.jpg", ["--size", "60x60", "--keep-times", "--quality", "20"]
+    code, _, err = restore(capsys, tiny_model_folder, source, "-o", out, *options)
+    assert (code, err) == (0, "")
+    assert out.stat().st_mtime == 1_000_000_000
+    with Image.open(out) as image:
+        assert image.size == (60, 50)
+        assert image.getexif()[271] == "Maker"
+        assert image.info["dpi"] == (750, 750)
+        assert max(image.quantization[0]) > 100
+    assert restore(capsys, tiny_model_folder, source, "-o", out, "--strip", "--width", "24")[0] == 0
+    with Image.open(out) as image:
+        assert image.size == (24, 20)
+        assert len(image.getexif()) == 0
+        assert "dpi" not in image.info
+    code, _, err = call(capsys, "restore", source, "-o", out, "--size", "60x60", "--width", "5")
+    assert (code, err) == (2, "deedsr: --size and --width or --height contradict each other; leave one out\n")
+
+
+def test_all_pictures_of_a_file(capsys, tmp_path, tiny_model_folder):
+    frames = [Image.new("RGB", (16, 16), (value, 0, 0)) for value in (0, 100)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    code, _, err = restore(capsys, tiny_model_folder, tmp_path / "a.tif", "-o", tmp_path / "out")
+    assert (code, err) == (
+        0,
+        f"deedsr: {tmp_path / 'a.tif'}: holds 2 pictures, the first was taken; --frames takes all\n",
+    )
+    code, _, err = restore(capsys, tiny_model_folder, tmp_path / "a.tif", "-o", tmp_path / "all", "--frames")
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a-1.tif", "a-2.tif"]
+
+
+def test_a_seed_that_changes_nothing_says_so(capsys, tmp_path, tiny_model_folder):
+    source = photo(tmp_path / "a.png")
+    said = "deedsr: --seed changes nothing: this model restores without noise\n"
+    assert restore(capsys, tiny_model_folder, source, "-o", tmp_path / "out", "--seed", "1")[2] == ""
+    arguments = ["restore", source, "-o", tmp_path / "other", "--seed", "1", "--json"]
+    assert call(capsys, *arguments, "--ensemble", "1")[2] == said
+
+
+def test_names_that_cannot_be_shown_and_standard_streams(tmp_path, tiny_model_folder):
+    """In processes of their own: the streams of a user."""
+    names = [b"a.png", b"m\xe9.png", "写真  :smile:.png".encode()]
+    for name in names:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as file:
+            file.write(photo(tmp_path / "one.png").read_bytes())
+    command = [sys.executable, "-m", "deedsr.cli", "restore", "--model", str(tiny_model_folder), "--steps", "1"]
+    env = {**environment(), "PYTHONIOENCODING": "cp1252"}
+    done = finished([*command, str(tmp_path / "in"), "-o", str(tmp_path / "out")], env=env, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted(names)
+    assert "\\u5199\\u771f  :smile:.png" in done.stdout
+    piped = [*command, "-", "-o", "-", "--ext", "webp"]
+    with (
+        open(tmp_path / "one.png", "rb") as source,
+        open(tmp_path / "piped.webp", "wb") as target,
+        started(piped, env=env, cwd=tmp_path, stdin=source, stdout=target) as process,
+    ):
+        ended(process)
+    assert process.returncode == 0
+    with Image.open(tmp_path / "piped.webp") as image:
+        assert (image.format, image.size) == ("WEBP", (96, 80))
 
 
 def test_one_bad_file_is_reported_and_the_rest_goes_on(capsys, tmp_path, tiny_model_folder):

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from deedsr.training.command import CONF
+from deedsr.training.command import CONF, readable
 from tests.processes import ROOT, ended, finished, started
 
 WORK = r'^    main\("([\w.]+):(\w+)", "([\w/]+)"(, trains=True)?'
@@ -146,6 +146,15 @@ def test_the_one_command_of_fine_tuning_starts(tmp_path: Path) -> None:
     words = ["experiment=finetune_pairs", f"data.pairs=[{pairs}]", f"output={tmp_path / 'run'}"]
     done, _ = answered("stage2.distill", *words)
     assert done.stderr == f"error: {pairs / 'lr'}: no such folder\n"
+
+
+@pytest.mark.parametrize("value", ["/photos [old]/a.png", "写真", "a (1).png", "it's"])
+def test_a_value_that_hydra_cannot_read_gets_the_way_to_quote_it(value: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        readable(["trainer=cpu", f"input={value}"])
+    message = str(caught.value)
+    assert message.startswith(f"error: input={value} can't be read: put the value between quotes, ")
+    readable([message.rpartition(", ")[2].strip("'"), "--multirun", "steps=1,2"])
 
 
 def test_a_folder_that_can_not_be_had_is_said_in_one_line(tmp_path: Path) -> None:
