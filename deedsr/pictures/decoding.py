@@ -20,6 +20,7 @@ from deedsr.pictures.metadata import Density
 MAX_PIXELS = 2**26  # of an input: four times larger on each side it would take 13 GB as float32
 MAX_TEXT = 2**26  # bytes of one text or profile in a PNG file
 LAYERS = ("MPO", "PSD", "ICO")  # their further pictures are previews, layers and sizes of the first
+_DNG = 50706  # its version, in a directory of TIFF
 _CRX, _RAF = b"ftypcrx ", b"FUJIFILMCCD-RAW "
 
 
@@ -48,16 +49,15 @@ def decode(data: bytes, suffix: str = "", frame: int | None = None) -> Raster:
 
     suffix: of the file's name, by which camera RAW is known. Raises ValueError and what Pillow raises.
     """
-    if suffix.lower() in RAW or data[4:12] == _CRX or data[:16] == _RAF:
+    if suffix.lower() in RAW or data[4:12] == _CRX or data[:16] == _RAF or _DNG in exif.tags(data):
         return _developed(data)
     with _patient():
         image = _opened(data)
         count = _frames(image)
         if frame:
             image.seek(frame)
-        image.load()  # finds a truncated file
-        if image.format == "TIFF" and 50706 in image.tag_v2:  # the version of DNG
-            return _developed(data)
+        sideways = image.format == "TIFF" and image.tag_v2.get(exif.ORIENTATION, 1) >= 5
+        image.load()  # finds a truncated file, and turns TIFF upright
         if image.format in ("PNG", "TIFF") and rasters.bit_depth(data, image) == 16:
             pixels = rasters.decode_deep(data, image)
         elif image.format == "HEIF" and image.info.get("bit_depth", 8) > 8:
@@ -65,6 +65,8 @@ def decode(data: bytes, suffix: str = "", frame: int | None = None) -> Raster:
         else:
             pixels = _plain(image)
         raster = described(image, pixels)
+    if sideways and raster.density is not None:
+        raster = replace(raster, density=raster.density.turned())
     notes = [f"holds {count} pictures, the first was taken; `frames` takes all"] if frame is None and count > 1 else []
     depth = _deeper(data, image)
     if depth > 8 and pixels.dtype == np.uint8:

@@ -79,6 +79,8 @@ def _by_pillow(raster: Raster, kind: Format, quality: int | None = None) -> byte
         options["subsampling"] = "4:4:4"
     elif kind.name == "HEIF":
         options["chroma"] = 444
+    elif kind.name == "JXL":
+        options["lossless"] = quality == 100  # which the plugin takes for a mistake else
     if kind.module:
         register()
     file = io.BytesIO()
@@ -92,9 +94,9 @@ def _fits(data: bytes, kind: Format) -> bool:
 
 
 def _is_srgb(profile: bytes) -> bool:
-    """Whether a profile calls itself sRGB; b"SRG" is how libjxl abbreviates it."""
+    """Whether a profile calls itself sRGB; b"_SRG" is how libjxl abbreviates it."""
     plain = profile.replace(b"\0", b"")
-    return b"sRGB" in plain or b"D65_SRG" in plain
+    return b"sRGB" in plain or b"_SRG" in plain
 
 
 def _in_srgb(raster: Raster, profile: bytes) -> Raster:

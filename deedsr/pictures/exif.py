@@ -142,6 +142,17 @@ def fitting(data: bytes | None, size: tuple[int, int], density: Density | None) 
     return bytes(changed)
 
 
+def density(data: bytes | None) -> Density | None:
+    """What EXIF data says of a picture's print; None for nothing."""
+    found = parse(data)
+    with suppress(*BROKEN):
+        unit = {1: 1.0, 3: 2.54}.get(found.get(UNIT, 2), 1.0)
+        across, down = float(found[ACROSS]) * unit, float(found[DOWN]) * unit
+        if 0 < across < 1e6 and 0 < down < 1e6:
+            return Density(across, down, found.get(UNIT, 2) != 1)
+    return None
+
+
 def of_print(density: Density) -> bytes:
     """EXIF data that says how large a picture is printed, and nothing else."""
     found = Image.Exif()
@@ -162,6 +173,11 @@ def _put(data: bytearray, order: str, entry: tuple[int, int, int], value: float)
             struct.pack_into(order + "H", data, place, int(value))
         elif kind in (_SHORT, _LONG) and count == 1:
             struct.pack_into(order + "HII", data, place - 6, _LONG, 1, int(value))
+
+
+def tags(data: bytes) -> set[int]:
+    """Those of the first directory of EXIF data, or of a TIFF file; none of other bytes."""
+    return set(_first(data)[1])
 
 
 def _first(data: bytes | None) -> tuple[str, dict[int, tuple[int, int, int]], int | None]:

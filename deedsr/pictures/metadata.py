@@ -28,6 +28,10 @@ class Density:
         """Of the same print, with more pixels."""
         return Density(self.across * across, self.down * down, self.inches)
 
+    def turned(self) -> Density:
+        """Of the same print, a quarter turn on."""
+        return Density(self.down, self.across, self.inches)
+
 
 def density(image: Image.Image) -> Density | None:
     """What an opened picture says of its print; None for nothing, and for no more than square pixels."""
@@ -38,7 +42,8 @@ def density(image: Image.Image) -> Density | None:
     if pair is None:
         inches = False
         pair = info.get("aspect") or (info.get("jfif_density") if info.get("jfif_unit") == 0 else None)
-    if image.format == "TIFF" and 282 not in image.tag_v2:
+    missing = image.format == "TIFF" and 282 not in image.tag_v2
+    if missing or (image.format in ("JPEG", "MPO") and "jfif_unit" not in info):  # Pillow would make one up
         return None
     with suppress(TypeError, ValueError, ZeroDivisionError, IndexError):
         across, down = float(pair[0]), float(pair[1])

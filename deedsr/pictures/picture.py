@@ -138,9 +138,9 @@ def _from_raster(raster: Raster) -> Picture:
     alpha = values[:, -1:].clone() if channels in (2, 4) else None
     grey = channels < 3
     rgb = values[:, :1].repeat(1, 3, 1, 1) if grey else values[:, :3].contiguous()
-    density = raster.density
+    density = raster.density or exif.density(raster.exif)
     if density is not None and turn >= 5:
-        density = Density(density.down, density.across, density.inches)
+        density = density.turned()
     return Picture(
         rgb, alpha, bits, grey, raster.icc, exif.upright(raster.exif), raster.format,
         raster.xmp, raster.iptc, density, raster.lossless, raster.notes,
