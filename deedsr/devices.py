@@ -44,6 +44,27 @@ def tf32(allowed: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
+class Fetched:
+    """A tensor on its way to the CPU, which goes on meanwhile; on the CPU it is there at once."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.detach().to("cpu", non_blocking=tensor.is_cuda)
+        self._arrival = torch.cuda.Event() if tensor.is_cuda else None
+        if self._arrival is not None:
+            self._arrival.record()
+
+    @property
+    def there(self) -> bool:
+        """Whether `get` needn't wait."""
+        return self._arrival is None or self._arrival.query()
+
+    def get(self) -> Tensor:
+        """The tensor on the CPU, as soon as all that came before it is done."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return self._copy
+
+
 def peak_memory(device: torch.device) -> int:
     """Bytes: of a GPU's allocator, else of resident memory (models and interpreter counted)."""
     if device.type == "cuda":

@@ -34,8 +34,10 @@ class Average:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         for name, parameter in self.parameters.items():
-            average = self.tensors[name] = self.tensors[name].to(parameter.device)
-            average.lerp_(parameter.detach(), 1 - decay)
+            self.tensors[name] = self.tensors[name].to(parameter.device)
+        if self.parameters:
+            present = [parameter.detach() for parameter in self.parameters.values()]
+            torch._foreach_lerp_([self.tensors[name] for name in self.parameters], present, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

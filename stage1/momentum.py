@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deedsr.devices import upload
 from deedsr.models.deedsr.encoder import DegradationEncoder
 
 
@@ -112,8 +113,7 @@ class MomentumContrast(nn.Module):
     def follow(self) -> None:
         """Moves the key network towards the query network: θ_k ← m θ_k + (1 − m) θ_q (eq. 2)."""
         for own, key in ((self.encoder, self.key_encoder), (self.head, self.key_head)):
-            for source, target in zip(own.parameters(), key.parameters(), strict=True):
-                target.lerp_(source, 1 - self.momentum)
+            torch._foreach_lerp_(list(key.parameters()), list(own.parameters()), 1 - self.momentum)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
@@ -134,7 +134,7 @@ class MomentumContrast(nn.Module):
         if shuffle is None:
             return gather(unit(self.key_head, self._vectors(self.key_encoder, patches)))
         everyone = gather(patches)
-        order = torch.randperm(len(everyone), generator=shuffle).to(patches.device)
+        order = upload(torch.randperm(len(everyone), generator=shuffle), patches.device)
         start = rank() * len(patches)
         vectors = self._vectors(self.key_encoder, everyone[order[start : start + len(patches)]])
         return gather(unit(self.key_head, vectors))[order.argsort()]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deedsr.degradation import Degradation, Mixture, Recipe
+from deedsr.devices import upload
 
 
 def drawn(degradation: Degradation) -> Tensor:
@@ -42,8 +43,11 @@ class Reading(nn.Module):
         """The mean squared error: (B, dimension), B degradations -> a scalar, 1 for a map that knows nothing.
 
         paired: (B,) bool, rows that don't count, as their degradation is a real one; without others the error is 0.
+        Both are on the CPU.
         """
-        target = (drawn(degradation).to(self.mean) - self.mean) / self.spread
-        known = target.isfinite() if paired is None else target.isfinite() & ~paired[:, None]
-        squares = (self.map(vectors.float()) - target)[known].square()
+        values = drawn(degradation).float()
+        known = values.isfinite() if paired is None else values.isfinite() & ~paired[:, None]
+        chosen = upload(known.flatten().nonzero()[:, 0], vectors.device)
+        target = (upload(values, vectors.device) - self.mean) / self.spread
+        squares = (self.map(vectors.float()) - target).flatten()[chosen].square()
         return squares.mean() if len(squares) else squares.sum()

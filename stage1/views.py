@@ -23,6 +23,8 @@ class Patches(Batch):
     paired: (B,) bool, rows of pairs: both have the real degradation of their folder instead. None: there are none.
     """
 
+    stays = ("degradation", "paired")
+
     query: Tensor
     key: Tensor
     degradation: Degradation

@@ -14,6 +14,7 @@ from deedsr.data.batch import Crops
 from deedsr.data.pair_crops import degraded
 from deedsr.degradation import Mixture, Recipe
 from deedsr.degradation.operations import unsharp
+from deedsr.devices import upload
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.ema import Average
 from deedsr.geometry import resize, upsample
@@ -26,6 +27,7 @@ from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
 from stage2.vector import NEUTRAL, Vector, cut, places, turns, wanted
 
+NULL = "adapter.null"
 DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
 
@@ -58,6 +60,13 @@ class RestorationRun(Run):
         self.usm = usm
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
+        for name, parameter in model.trainable():
+            if name == NULL and not self.asks_null():
+                parameter.requires_grad_(False)  # DDP takes one without a gradient for a fault
+
+    def asks_null(self) -> bool:
+        """Whether a step may use the model's null vector, where it has one."""
+        return bool(self.vector.dropout) or not self.model.knows_degradation
 
     def saved(self) -> set[str]:
         return {f"model.{name}" for name, _ in self.model.trainable()}
@@ -101,9 +110,9 @@ class RestorationRun(Run):
             if self.vector.dials:
                 dials = turns(len(image), self.vector.dials, generator)
                 if batch.paired is not None:
-                    dials[batch.paired.cpu()] = NEUTRAL
+                    dials[batch.paired] = NEUTRAL
                 image = wanted(image, degradation, dials)
-                hr, dials = in_bytes(image), dials.to(lr)
+                hr, dials = in_bytes(image), upload(dials, lr.device)
         if image.shape[-1] > self.crop:
             seen = places(len(image), image.shape[-1], self.crop, generator)
             hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
@@ -128,8 +137,8 @@ class RestorationRun(Run):
             vector = self.model.turned(vector, dials)
         if vector is None or not self.vector.dropout:
             return vector
-        dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)).to(lr) < self.vector.dropout
-        return torch.where(dropped, self.model.null(len(lr)), vector)
+        dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)) < self.vector.dropout
+        return torch.where(upload(dropped, lr.device), self.model.null(len(lr)), vector)
 
     def pictures(self, batch: Crops | Samples, count: int) -> dict[str, tuple[Tensor, int]]:
         """What the degradation made; of `count` the LR enlarged, restored with averaged weights, and ground truth."""
@@ -148,8 +157,9 @@ class RestorationRun(Run):
     def training_step(self, batch: Crops | Samples) -> Tensor:
         hr, z, condition = self.conditioned(batch)
         for_diffusion = self.generator(DIFFUSION)
-        t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion).to(z.device)
-        noise = torch.randn(z.shape, generator=for_diffusion).to(z)
+        t = draw_times(self.model.process, len(z), self.objective.time_bias, for_diffusion)
+        noise = torch.randn(z.shape, generator=for_diffusion)
+        t, noise = upload(t, z.device), upload(noise, z.device)
         if torch.rand((), generator=self.generator(ROLLOUT, alike=True)) < self.objective.rollout:
             x_t, target_noise = self.rolled_out(noise, t, condition), None
         else:

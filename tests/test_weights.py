@@ -113,7 +113,8 @@ def test_pickles_are_refused_and_never_run(tmp_path: Path, name: str, zipped: bo
         path.write_bytes(pickle.dumps(content["evil"]))
     with pytest.raises(ValueError, match=rf"{name}: a pickle, which is not read; convert it"):
         weights.load(path)
-    with pytest.raises(ValueError, match=rf"{name}: not a whole checkpoint of plain tensors .* not unpickled$") as caught:
+    refused = rf"{name}: not a whole checkpoint of plain tensors .* not unpickled$"
+    with pytest.raises(ValueError, match=refused) as caught:
         weights.load_checkpoint(path)
     assert "weights" not in str(caught.value), "torch's hint how to run it after all"
     assert not trace.exists()

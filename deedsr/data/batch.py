@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,11 @@ B = TypeVar("B", bound="Batch")
 class Batch:
     """Fields are tensors whose first dimension counts samples, dataclasses of such, or None for what is not there.
 
-    One sample, as a data set gives it, lacks that dimension; `stack` makes a batch of several.
+    One sample, as a data set gives it, lacks that dimension; `stack` makes a batch of several. stays: the fields that
+    decide what is done, and so are needed on the CPU.
     """
+
+    stays: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def stack(samples: Sequence[B]) -> B:
@@ -27,8 +30,9 @@ class Batch:
         return mapped(lambda *tensors: torch.stack(tensors), *samples)
 
     def to(self: B, device: torch.device | str, non_blocking: bool = False) -> B:
-        """The same on another device."""
-        return mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking), self)
+        """The same on another device, but for what `stays`."""
+        moved = mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking), self)
+        return replace(moved, **{name: getattr(self, name) for name in self.stays})
 
     def pin_memory(self: B) -> B:
         """The same in page-locked memory, from which a GPU copies faster."""
@@ -58,6 +62,8 @@ class Crops(Batch):
     the rows that are of pairs; lr: their LR, uint8 (B, 3, S/4, S/4); other: for stage 1, the LR of a place in another
     picture of the same folder, of the same size. In the other rows these two mean nothing.
     """
+
+    stays = ("paired",)
 
     hr: Tensor
     tokens: Tensor | None = None

@@ -15,6 +15,7 @@ from deedsr.data.pair_list import Pair, read_pair
 from deedsr.data.photos import PhotoCrops, TextOf, as_tensor
 from deedsr.data.stream import Stream
 from deedsr.degradation import Degradation, apply
+from deedsr.devices import upload
 from deedsr.geometry import SCALE
 from deedsr.randomness import seeded
 
@@ -103,11 +104,12 @@ class MixedCrops(Stream):
 def degraded(hr: Tensor, degradation: Degradation, own: Tensor | None, paired: Tensor | None) -> Tensor:
     """The LR of a batch, in [0, 1]: `own` in the rows of pairs, else what `degradation` makes of `hr`, in [0, 1].
 
-    (B, 3, S, S), B degradations, uint8 (B, 3, S/4, S/4), bool (B,) → (B, 3, S/4, S/4).
+    (B, 3, S, S), B degradations, uint8 (B, 3, S/4, S/4), bool (B,) on the CPU → (B, 3, S/4, S/4).
     """
     if own is None or paired is None:
         return apply(hr, degradation)
-    lr, rest = own.float() / 255, ~paired.cpu()
-    if rest.any():
-        lr[rest] = apply(hr[rest], degradation[rest])
+    lr, rest = own.float() / 255, (~paired).nonzero()[:, 0]
+    if len(rest):
+        rows = upload(rest, hr.device)
+        lr.index_copy_(0, rows, apply(hr.index_select(0, rows), degradation[rest]))
     return lr

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import torch
 from torch import Tensor
+
+from deedsr.devices import upload
 
 PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
 
@@ -56,12 +59,14 @@ class Process:
         return self.steps if self.flows else self.steps - 1
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """α_t and σ_t for times t (B,): (B,), float64, on the CPU."""
+        """α_t and σ_t for times t (B,): (B,), float64, where t is; on the CPU where Apple has none."""
+        if t.device.type == "mps":
+            t = t.cpu()
         if self.alphas is None or self.sigmas is None:
-            sigma = t.cpu().double() / self.steps
+            sigma = t.double() / self.steps
             return 1 - sigma, sigma
-        index = t.long().cpu()
-        return self.alphas[index], self.sigmas[index]
+        alpha, sigma = upload(torch.stack([self.alphas, self.sigmas]), t.device)[:, t.long()]
+        return alpha, sigma
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """α_t and σ_t for times t (B,), shaped (B, 1, 1, 1), of `like`'s dtype and device."""

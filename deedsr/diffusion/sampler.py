@@ -10,6 +10,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from deedsr.devices import upload
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
@@ -142,7 +143,7 @@ def begin(process: Process, z_lr: Tensor, settings: Settings, noise: Tensor) -> 
     noise = settings.noise * noise
     x = noise if process.flows else noise * scheduler.init_noise_sigma
     if skipped:
-        x = process.noised(z_lr, noise, times[:1].expand(len(z_lr)))
+        x = process.noised(z_lr, noise, upload(times[:1], z_lr.device).expand(len(z_lr)))
     return scheduler, times, x
 
 
@@ -155,21 +156,41 @@ def sample(
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
+    """`run`, checked at its end. Raises ValueError where a step gave NaN or inf."""
+    finite: list[Tensor] = []
+    x = run(denoise, process, z_lr, settings, noise, generator, on_step, finite)
+    bad = [step for step, good in enumerate(torch.stack(finite).tolist(), 1) if not good]
+    if bad:
+        raise ValueError(f"step {bad[0]} of {len(finite)} gave NaN or inf in {x.dtype}; try `dtype='float32'`")
+    return x
+
+
+def run(
+    denoise: Denoise,
+    process: Process,
+    z_lr: Tensor,
+    settings: Settings,
+    noise: Tensor,
+    generator: torch.Generator | None = None,
+    on_step: OnStep | None = None,
+    finite: list[Tensor] | None = None,
+) -> Tensor:
     """Run the reverse process and return x0, (B, C, h, w).
 
     denoise: (x_t, t (B,)) → the network's prediction. z_lr: latent of the LR image, for noise guidance and late starts.
     noise: standard normal, of z_lr's shape, what the process starts from. generator: for the noise that DDIM with
-    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent as it is estimated there. Raises
-    ValueError where a step gives NaN or inf.
+    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent as it is estimated there. finite: is given
+    for each step whether it gave numbers alone. Nothing waits for a GPU.
     """
     scheduler, times, x = begin(process, z_lr, settings, noise)
+    there = upload(times, x.device)
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
     for index, time in enumerate(times):
-        t = time.to(x.device).expand(len(x))
+        t = there[index].expand(len(x))
         output = settings.guidance.guide(denoise, process, x, t, z_lr, index)
         if on_step is not None:
             on_step(int(time), process.clean(output, x, t))
         x = scheduler.step(output, time, x, **extra).prev_sample
-        if not torch.isfinite(x).all():
-            raise ValueError(f"step {index + 1} of {len(times)} gave NaN or inf in {x.dtype}; try `dtype='float32'`")
+        if finite is not None:
+            finite.append(torch.isfinite(x).all())
     return x

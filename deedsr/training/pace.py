@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 LINE = 60.0  # seconds from one line to the next
+LOOK = 1.0  # from one look at the bar's numbers to the next: asking for them may keep a GPU waiting
 
 log = logging.getLogger(__name__)
 
@@ -22,18 +24,21 @@ class Pace:
     def __init__(self, total: int, what: str, done: int = 0, bar: bool = True) -> None:
         self.total, self.what, self.first, self.done = total, what, done, done
         self.begun = self.said = time.monotonic()
+        self.looked = -math.inf
         shown = bar and sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=done, unit=f" {what}", dynamic_ncols=True) if shown else None
 
-    def at(self, done: int, numbers: dict[str, Any] | None = None) -> None:
-        """Say that `done` are done; `numbers` go with it."""
-        self.done = done
+    def at(self, done: int, numbers: Callable[[], dict[str, Any]] = dict) -> None:
+        """Say that `done` are done; `numbers`, which go with it, are asked for only where they are shown."""
+        self.done, now = done, time.monotonic()
         if self.bar is not None:
-            self.bar.set_postfix(numbers or {}, refresh=False)
+            if now - self.looked >= LOOK or done == self.total:
+                self.looked = now
+                self.bar.set_postfix(numbers(), refresh=False)
             self.bar.update(done - self.bar.n)
-        elif time.monotonic() - self.said >= LINE:
-            self.said = time.monotonic()
-            more = "".join(f", {name} {value}" for name, value in (numbers or {}).items())
+        elif now - self.said >= LINE:
+            self.said = now
+            more = "".join(f", {name} {value}" for name, value in numbers().items())
             log.info("%d of %d %s (%d %%), %s left%s", done, self.total, self.what, self.share, self.left(), more)
 
     @property

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
+from deedsr.data.batch import Batch
 from deedsr.data.flaws import distinct, size
 from deedsr.data.pair_crops import MixedCrops, PairCrops
 from deedsr.data.pair_list import Pair, PairList, list_pairs
@@ -64,6 +66,9 @@ class Batches(pl.LightningDataModule, ABC):
     def epoch(self) -> int:
         """Steps until all ranks together have seen as many samples as there are."""
         return math.ceil(len(self) / (self.batch * self.trainer.world_size))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
 
     def train_dataloader(self) -> DataLoader:
         """The batches of this rank, from the one on that the trainer has come to."""

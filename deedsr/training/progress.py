@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,7 @@ class Progress(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, run: pl.LightningModule, *_: Any) -> None:
         if not trainer.is_global_zero or trainer.global_step == self.pace.done:
             return
-        numbers = {
-            name.removeprefix("train/"): f"{value:.3g}" if isinstance(value, float) else value
-            for name, value in trainer.progress_bar_metrics.items()
-        }
-        self.pace.at(trainer.global_step, numbers)
+        self.pace.at(trainer.global_step, partial(_numbers, trainer))
         taken, seconds = self.pace.done - self.pace.first, time.monotonic() - self.pace.begun
         if not self.told and (taken >= FIRST or seconds >= SECONDS or self.pace.done == self.pace.total):
             self.told = True
@@ -81,6 +78,14 @@ def start(cfg: DictConfig, output: Path, trainer: pl.Trainer, run: Any) -> dict[
         "device": f"{kind}; precision {trainer.precision}",
         "output": str(output),
         "begins": f"goes on after step {first} of {steps}" if first else "fresh, at step 0",
+    }
+
+
+def _numbers(trainer: pl.Trainer) -> dict[str, Any]:
+    """What goes with the progress; a GPU is waited for."""
+    return {
+        name.removeprefix("train/"): f"{value:.3g}" if isinstance(value, float) else value
+        for name, value in trainer.progress_bar_metrics.items()
     }
 
 

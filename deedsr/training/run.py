@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch.optim import Optimizer
 
 from deedsr import weights
 from deedsr.data.batch import Batch
+from deedsr.devices import Fetched
 from deedsr.ema import Average
 from deedsr.models.card import KEY
 from deedsr.randomness import seeded
@@ -23,6 +26,14 @@ BAD_BATCH = "bad_batch.safetensors"
 
 class Broken(ValueError):
     """Numbers that are none have come up: the state isn't worth keeping."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A batch, and the numbers that its randomness is made of."""
+
+    batch: Batch
+    origin: dict[str, int]
 
 
 class Run(pl.LightningModule):
@@ -37,6 +48,7 @@ class Run(pl.LightningModule):
 
     average: Average | None = None
     whole, updating = True, False
+    asked: tuple[Moment, Fetched] | None = None
     record: dict[str, Any] | None = None
     anew = False
 
@@ -71,7 +83,7 @@ class Run(pl.LightningModule):
         self.batch = batch
         if self.whole:
             self.whole = False
-            self.kept = {name: attrgetter(name)(self).detach().clone() for name in self.moving}
+            self.kept = _cloned({name: attrgetter(name)(self).detach() for name in self.moving})
 
     def on_train_batch_end(self, *_: Any) -> None:
         if self.whole:
@@ -85,22 +97,37 @@ class Run(pl.LightningModule):
                 attrgetter(name)(self).copy_(tensor)
 
     def on_before_backward(self, loss: Tensor) -> None:
-        if not torch.isfinite(loss):
-            raise self.broken(f"the loss is {loss.item()}")
+        """A GPU's loss is looked at when it has come: at the next one's, while the GPU has that to do."""
+        self.settle()
+        self.asked = self.moment(), Fetched(loss)
+        if self.asked[1].there:
+            self.settle()
 
-    def broken(self, what: str) -> Broken:
-        """The error for numbers that are none; keeps the present batch."""
-        return Broken(
-            f"{what} at step {self.global_step}: take a lower learning rate, trainer.precision=32-true, or other "
-            f"photographs (this batch is in {self._keep_batch()}); with resume=changed that goes on from the last "
-            "checkpoint"
-        )
+    def on_train_end(self) -> None:
+        self.settle()
 
-    def _keep_batch(self) -> Path:
-        """Write the present batch, and what its randomness is made of, for inspection; returns the file."""
+    def settle(self) -> None:
+        """Raise Broken where the last loss that is on its way is no number."""
+        if self.asked is not None:
+            (moment, loss), self.asked = self.asked, None
+            if not loss.get().isfinite():
+                raise self.broken(f"the loss is {loss.get().item()}", moment)
+
+    def moment(self) -> Moment:
+        """The present one."""
         number = self.trainer.fit_loop.total_batch_idx
         origin = {"seed": self.seed, "step": self.global_step, "batch": number, "rank": self.global_rank}
-        return weights.save(Path(self.trainer.default_root_dir) / BAD_BATCH, self.batch.tensors(), origin)
+        return Moment(self.batch, origin)
+
+    def broken(self, what: str, moment: Moment | None = None) -> Broken:
+        """The error for numbers that are none; keeps the batch of that moment, or of the present one, in a file."""
+        moment = moment or self.moment()
+        file = Path(self.trainer.default_root_dir) / BAD_BATCH
+        return Broken(
+            f"{what} at step {moment.origin['step']}: take a lower learning rate, trainer.precision=32-true, or other "
+            f"photographs (this batch is in {weights.save(file, moment.batch.tensors(), moment.origin)}); with "
+            "resume=changed that goes on from the last checkpoint"
+        )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.updating = True
@@ -112,9 +139,10 @@ class Run(pl.LightningModule):
         self.updating, self.whole = False, True
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.settle()
         saved = self.saved()
         state = {name: value for name, value in checkpoint["state_dict"].items() if name in saved}
-        if not all(value.isfinite().all() for value in state.values()):
+        if not _finite(state.values()):
             raise self.broken("a weight is NaN or inf")
         if not self.whole:
             state |= self.kept
@@ -143,6 +171,24 @@ class Run(pl.LightningModule):
                 optimizer["state"] = {}
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
+
+
+def _cloned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, made by one call for each dtype."""
+    copies = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+    for dtype in {tensor.dtype for tensor in tensors.values()}:
+        names = [name for name, tensor in tensors.items() if tensor.dtype == dtype]
+        torch._foreach_copy_([copies[name] for name in names], [tensors[name] for name in names])
+    return copies
+
+
+def _finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all are numbers; a GPU is waited for once."""
+    flags = [tensor.isfinite().all() for tensor in tensors]
+    return all(
+        bool(torch.stack([flag for flag in flags if flag.device == device]).all())
+        for device in {flag.device for flag in flags}
+    )
 
 
 def generator(seed: int, batch: int, rank: int, stream: int) -> torch.Generator:

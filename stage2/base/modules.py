@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deedsr.data.batch import Crops
+from deedsr.devices import upload
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
 from deedsr.metrics.perceptual import lpips_loss
@@ -61,7 +62,7 @@ class AutoencoderRun(BaseRun):
         z = self.vae.encoder(latents.signed(image))
         square = z.float().square().mean()
         self.mean_square.lerp_(self.trainer.strategy.reduce(square.detach()), 0.01)
-        noise = torch.randn(z.shape, generator=self.generator(1)).to(z)
+        noise = upload(torch.randn(z.shape, generator=self.generator(1)), z.device).to(z)
         output = self.vae.decoder(z + self.cfg.latent_noise * square.detach().sqrt().to(z) * noise).float()
         result = latents.unsigned(output)
         l1 = functional.l1_loss(result, image)
@@ -92,10 +93,10 @@ class DenoiserRun(BaseRun):
             z = latents.encode(self.vae.network, pixels(batch.hr), dtype=torch.float32)
         generator = self.generator(1)
         if self.process.flows:
-            t = self.process.steps * (1 - torch.rand(len(z), generator=generator)).to(z.device)
+            t = self.process.steps * (1 - torch.rand(len(z), generator=generator))
         else:
-            t = torch.randint(0, self.process.steps, (len(z),), generator=generator).to(z.device)
-        noise = torch.randn(z.shape, generator=generator).to(z)
+            t = torch.randint(0, self.process.steps, (len(z),), generator=generator)
+        t, noise = upload(t, z.device), upload(torch.randn(z.shape, generator=generator), z.device)
         output = unconditional(self.denoiser, self.process.noised(z, noise, t), t)
         loss = functional.mse_loss(output.float(), self.process.target(z, noise, t))
         self.log("mse", loss, prog_bar=True)

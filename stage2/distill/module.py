@@ -11,7 +11,8 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from deedsr.data.batch import Crops
-from deedsr.diffusion.sampler import sample
+from deedsr.devices import upload
+from deedsr.diffusion.sampler import run
 from deedsr.models.contract import Condition
 from deedsr.training.optimizer import scheduled
 from stage2.cache.samples import Samples
@@ -62,6 +63,9 @@ class StudentRun(RestorationRun):
         self.adversary = Adversary(adversary["weight"], adversary["width"], self.model.channels) if adversary else None
         self.critic_lr = adversary["lr"] if adversary else None
 
+    def asks_null(self) -> bool:
+        return super().asks_null() or self.model.guidance(self.model.defaults).scale != 1
+
     def saved(self) -> set[str]:
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}
 
@@ -79,15 +83,12 @@ class StudentRun(RestorationRun):
     def sampled(self, condition: Condition, generator: torch.Generator) -> Tensor:
         """What the sampler gives, (B, C, h, w), from noise that `generator` draws; differentiable."""
         model, z_lr = self.model, condition.z_lr
-        noise = torch.randn(z_lr.shape, generator=generator).to(z_lr)
+        noise = upload(torch.randn(z_lr.shape, generator=generator), z_lr.device).to(z_lr)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return model.denoise(x_t, t, condition).float()
 
-        try:
-            return sample(denoise, model.process, z_lr, model.defaults, noise, generator)
-        except ValueError:  # a step gave NaN or inf
-            raise self.broken("sampling gave NaN or inf") from None
+        return run(denoise, model.process, z_lr, model.defaults, noise, generator)
 
     def configure_optimizers(self) -> dict:
         groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in self.model.trainable()]}]

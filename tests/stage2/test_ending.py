@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.devices import Fetched
 from deedsr.models.system import ADAPTER
 from deedsr.training.fit import fit
 from deedsr.training.run import Broken
@@ -168,9 +169,14 @@ def test_a_callback_stops_a_run_at_a_whole_step(config: Callable, tmp_path: Path
     assert trainer.fit_loop.total_batch_idx + 1 == 2
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("every", [2, 3])
-def test_weights_that_are_no_numbers_are_not_kept(config: Callable, tmp_path: Path, every: int) -> None:
-    """Whether the step that spoils them would be saved or not."""
+def test_weights_that_are_no_numbers_are_not_kept(
+    config: Callable, tmp_path: Path, every: int, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the step that spoils them would be saved or not; and where its loss comes only then, as from a GPU."""
+    if late:
+        monkeypatch.setattr(Fetched, "there", False)
     with pytest.raises(Broken, match=r"(a weight is NaN or inf|the loss is nan) at step 3: take a lower learning rate"):
         fitted(config(tmp_path, f"checkpoint_every={every}"), tmp_path, Spoil())
     assert (tmp_path / LAST).is_file() == (every == 2)

@@ -185,8 +185,14 @@ def test_the_null_vector_is_trained_and_used(
     assert torch.equal(run.model.null(1)[0], middle)
     folder = train(composed("stage2", stage2_options(tmp_path / "null", *words, "steps=3")))
     assert not torch.equal(weights.load(folder / ADAPTER).tensors["adapter.null"], middle)
-    again = restoration_run(composed("stage2", stage2_options(tmp_path / "next", *words[:1], f"init={folder}")))
+    further = composed("stage2", stage2_options(tmp_path / "next", *words[:1], f"init={folder}", "steps=2"))
+    again = restoration_run(further)
     assert again.model.adapter.config.null  # a model that has one keeps it
+    assert run.model.adapter.null.requires_grad
+    assert not again.model.adapter.null.requires_grad, "DDP would take it for a fault that it gets no gradient"
+    kept, before = (weights.load(place / ADAPTER).tensors for place in (train(further), folder))
+    assert torch.equal(kept.pop("adapter.null"), before["adapter.null"])
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in kept.items())
     more = stage2_options(tmp_path / "sd3", "vector.dropout=0.5", "model.system=dit4sr")
     with pytest.raises(
         ValueError, match=r"vector\.dropout is for models that take a degradation vector, not for dit4sr"

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import upsample
 from deedsr.models import load_model
@@ -64,6 +65,15 @@ def test_the_critic_begins_as_the_seed_says(config: Callable, tmp_path: Path) ->
     assert not torch.equal(critics[0], critics[2])
 
 
+def test_guidance_by_the_degradation_trains_the_null_vector(config: Callable, tmp_path: Path) -> None:
+    model = load_model("built-in")
+    for scale in (1, 2):
+        model.defaults = model.defaults.with_(degradation=FreeGuidance(scale))
+        model.freeze()
+        distill.student_run(config(tmp_path, ["vector.dropout=0"]), model)
+        assert model.adapter.null.requires_grad == (scale == 2)
+
+
 def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path: Path) -> None:
     cfg = config(tmp_path, ["steps=3", "optimizer.lr=0.01", "trainer.precision=bf16-mixed"])
     run = distill.student_run(cfg, trainable_model(cfg).model)
@@ -100,7 +110,7 @@ def test_what_can_not_be_sampled_keeps_its_batch(config: Callable, tmp_path: Pat
     run = distill.student_run(cfg, trainable_model(cfg).model)
     with torch.no_grad():
         next(iter(run.model.trainable()))[1].fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"sampling gave NaN or inf at step 0: .*this batch is in .*bad_batch"):
+    with pytest.raises(ValueError, match=r"the loss is nan at step 0: .*this batch is in .*bad_batch"):
         fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     assert (tmp_path / BAD_BATCH).is_file()
 
