@@ -129,7 +129,7 @@ def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None] | N
     check_fits(target, *restorer.options.output_size(*picture.size), picture.transparent)
     if not stdout:
         prepare(target.parent)
-    restored = restorer(picture, progress)
+    restored = restorer(picture, progress, job.source)
     if saving.strip:
         restored = restored.stripped()
     if stdout:

@@ -9,6 +9,7 @@ from torch.nn import functional
 from deedsr.options import COLOURS, one_of
 
 LEVELS = 5
+EPSILON = 1e-5  # of variances, as in the authors' code: noise in a flat picture is not blown up
 
 
 def match(image: Tensor, reference: Tensor, method: str = "wavelet") -> Tensor:
@@ -72,12 +73,16 @@ def filled(image: Tensor, seen: Tensor) -> Tensor:
 
 
 def adain(image: Tensor, reference: Tensor) -> Tensor:
-    """Adaptive instance normalisation (arXiv 1703.06868, eq. 8): the reference's mean and deviation, by channel."""
+    """Adaptive instance normalisation (arXiv 1703.06868, eq. 8): the reference's mean and deviation, by channel.
+
+    EPSILON is added to both variances.
+    """
     result = torch.empty_like(image)
     for row in range(image.shape[0]):
         for channel in range(image.shape[1]):
-            deviation, mean = torch.std_mean(image[row, channel], correction=0)
-            wanted_deviation, wanted_mean = torch.std_mean(reference[row, channel], correction=0)
-            scale = wanted_deviation / deviation if deviation > 0 else torch.zeros_like(mean)
+            correction = int(image[row, channel].numel() > 1)
+            variance, mean = torch.var_mean(image[row, channel], correction=correction)
+            wanted, wanted_mean = torch.var_mean(reference[row, channel], correction=correction)
+            scale = ((wanted + EPSILON) / (variance + EPSILON)).sqrt()
             torch.sub(image[row, channel], mean, out=result[row, channel]).mul_(scale).add_(wanted_mean)
     return result

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deedsr.degradation import LEVELS
 from deedsr.devices import pick_device
+from deedsr.geometry import check_size
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.folder import encoder_of, load_encoder
 from deedsr.models.deedsr.head import (
@@ -25,7 +26,6 @@ from deedsr.models.deedsr.head import (
 )
 from deedsr.models.resolver import BUILT_IN, model_place
 from deedsr.pictures.picture import Picture, read
-from deedsr.restorer import check_size
 from deedsr.tiling import windows
 
 GRID = 16  # pixels: tiles begin where JPEG's blocks do

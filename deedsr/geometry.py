@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from deedsr.pictures.picture import Picture, from_pil
+
 SCALE = 4
 """HR pixels per LR pixel, of the networks and of the degradations."""
+LEAST_SIDE = 8
+"""Pixels of a side of an LR image that can be restored."""
+LEAST, EIGHT = 128, 8
+"""DiT4SR's authors enlarge LR images with a shorter side first, and cut HR sides to multiples of the other."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +41,27 @@ def dimensions(image: Tensor) -> str:
     return f"{image.shape[-1]}×{image.shape[-2]}"
 
 
-def pad_to(image: Tensor, requirement: SizeRequirement, margin: int = 0) -> Tensor:
+def check_size(image: Tensor) -> None:
+    """Raise ValueError for an image (1, 3, H, W) with a side of fewer than 8 pixels."""
+    height, width = image.shape[-2:]
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(f"the picture is {width}x{height} pixels; each side must be at least {LEAST_SIDE}")
+
+
+def pad_to(image: Tensor, requirement: SizeRequirement, margin: int = 0, more: bool = False) -> Tensor:
     """Mirror an image (B, C, H, W) at its edges until it meets the requirement.
 
     margin: how many pixels are added at the top and the left, and at least at the bottom and the right, where what
     the requirement asks for comes on top. An image that meets it is returned as it is without a margin. Padding wider
-    than the image mirrors again and again.
+    than the image mirrors again and again. more: where one side has to be padded, the other is as well, by a whole
+    multiple if need be, as DeeDSR's authors do.
     """
     height, width = image.shape[-2:]
     target = requirement.fit(height + 2 * margin, width + 2 * margin)
     if target == (height, width):
         return image
+    if more:
+        target = requirement.fit(height + 2 * margin + 1, width + 2 * margin + 1)
     rows = _mirrored(height, target[0], margin, image.device)
     columns = _mirrored(width, target[1], margin, image.device)
     return image.index_select(-2, rows).index_select(-1, columns)
@@ -61,8 +79,44 @@ def upsample(image: Tensor, factor: int = SCALE) -> Tensor:
     return functional.interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False).clamp_(0, 1)
 
 
+def enlarged(lr: Tensor, way: str) -> Tensor:
+    """An LR image (1, 3, H, W) in [0, 1] as large as the network's output, about (1, 3, 4H, 4W).
+
+    way: ``float``, as `upsample`. ``deedsr``, as DeeDSR's authors do: the same, but values outside [0, 1] stay.
+    ``dit4sr``, as DiT4SR's authors do, by Pillow in 8 bits: first to 128 pixels a side where one is shorter, then four
+    times larger, then to sides that are multiples of 8, none larger than before.
+    """
+    if way == "deedsr":
+        return functional.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
+    if way == "float":
+        return upsample(lr, SCALE)
+    shortest = min(lr.shape[-2:])
+    if shortest < LEAST:
+        lr = resize_8bit(lr, [int(LEAST / shortest * side) for side in lr.shape[-2:]])
+    large = resize_8bit(lr, [SCALE * side for side in lr.shape[-2:]])
+    return resize_8bit(large, [side // EIGHT * EIGHT for side in large.shape[-2:]])
+
+
+def resize_8bit(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Pillow's bicubic resampling of (1, 3, H, W) to exactly ``size`` = (height, width), rounded to 8 bits."""
+    height, width = size
+    resized = Picture(image).to_pil().resize((width, height), Image.Resampling.BICUBIC)
+    return from_pil(resized).rgb.to(image)
+
+
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Antialiased bicubic resampling (a = -0.5) to exactly ``size`` = (height, width), clamped to [0, 1]."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return functional.interpolate(image, size=size, mode="bicubic", align_corners=False, antialias=True).clamp_(0, 1)
+
+
+def turned(image: Tensor, view: int) -> Tensor:
+    """One of the eight views of (1, C, H, W): turned by 0, 90, 180 or 270 degrees, each as it is and mirrored."""
+    image = image.rot90(view // 2, (-2, -1))
+    return image.flip(-1) if view % 2 else image
+
+
+def turned_back(image: Tensor, view: int) -> Tensor:
+    """Inverse of `turned`."""
+    return (image.flip(-1) if view % 2 else image).rot90(-(view // 2), (-2, -1))

@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from deedsr.files import visible
 from deedsr.jobs import Job
+from deedsr.options import Options
+from deedsr.pictures.found import pictures
 
 BLOCK = 2**20  # bytes
 DONE, OURS, CHANGED, MISSING = "done", "ours", "changed", "missing"
@@ -95,6 +99,15 @@ def file_digest(path: Path) -> str:
         while block := stream.read(BLOCK):
             total.update(block)
     return total.hexdigest()
+
+
+def content(options: Options) -> dict[str, Any]:
+    """Options as plain values, and in the place of files that they name the hashes of what these hold."""
+    named = {"captions": options.captions, "embeddings": options.embeddings}
+    files = {name: visible(Path(place)) or [Path(place)] for name, place in named.items() if place is not None}
+    files["degradation_of"] = pictures(options.references)
+    found = {name: [file_digest(file) for file in held if file.is_file()] for name, held in files.items()}
+    return {**asdict(options), **found}
 
 
 def settings_digest(model: str, settings: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
 SPACINGS = ("leading", "trailing", "linspace")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+LRS, POSTERIORS, ROUNDINGS = ("float", "deedsr", "dit4sr"), ("mode", "sample"), ("nearest", "down")
 SCALES = (1.0, 8.0)
 Places = str | Path | Sequence[str | Path]
 
@@ -53,7 +54,7 @@ class Options:
     """How to restore; None leaves the choice to the model.
 
     outscale: output size over input size, 1 to 8, of any fraction. preset: name of one of the model's sampling presets,
-    for instance ``paper``; the other options change it. steps, sampler: of the diffusion; spacing: how its times are
+    for instance ``authors``; the other options change it. steps, sampler: of the diffusion; spacing: how its times are
     spread, ``leading``, ``trailing`` or ``linspace``; few steps need trailing ones. noise_guidance: (weight, steps),
     the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile in pixels of the
     network's output (four times the input's), rounded up to what the network takes; 0 never tiles, None tiles what is
@@ -67,6 +68,11 @@ class Options:
     about as the input did, from the same scanner, phone or tape: the mean of what they tell of the degradation takes
     the place of what the input tells. width, height: of the output in pixels, in place of outscale; both together are
     what it has to fit into. megapixels: of the output, likewise.
+
+    caption: what a picture shows, for models that take text. captions: a file of them by the pictures' names, see
+    `deedsr.models.sd3.prompts.read_captions`; caption is then that of pictures without. negative: what guidance by
+    text leads away from. embeddings: instead of these, what ``python -m stage2.texts.embed`` wrote: a folder with every
+    picture's own, or ``texts.safetensors`` in it for all alike. text_length: of T5's part of a text, in tokens.
     """
 
     outscale: float = 4.0
@@ -90,6 +96,11 @@ class Options:
     width: int | None = None
     height: int | None = None
     megapixels: float | None = None
+    caption: str | None = None
+    captions: str | Path | None = None
+    negative: str | None = None
+    embeddings: str | Path | None = None
+    text_length: int = 256
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -126,6 +137,21 @@ class Options:
         if self.ensemble is not None and not 1 <= self.ensemble <= 8:
             raise ValueError(f"ensemble is {self.ensemble}; choose a number of views from 1 to 8")
         Dials(self.denoise, self.deblur, self.dejpeg)
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        captioned = self.caption is not None or self.captions is not None
+        if self.embeddings is not None and (captioned or self.negative is not None):
+            raise ValueError("embeddings are texts already: leave `caption`, `captions` and `negative` out")
+        if self.negative is not None and not captioned:
+            raise ValueError("a negative text is led away from, towards another: give `caption` or `captions`, too")
+        if not 1 <= self.text_length <= 512:
+            raise ValueError(f"text length is {self.text_length}; choose 1 to 512 tokens")
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are texts for pictures."""
+        return any(part is not None for part in (self.caption, self.captions, self.embeddings))
 
     @property
     def dials(self) -> Dials:

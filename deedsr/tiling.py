@@ -17,6 +17,13 @@ T = TypeVar("T")
 # Standard deviation of a window's weight over its side: a neighbour that overlaps by an eighth of the side
 # weighs 33 times as much at the window's edge, and 400 times by a quarter, so an edge leaves no seam.
 SIGMA = 1 / 8
+SIGMAS = {"even": SIGMA, "dit4sr": 0.1, "deedsr": None}
+"""The ways to lay tiles, by the standard deviation of a tile's weight over its side, None where all of it counts alike.
+
+even: spread evenly, all of one size, their answers blended in every step. dit4sr, as DiT4SR's authors do: squares at
+equal strides from the upper left corner, the last flush with the end; the autoencoder sees the picture in one piece.
+deedsr, as DeeDSR's authors do: at equal strides, too, but every tile is sampled, decoded and coloured by itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,24 @@ class Window:
         return Window(*(int(side) for side in sides))
 
 
-def windows(height: int, width: int, tile: int, overlap: int, multiple: int | None = None) -> list[Window]:
+def windows(
+    height: int, width: int, tile: int, overlap: int, multiple: int | None = None, strided: bool = False
+) -> list[Window]:
     """Windows of side ``tile`` that cover an image row by row, neighbours sharing at least ``overlap`` pixels.
 
     They are spread evenly, all of one size; along a side no longer than ``tile`` there is one window as long as the
     side. multiple: as many windows, but no larger than their overlaps need, of a side that is a multiple of
-    this. Raises ValueError for a tile that is not positive or an overlap outside 0 … tile - 1.
+    this. strided: instead at equal distances from the start, sharing exactly `overlap`, the last flush with the end.
+    Raises ValueError for a tile that is not positive or an overlap outside 0 … tile - 1.
     """
     if tile < 1:
         raise ValueError(f"tile is {tile}: it must be at least 1 pixel")
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap is {overlap}: it must be at least 0 and less than the tile, {tile}")
-    (rows, tall), (columns, wide) = (_starts(length, tile, overlap, multiple) for length in (height, width))
+    if strided:
+        (rows, tall), (columns, wide) = (_strides(length, tile, overlap) for length in (height, width))
+    else:
+        (rows, tall), (columns, wide) = (_starts(length, tile, overlap, multiple) for length in (height, width))
     return [Window(top, left, tall, wide) for top in rows for left in columns]
 
 
@@ -67,6 +80,14 @@ def _starts(length: int, tile: int, overlap: int, multiple: int | None) -> tuple
         least = (length + (count - 1) * overlap) / count
         tile = min(tile, math.ceil(least / multiple) * multiple)
     return [round(index * (length - tile) / (count - 1)) for index in range(count)], tile
+
+
+def _strides(length: int, tile: int, overlap: int) -> tuple[list[int], int]:
+    """As `_starts`, at equal distances."""
+    if length <= tile:
+        return [0], length
+    last = length - tile
+    return [*range(0, last, tile - overlap), last], tile
 
 
 def blend(
@@ -85,10 +106,15 @@ def blend(
 
 
 def merge(
-    pieces: Iterable[tuple[Window, Tensor]], height: int, width: int, scale: int | float | Fraction = 1
+    pieces: Iterable[tuple[Window, Tensor]],
+    height: int,
+    width: int,
+    scale: int | float | Fraction = 1,
+    sigma: float | None = SIGMA,
 ) -> Tensor:
     """:func:`blend` for pieces that are computed already, or as they are drawn from a generator.
 
+    sigma: standard deviation of a piece's weight over its side; None weighs all of it alike.
     The mean is kept as it runs, m ← m + (x - m) · w / Σw, so that pieces which agree come back to the bit.
     """
     whole = Window(0, 0, height, width).scaled(scale)
@@ -99,7 +125,7 @@ def merge(
         if mean is None or total is None:
             mean = piece.new_zeros((*piece.shape[:-2], whole.height, whole.width), dtype=torch.float32)
             total = piece.new_zeros((whole.height, whole.width), dtype=torch.float32)
-        weight = _gaussian(place, piece.device)
+        weight = _weight(place, piece.device, sigma)
         part = total[place.slices].add_(weight)
         inside = mean[place.slices]
         inside += (piece.float() - inside) * (weight / part)
@@ -107,10 +133,12 @@ def merge(
     return mean
 
 
-def _gaussian(window: Window, device: torch.device) -> Tensor:
-    """Weight (height, width): 1 at the window's centre, a Gaussian of standard deviation SIGMA times each side."""
+def _weight(window: Window, device: torch.device, sigma: float | None) -> Tensor:
+    """Weight (height, width): 1 at the window's centre, a Gaussian of standard deviation `sigma` times each side."""
+    if sigma is None:
+        return torch.ones(window.height, window.width, device=device)
     vertical, horizontal = (
-        torch.exp(-0.5 * (((torch.arange(side, device=device) + 0.5) / side - 0.5) / SIGMA) ** 2)
+        torch.exp(-0.5 * (((torch.arange(side, device=device) + 0.5) / side - 0.5) / sigma) ** 2)
         for side in (window.height, window.width)
     )
     return vertical[:, None] * horizontal[None, :]

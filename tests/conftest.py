@@ -166,3 +166,36 @@ def needs_weights() -> Callable[[str], None]:
             pytest.skip(f"weights are not on this machine: {', '.join(missing)}")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def write_text_encoders() -> Callable[..., Path]:
+    """`write_text_encoders(folder, width, pooled)`: those of a base of Stable Diffusion 3, tiny, in diffusers' layout.
+
+    Their words are single letters.
+    """
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+
+    def write(folder: Path, width: int, pooled: int) -> Path:
+        vocabulary = {"<pad>": 0, "<end>": 1, "<unknown>": 2, **{chr(97 + number): 3 + number for number in range(26)}}
+        plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unknown>"))
+        plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=plain, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", model_max_length=77
+        )
+        clip = {"vocab_size": 29, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "eos_token_id": 1}
+        clip |= {"num_attention_heads": 2, "projection_dim": pooled // 2, "bos_token_id": 1, "pad_token_id": 0}
+        t5 = {"vocab_size": 29, "d_model": width, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        torch.manual_seed(0)
+        parts = {
+            number: transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**clip))
+            for number in ("", "_2")
+        }
+        parts["_3"] = transformers.T5EncoderModel(transformers.T5Config(**t5))
+        for number, part in parts.items():
+            part.save_pretrained(folder / f"text_encoder{number}")
+            tokenizer.save_pretrained(folder / f"tokenizer{number}")
+        return folder
+
+    return write

@@ -20,7 +20,8 @@ from deedsr.models.system import ADAPTER
 from deedsr.options import SAMPLERS, Options
 from deedsr.pictures.metadata import Density
 from deedsr.pictures.picture import Picture, read, write
-from deedsr.restorer import MARGIN, Restorer, content_seed
+from deedsr.randomness import content_seed
+from deedsr.restorer import MARGIN, Restorer
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -325,12 +326,12 @@ def test_a_photograph_tiled_and_untiled_agree_and_no_seam_shows():
 
 
 def test_a_preset_is_a_start_for_the_other_options(tiny_model):
-    settings = Restorer(tiny_model, Options(preset="paper")).settings
-    assert settings == tiny_model.presets["paper"]
+    settings = Restorer(tiny_model, Options(preset="authors")).settings
+    assert settings == tiny_model.presets["authors"]
     assert (settings.steps, settings.eta, settings.spacing) == (50, 1.0, "leading")
-    changed = Restorer(tiny_model, Options(preset="paper", steps=7)).settings
+    changed = Restorer(tiny_model, Options(preset="authors", steps=7)).settings
     assert (changed.steps, changed.eta, changed.spacing) == (7, 1.0, "leading")
-    with pytest.raises(ValueError, match="preset 'fast'; choose one of paper"):
+    with pytest.raises(ValueError, match="preset 'fast'; choose one of authors"):
         Restorer(tiny_model, Options(preset="fast"))
 
 

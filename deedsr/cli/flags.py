@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 _SHORT = {"output": "-o", "tile": "-t"}
-_QUOTED = re.compile(
-    r"`(output|suffix|ext|dtype|tile|frames|overwrite|download|with_base|merge|replace_card)(?:='?(\w+)'?)?`|`\.(\w+)`"
+_FLAGS = (
+    "output|suffix|ext|dtype|tile|frames|overwrite|download|with_base|merge|replace_card|captions?|negative|embeddings"
 )
+_QUOTED = re.compile(rf"`({_FLAGS})(?:='?(\w+)'?)?`|`\.(\w+)`")
 
 
 def in_flags(message: str) -> str:

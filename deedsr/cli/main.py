@@ -21,9 +21,8 @@ from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import explain, one_line, show_any_name
-from deedsr.ledger import Ledger, file_digest, remembered, settings_digest
+from deedsr.ledger import Ledger, content, remembered, settings_digest
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
-from deedsr.pictures.found import pictures
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -58,6 +57,16 @@ Overlap = Annotated[int | None, typer.Option(help="The least that neighbouring t
 Spacing = Annotated[
     str | None, typer.Option(help=f"Of the steps' times: {', '.join(SPACINGS)} [default: the model's].")
 ]
+Caption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What the picture shows; of DiT4SR, as the next three.")
+]
+Captions = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The same for each: name and caption in .csv, .tsv or .jsonl.")
+]
+Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What guidance by text leads away from.")]
+Embeddings = Annotated[
+    Path | None, typer.Option(metavar="FILE|FOLDER", help="Texts that stage2.texts.embed has embedded.")
+]
 Licence = Annotated[
     str | None, typer.Option("--licence", "--license", metavar="ID", help="As the hub names it [default: its base's].")
 ]
@@ -86,11 +95,15 @@ def restore(
     output: Output = Path("restored"),
     outscale: Annotated[float, typer.Option("-s", "--outscale", help="Output size over input size, 1 to 8.")] = 4.0,
     model: Annotated[str, typer.Option(help="built-in, a model folder, a checkpoint or an id.")] = "built-in",
-    preset: Annotated[str | None, typer.Option(help="Sampling preset: paper; of DiT4SR fast, too.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Sampling preset: authors; of DiT4SR fast, too.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the diffusion [default: the model's].")] = None,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)} [default: the model's].")] = None,
     spacing: Spacing = None,
     noise_guidance: Pull = None,
+    caption: Caption = None,
+    captions: Captions = None,
+    negative: Negative = None,
+    embeddings: Embeddings = None,
     text_guidance: TextScale = None,
     denoise: Denoise = 1.0,
     deblur: Deblur = 1.0,
@@ -139,7 +152,7 @@ def restore(
     options = Options(
         outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble,
         denoise, deblur, dejpeg, degradation_guidance, degradation_of, spacing, overlap,
-        width, height, megapixels,
+        width, height, megapixels, caption, captions, negative, embeddings,
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
@@ -159,15 +172,16 @@ def _load(model: str, options: Options, device: str, dtype: str, compile: bool) 
     from deedsr.restorer import Restorer
 
     restorer = Restorer.from_pretrained(model, options, device, dtype, compile)
-    if options.seed and not restorer.noisy:
+    if options.seed and not restorer.settings.noisy:
         typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
+    if restorer.note is not None:
+        typer.echo(f"deedsr: {in_flags(restorer.note)}", err=True)
     return restorer
 
 
 def _digest(model: str, options: Options, dtype: str, saving: jobs.Saving) -> str:
     """Of all that makes an output what it is, but for the input."""
-    references = [file_digest(file) for file in pictures(options.references)]
-    return settings_digest(model, {**asdict(options), **asdict(saving), "dtype": dtype, "degradation_of": references})
+    return settings_digest(model, {**content(options), **asdict(saving), "dtype": dtype})
 
 
 @app.command()
@@ -175,16 +189,29 @@ def info(
     model: Annotated[str, typer.Option(help="built-in, sd21, dit4sr, a model folder …")] = "built-in",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Print the parts of a model and how many parameters they have, without loading weights."""
-    from deedsr.models import describe
+    """Print the parts of a model with their parameters, and where its defaults differ from --preset authors."""
+    from deedsr.models import skeleton
+    from deedsr.models.authors import differences
 
-    found = describe(model)
+    found = skeleton(model)
+    apart = differences(found.defaults, found.presets)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        for key, value in found.items():
-            typer.echo(f"{key:<20} {value:>15,}" if isinstance(value, int) else f"{key:<20} {value}")
+        typer.echo(json.dumps({**found.counts(), "sampling": [asdict(one) for one in apart]}, indent=2))
+        return 0
+    for key, value in found.counts().items():
+        typer.echo(f"{key:<20} {value:>15,}")
+    typer.echo(f"\n{'sampling':<13}{'default':<17}{'authors':<17}why")
+    for one in apart:
+        typer.echo(f"{one.name:<13}{_word(one.default):<17}{_word(one.authors):<17}{one.why}")
     return 0
+
+
+def _word(value: object) -> str:
+    """A setting as people read it; None leaves it to the restorer."""
+    if isinstance(value, list):
+        return ":".join(map(_word, value))
+    text = "as needed" if value is None else f"{value:g}" if isinstance(value, float) else str(value) or "none"
+    return text if len(text) < 16 else f"{text[:14]}…"
 
 
 app.command("compare")(compare_command)

@@ -141,10 +141,11 @@ def convert(source: Path, target: Path, config: DeeDSRConfig = SD21) -> None:
     """Write the checkpoint `source` of the authors' repository as the model folder `target`, its base inside.
 
     Reproduced: the sampling of their test script, as the folder's defaults (`SD21`): 50 steps of DDIM with η = 1
-    from pure noise at leading times, the first step's x̂0 replaced by z_lr, no classifier-free guidance. Not
-    reproduced, being slips that a network is not trained for: z_lr from a picture in [0, 1] instead of [-1, 1] and
-    drawn from the posterior instead of its mode; 64 pixels of padding on sides that need none; tiles that are sampled
-    one by one, averaged uniformly, coloured one by one and not cropped; BatchNorms of the encoder that still move.
+    from pure noise at leading times, the first step's x̂0 replaced by z_lr, no classifier-free guidance. The preset
+    ``authors`` adds what a network is not trained for: z_lr from a picture in [0, 1] instead of [-1, 1] and drawn from
+    the posterior instead of its mode; 64 pixels of padding on sides that need none; tiles that are sampled one by one,
+    averaged uniformly and coloured one by one; no colours matched; rounding down. Left out even there: tiled outputs
+    that are not cropped to their size, and BatchNorms of the encoder that still move.
 
     Raises ValueError where `source` is no such checkpoint (see `fitted`) or `target` exists.
     """

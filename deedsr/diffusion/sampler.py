@@ -14,7 +14,8 @@ from deedsr.devices import upload
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
 from deedsr.diffusion.process import Process
-from deedsr.options import COLOURS, SPACINGS, Options, one_of
+from deedsr.options import COLOURS, LRS, POSTERIORS, ROUNDINGS, SPACINGS, Options, one_of
+from deedsr.tiling import SIGMAS
 
 SAMPLERS = {
     "ddim": diffusers.DDIMScheduler,
@@ -35,10 +36,16 @@ class Settings:
     it starts far below the noisiest time. start: the fraction of the noise levels that is gone through; 1 starts from
     pure noise, less from z_lr noised to the first of the remaining times. noise: standard deviation of the noise at the
     start; 1 is what base models are trained with, 0 is none, for models that were distilled so. guidance: see
-    `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`. tile: side of the tiles that the network
-    sees, in HR pixels; None leaves it to the restorer. ensemble: flipped and turned views that the restorer takes the
-    mean of, 1 to 8. colour: how it takes over the input's colours, see `deedsr.colour.match`. Raises ValueError for a
-    value out of its range.
+    `NoiseGuidance`. text, degradation: guidance by these, see `FreeGuidance`.
+
+    Of the restorer: tile: side of the tiles that the network sees, in HR pixels; overlap: the least that neighbours
+    share; untiled: pictures of up to so many pixels squared have no tiles; margin: mirrored context on all sides; of
+    these four, None leaves it to the restorer. tiles: how they are laid, see `deedsr.tiling.SIGMAS`. ensemble: flipped
+    and turned views that it takes the mean of, 1 to 8. colour: how it takes over the input's colours, see
+    `deedsr.colour.match`. lr: how the LR image is enlarged, see `deedsr.geometry.enlarged`; ``deedsr`` also pads sides
+    that need none, and has the autoencoder see values in [0, 1], ``dit4sr`` also colours and sizes the output in 8
+    bits. posterior: whether z_lr is the ``mode`` or a ``sample``. rounding: of the output to 8 bits, ``nearest`` or
+    ``down``. words: put behind every caption. Raises ValueError for a value out of its range.
     """
 
     sampler: str = "ddim"
@@ -53,11 +60,23 @@ class Settings:
     tile: int | None = None
     ensemble: int = 1
     colour: str = "wavelet"
+    overlap: int | None = None
+    untiled: int | None = None
+    margin: int | None = None
+    tiles: str = "even"
+    lr: str = "float"
+    posterior: str = "mode"
+    rounding: str = "nearest"
+    words: str = ""
 
     def __post_init__(self) -> None:
         one_of("sampler", self.sampler, SAMPLERS)
         one_of("spacing", self.spacing, SPACINGS)
         one_of("colour", self.colour, COLOURS)
+        one_of("tiles", self.tiles, SIGMAS)
+        one_of("lr", self.lr, LRS)
+        one_of("posterior", self.posterior, POSTERIORS)
+        one_of("rounding", self.rounding, ROUNDINGS)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if not 0 < self.start <= 1:
@@ -68,6 +87,9 @@ class Settings:
             raise ValueError(f"noise 0 leaves {self.steps} steps nothing to begin with: start below {self.start}")
         if self.tile is not None and self.tile < 1:
             raise ValueError(f"tile must be a number of pixels, not {self.tile}")
+        for name, pixels in (("overlap", self.overlap), ("untiled", self.untiled), ("margin", self.margin)):
+            if pixels is not None and pixels < 0:
+                raise ValueError(f"{name} must be a number of pixels, not {pixels}")
         if not 1 <= self.ensemble <= 8:
             raise ValueError(f"ensemble must be 1 to 8 views, not {self.ensemble}")
 
@@ -86,6 +108,11 @@ class Settings:
     def asked(self) -> int:
         """How many of the steps ask the network: none that noise guidance takes from the input alone."""
         return max(self.steps - (self.guidance.steps if self.guidance.weight == 1 else 0), 0)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise has a part in what comes out, so that another seed gives another picture."""
+        return self.noise > 0 or self.eta > 0 or self.posterior == "sample"
 
     def with_(self, **changes: Any) -> Settings:
         """A copy with the changes that are not None."""

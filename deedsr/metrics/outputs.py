@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from deedsr.data.pairs import read_rgb
-from deedsr.geometry import dimensions
+from deedsr.geometry import dimensions, resize_8bit
 from deedsr.options import Options
-from deedsr.pictures.picture import Picture, from_pil
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,4 @@ def load(stem: str, files: Mapping[str, Path]) -> Sample:
 
 def bicubic(lr: Tensor, size: tuple[int, int]) -> Tensor:
     """Pillow's bicubic up-sampling to (height, width), through 8 bits, as rows of this name are computed in papers."""
-    height, width = size
-    large = Picture(lr.cpu()).to_pil().resize((width, height), Image.Resampling.BICUBIC)
-    return from_pil(large).rgb
+    return resize_8bit(lr.cpu(), size)

@@ -22,6 +22,7 @@ __all__ = [
     "further",
     "load_model",
     "random_model",
+    "skeleton",
     "trainable_model",
 ]
 
@@ -48,11 +49,16 @@ def load_model(
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:
     """Parameters by part of a built-in model, a model folder, a checkpoint, or a size (see `random_model`)."""
+    return skeleton(name).counts()
+
+
+def skeleton(name: str = BUILT_IN) -> RestorationModel:
+    """A built-in model, a model folder, a checkpoint or a size on the meta device: its shapes, without its weights."""
     if name in (BUILT_IN, BUILT_IN_DIT) or Path(name).exists():
         place = model_place(name)
-        return _system(place).skeleton(place).counts()
+        return _system(place).skeleton(place)
     with torch.device("meta"):
-        return random_model(name).counts()
+        return random_model(name)
 
 
 def random_model(size: str) -> RestorationModel:

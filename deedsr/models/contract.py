@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
-from deedsr.diffusion.sampler import Settings
+from deedsr.diffusion.sampler import Settings, make_scheduler
 from deedsr.geometry import SizeRequirement
+from deedsr.options import Options, one_of
 from deedsr.tiling import Window
 
 
@@ -27,6 +29,10 @@ class Text:
     def like(self, latent: Tensor) -> Text:
         """For a batch of latents, in its dtype and on its device; a single text counts for all."""
         return Text(*(part.to(latent).expand(len(latent), *part.shape[1:]) for part in (self.tokens, self.pooled)))
+
+
+TextOf = Callable[[str | Path | None], tuple[Text, Text | None]]
+"""The text of a picture by its name, and the negative one; ValueError for a picture that has none."""
 
 
 class Condition(Protocol):
@@ -93,12 +99,45 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
         text: Text | None = None,
         guidance: FreeGuidance = NO_GUIDANCE,
         vector: Tensor | None = None,
+        negative: Text | None = None,
     ) -> Known:
         """What depends on the LR image (B, 3, H/4, W/4) and on the latent of its up-sampled self, once per image.
 
         text: of each image or one for all; None leaves it to the model. guidance: by the text, or by the degradation.
-        vector: the degradation vector (B, D), in place of that of `lr`. Raises ValueError for what it can't take.
+        vector: the degradation vector (B, D), in place of that of `lr`. negative: the text that guidance leads away
+        from; None leaves it to the model. Raises ValueError for what it can't take.
         """
+
+    def settings(self, options: Options) -> Settings:
+        """The sampling preset that `options` name, or the defaults, with the user's changes.
+
+        Raises ValueError for what is not of this model.
+        """
+        preset = options.preset
+        chosen = self.defaults if preset is None else self.presets[one_of("preset", preset, self.presets)]
+        settings = chosen.chosen(options)
+        make_scheduler(self.process, settings)
+        if settings.degradation.scale != 1 and not self.guided_by_degradation:
+            raise ValueError(
+                "this model has no null vector for guidance by the degradation to lead away from: leave it at 1, or "
+                "train with vector.dropout"
+            )
+        return settings
+
+    def texts(self, options: Options, settings: Settings, device: torch.device) -> TextOf | None:
+        """The texts that `options` name, embedded on `device`; None where they name none.
+
+        Raises ValueError for a model that takes none or can't be guided by one, and for texts that can't be had.
+        """
+        if options.tells:
+            raise ValueError("this model takes no text: leave caption, captions, negative and embeddings out")
+        if settings.text.scale != 1:
+            raise ValueError("this model takes no text, so it can't be guided by one either: leave text guidance at 1")
+        return None
+
+    def untold(self, options: Options, settings: Settings) -> str | None:
+        """What to say to the user where guidance by text is the model's way, but there is no text."""
+        return None
 
     def guidance(self, settings: Settings) -> FreeGuidance:
         """That of `settings` which is this model's: by text, or by the degradation."""

@@ -14,7 +14,8 @@ from deedsr.geometry import SCALE, pad_to, upsample
 from deedsr.models import RestorationModel
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen.base import stock
-from deedsr.restorer import UNTILED, content_seed
+from deedsr.randomness import content_seed
+from deedsr.restorer import UNTILED
 from deedsr.tiling import Window, blend, windows
 
 TILE, OVERLAP = 512, 96  # HR pixels

@@ -55,7 +55,7 @@ def restored(model: RestorationModel, options: Options, further: dict) -> Make:
     """The input, restored as `split` says."""
     restorer = Restorer(model, options)
     restorer.settings = restorer.settings.with_(**further)
-    return lambda sample: restorer(Picture(sample.lr)).rgb
+    return lambda sample: restorer(Picture(sample.lr), name=sample.stem).rgb
 
 
 def eight_bits(image: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ import datetime
 import logging
 import sys
 from collections import Counter
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from torch.utils.data import DataLoader
 
 from deedsr.batch import attempt
 from deedsr.jobs import Job, make_plan
-from deedsr.ledger import Ledger, file_digest, settings_digest
+from deedsr.ledger import Ledger, content, file_digest, settings_digest
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
-from deedsr.pictures.found import pictures
 from deedsr.restorer import Restorer
 from deedsr.training.command import plain
 
@@ -59,9 +57,9 @@ class Restoration(pl.LightningModule):
     @cached_property
     def restorer(self) -> Restorer:
         """Loaded at the first picture that needs it."""
-        model = load_model(self.ckpt, self.trainer.strategy.root_device, self.kind)
-        restorer = Restorer(model, self.options, self.compiled)
-        if self.options.seed and not restorer.noisy:
+        model = load_model(self.ckpt, dtype=self.kind)
+        restorer = Restorer(model, self.options, self.compiled, self.trainer.strategy.root_device)
+        if self.options.seed and not restorer.settings.noisy:
             log.warning("options.seed changes nothing: this model restores without noise")
         return restorer
 
@@ -99,8 +97,7 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext)
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
-    references = [file_digest(file) for file in pictures(options.references)]
-    settings = {**asdict(options), "dtype": cfg.dtype, "degradation_of": references}
+    settings = {**content(options), "dtype": cfg.dtype}
     ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
     run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile)
     trainer: pl.Trainer = hydra.utils.instantiate(

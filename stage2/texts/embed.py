@@ -5,7 +5,7 @@
 Of every ``captions/STEM.txt`` it writes ``texts/stems/STEM.safetensors``, and to ``texts/texts.safetensors`` the empty
 text, `positive`, what every picture is told at sampling, and `negative`, what guidance leads away from. The base is a
 folder in diffusers' layout or a hub id, of which the text encoders and tokenizers are read. What is there already is
-kept.
+kept. To restore with them, `deedsr restore --embeddings FOLDER`; they may have another length then, tokens=256.
 """
 
 from deedsr.training.command import main

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deedsr import weights
 from deedsr.data.members import Photo
-from deedsr.models.sd3.folder import TEXTS
+from deedsr.models.sd3.prompts import TEXTS
 
 NULL = "null"
 

@@ -128,8 +128,14 @@ def test_info_counts(capsys, model):
     keys = {"degradation_encoder", "adapter", "sft", "cross_attention", "trained", "unet_frozen", "unet_total"}
     assert keys <= set(found)
     assert found["trained"] == found["adapter"] + found["sft"] + found["cross_attention"]
+    colour = next(one for one in found["sampling"] if one["name"] == "colour")
+    assert (colour["default"], colour["authors"]) == ("wavelet", "none")
+    assert all(one["why"] for one in found["sampling"])
     code, out, _ = call(capsys, "info", "--model", model)
     assert f"{found['adapter']:,}" in out
+    rows = [line.split(maxsplit=3) for line in out.partition("sampling")[2].splitlines()[1:]]
+    assert [row[0] for row in rows] == [one["name"] for one in found["sampling"]]
+    assert ["rounding", "nearest", "down", "rounding down darkens by half a level"] in rows
 
 
 # -- restoring
@@ -331,7 +337,7 @@ def test_a_full_disk(capsys, tmp_path, tiny_model_folder, monkeypatch):
 def test_an_interrupt_is_one_line_and_leaves_no_file(capsys, tmp_path, tiny_model_folder, monkeypatch):
     from deedsr.restorer import Restorer
 
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object, name: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Restorer, "restore", interrupt)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from deedsr.models.frozen.base import write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig, random_model
+from deedsr.models.sd3.folder import DIT4SR
+from deedsr.models.system import Header
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +50,22 @@ def tiny_dit4sr(tiny_sd3: DiT4SRConfig) -> DiT4SR:
     for _, parameter in model.trainable():
         torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+@pytest.fixture(scope="session")
+def write_model() -> Callable[..., Path]:
+    """`write_model(folder, config, model)`: a model folder, base inside."""
+
+    def write(folder: Path, config: DiT4SRConfig, model: DiT4SR) -> Path:
+        tensors = {
+            name: value
+            for name, value in model.transformer.state_dict().items()
+            if ".processor." not in name and ".net.1." not in name
+        }
+        write_part(folder / "base" / "transformer", tensors, config.transformer)
+        write_part(folder / "base" / "vae", model.vae.state_dict(), config.vae)
+        write_scheduler(folder / "base", config.scheduler)
+        DIT4SR.save(folder, dict(model.trainable()), Header("base", model.transformer.stream, config.defaults))
+        return folder
+
+    return write

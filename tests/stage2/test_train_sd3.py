@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,11 @@ from PIL import Image
 
 from deedsr import weights
 from deedsr.cli import main as cli
+from deedsr.diffusion.sampler import Settings
 from deedsr.models import describe, load_model
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
+from deedsr.models.sd3.model import DEFAULTS
 from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images
 from deedsr.restorer import Restorer
@@ -93,7 +94,7 @@ def test_to_the_letter_of_the_authors_the_last_weights_are_kept(
 
 def test_the_defaults_may_change_those_of_the_size(composed: Composed, options: Options, tmp_path: Path) -> None:
     model = restoration_run(composed("stage2", options(tmp_path, "dit4sr", "+model.defaults.steps=5"))).model
-    assert model.defaults == replace(model.presets["paper"], steps=5)
+    assert model.defaults == Settings.from_dict({**DEFAULTS, "steps": 5})
     with pytest.raises(ValueError, match=r"unknown model\.size 'large'; there are: dit4sr, dit4sr_small"):
         restoration_run(composed("stage2", options(tmp_path, "dit4sr", "model.size=large")))
 

@@ -16,13 +16,14 @@ from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SizeRequirement
+from deedsr.models import authors
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter, Told
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
-from deedsr.models.deedsr.sizes import SD21, DeeDSRConfig
+from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen import latents, lora
 from deedsr.models.frozen.base import stock
 from deedsr.nested import join
@@ -68,7 +69,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
     out = skip(x) + [h·(1+γ) + β], just before the residual is added. `AdapterConfig` has ablations of all this.
     """
 
-    presets = {"paper": Settings.from_dict(SD21.defaults)}
+    presets = {"authors": Settings.from_dict(authors.DEEDSR)}
     takes_vector = True
 
     def __init__(
@@ -197,9 +198,10 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         text: Text | None = None,
         guidance: FreeGuidance = NO_GUIDANCE,
         vector: Tensor | None = None,
+        negative: Text | None = None,
     ) -> DeeDSRCondition:
         """Raises ValueError for a text, and for guidance where there is no null vector."""
-        if text is not None:
+        if text is not None or negative is not None:
             raise ValueError("DeeDSR takes no text")
         told = self.adapter.told(self.vector(lr) if vector is None else vector)
         null = None if guidance.scale == 1 else self.adapter.told(self.null(len(z_lr)))

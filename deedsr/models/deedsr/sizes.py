@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 
 from deedsr.diffusion.sampler import Settings
+from deedsr.models import authors
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.frozen import configs
@@ -40,7 +41,7 @@ SD21 = DeeDSRConfig(
     **configs.SD21,
     encoder={"layers": [3, 4, 6, 3], "widths": [128, 256, 512, 1024], "stem": 64},
     adapter=AdapterConfig(4, 256, (1, 1, 2, 2), (True, True, True, False), heads=4, maps=256, vector=1024),
-    defaults={"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "leading", "guidance": [1.0, 1]},
+    defaults={name: authors.DEEDSR[name] for name in ("sampler", "steps", "eta", "spacing", "guidance")},
 )
 
 SMALL = DeeDSRConfig(

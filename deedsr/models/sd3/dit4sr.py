@@ -15,7 +15,7 @@ from deedsr.models.contract import Text
 from deedsr.models.frozen import configs, lora
 from deedsr.models.frozen.base import stock
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.sd3.model import SAMPLING, SD3Restoration
+from deedsr.models.sd3.model import DEFAULTS, SD3Restoration
 from deedsr.models.sd3.transformer import DiT4SRTransformer
 
 
@@ -65,7 +65,7 @@ class DiT4SRConfig:
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
-SD35 = DiT4SRConfig("dit4sr", **configs.SD35, defaults=SAMPLING["paper"])
+SD35 = DiT4SRConfig("dit4sr", **configs.SD35, defaults=DEFAULTS)
 SMALL = DiT4SRConfig("dit4sr_small", **configs.SMALL_DIT, defaults={"sampler": "euler", "steps": 8})
 
 

@@ -25,9 +25,9 @@ from deedsr.models.sd3.controlnet import Branch, SD3ControlNet
 from deedsr.models.sd3.dit4sr import SD35, SMALL, DiT4SR, DiT4SRConfig, random_model
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.model import SD3Restoration
+from deedsr.models.sd3.prompts import TEXTS
 from deedsr.models.system import Header, System, TrainableModel, companion_places, load_trained
 
-TEXTS = "texts.safetensors"
 SIZES = {size.name: size for size in (SD35, SMALL)}
 
 
@@ -46,6 +46,7 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
     def load(self, place: Path) -> SD3Restoration:
         trained = self.open(place)
         model = self.model_on_base(trained.base, trained.header)
+        model.base = trained.header.base, trained.file.parent
         load_trained(model, trained.tensors(), trained.file)
         if trained.companion is not None:
             load_texts(trained.companion, model)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +18,30 @@ from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SizeRequirement
+from deedsr.models import authors
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.frozen import latents
+from deedsr.models.sd3.encoders import embed
+from deedsr.models.sd3.prompts import NEGATIVE, Prompts, embedded, read_captions
 from deedsr.nested import join
+from deedsr.options import Options
 from deedsr.tiling import Window
 
-SAMPLING: dict[str, dict[str, Any]] = {
-    "paper": {"sampler": "euler", "steps": 40, "text": [8.0]},
-    "fast": {"sampler": "euler", "steps": 12, "start": 0.8, "text": [8.0, 0.6]},
-}
-"""Sampling presets, as arguments of `Settings`. paper: arXiv 2503.23580, section 4.1. fast: a quarter of the work, from
-the LR latent at σ = 0.92 where the shift is 3, guided in the first 7 steps alone."""
+DEFAULTS: dict[str, Any] = {name: authors.DIT4SR[name] for name in ("sampler", "steps", "text")}
+FAST: dict[str, Any] = {"sampler": "euler", "steps": 12, "start": 0.8, "text": [8.0, 0.6]}
+"""A sampling preset, as arguments of `Settings`: a quarter of the work, from the LR latent at σ = 0.92 where the shift
+is 3, guided in the first 7 steps alone."""
+UNTOLD = (
+    "this model is guided by what pictures show, and is told nothing: it restores with an empty token and without "
+    "guidance; `caption`, `captions` or `embeddings` tell it more"
+)
+log = logging.getLogger(__name__)
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once in a process."""
+    log.warning(message)
 
 
 @dataclass(frozen=True)
@@ -45,10 +61,13 @@ class SD3Restoration(RestorationModel[SD3Condition]):
     """A frozen transformer of Stable Diffusion 3 and the trained part of a subclass.
 
     transformer: `SD3Transformer2DModel` or a subclass; its positional embedding sets the limit. vae: AutoencoderKL or
-    AutoencoderDC. Without texts (see `set_texts`), a model sees one token of zeros, and guidance has no effect.
+    AutoencoderDC. Without texts (see `set_texts`), a model sees one token of zeros, and guidance has no effect. base:
+    where its text encoders are, as `deedsr.models.sd3.encoders.embed` takes it; None where that is not known.
     """
 
-    presets = {name: Settings.from_dict(numbers) for name, numbers in SAMPLING.items()}
+    base: tuple[str, Path | None] | None = None
+
+    presets = {"authors": Settings.from_dict(authors.DIT4SR), "fast": Settings.from_dict(FAST)}
     takes_text = True
 
     def __init__(self, transformer: nn.Module, vae: nn.Module, process: Process, defaults: Settings) -> None:
@@ -83,6 +102,35 @@ class SD3Restoration(RestorationModel[SD3Condition]):
             self.register_buffer(f"{name}_pooled", text.pooled, persistent=False)
         self.has_texts = True
 
+    def texts(self, options: Options, settings: Settings, device: torch.device) -> Prompts | None:
+        """Captions get the words of `settings` behind them. The base's text encoders are gone when it returns."""
+        if not options.tells:
+            if options.text_guidance not in (None, 1) and not self.has_texts:
+                ways = "give `caption`, `captions` or `embeddings`, or leave it at 1"
+                raise ValueError(f"guidance by text needs one: {ways}")
+            return None
+        if options.embeddings is not None:
+            found = embedded(Path(options.embeddings))
+        elif self.base is None:
+            raise ValueError("this model was not read from a file that names its base: give `embeddings`")
+        else:
+            captions = {} if options.captions is None else read_captions(Path(options.captions))
+            told = {name: f"{caption} {settings.words}".strip() for name, caption in captions.items()}
+            others = None if options.caption is None else f"{options.caption} {settings.words}".strip()
+            negative = NEGATIVE if options.negative is None else options.negative
+            wanted = {*told.values(), *([] if others is None else [others]), *([negative] * (settings.text.scale != 1))}
+            by_text = embed(self.base, sorted(wanted), options.text_length, device, self.dtype)
+            own = {name: by_text[text] for name, text in told.items()}
+            default = None if others is None else by_text[others]
+            found = Prompts(own, default, by_text.get(negative), str(options.captions))
+        return found
+
+    def untold(self, options: Options, settings: Settings) -> str | None:
+        if self.has_texts or options.tells or settings.text.scale == 1:
+            return None
+        _warn(UNTOLD)
+        return UNTOLD
+
     def text(self, name: str) -> Text:
         """The text called ``positive`` or ``negative``."""
         return Text(getattr(self, f"{name}_tokens"), getattr(self, f"{name}_pooled"))
@@ -110,8 +158,9 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         text: Text | None = None,
         guidance: FreeGuidance = NO_GUIDANCE,
         vector: Tensor | None = None,
+        negative: Text | None = None,
     ) -> SD3Condition:
-        """text: of each image (or one for all), the model's own where None. The LR image counts through z_lr alone.
+        """text, negative: of each image (or one for all), the model's own where None. The LR image counts through z_lr.
 
         Raises ValueError for a degradation vector, which it knows none of, and where guidance is asked for and the two
         texts have not the same number of tokens.
@@ -120,9 +169,12 @@ class SD3Restoration(RestorationModel[SD3Condition]):
             raise ValueError("this model takes no degradation vector")
         silent = text is None and not self.has_texts
         text = (text or self.text("positive")).like(z_lr)
+        width, wanted = text.tokens.shape[-1], self.transformer.config.joint_attention_dim
+        if width != wanted:
+            raise ValueError(f"the text's tokens are {width} wide, but the model takes {wanted}: it is another base's")
         if guidance.scale == 1 or silent:
             return SD3Condition(z_lr, text, None, guidance)
-        negative = self.text("negative").like(z_lr)
+        negative = (negative or self.text("negative")).like(z_lr)
         lengths = text.tokens.shape[1], negative.tokens.shape[1]
         if lengths[0] != lengths[1]:
             raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from deedsr import colour
-from deedsr.diffusion.sampler import sample
+from deedsr.diffusion.sampler import Settings, sample
 from deedsr.geometry import SCALE, pad_to, upsample
 from deedsr.models import RestorationModel
 from deedsr.options import Options
-from deedsr.restorer import Restorer, content_seed
+from deedsr.randomness import content_seed
+from deedsr.restorer import Restorer
 from deedsr.tiling import Window, merge
 
 
@@ -32,6 +33,10 @@ class Arm:
         self.settings = self.restorer.settings
         if self.settings.ensemble != 1:
             raise ValueError(f"options.ensemble={self.settings.ensemble}: single views are compared, choose 1")
+        if any(getattr(self.settings, part) != getattr(Settings(), part) for part in ("lr", "posterior", "tiles")):
+            raise ValueError(
+                f"options.preset={options.preset}: pictures are prepared and tiled in our way, leave it out"
+            )
 
     def vector(self, lr: Tensor) -> Tensor | None:
         """The degradation vector (B, D) of LR pictures (B, 3, h, w), on the CPU; None of a model that knows none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
 from deedsr.models import describe, random_model
-from deedsr.models.frozen.base import stock, write_part, write_scheduler
+from deedsr.models.frozen.base import stock
 from deedsr.models.sd3.controlnet import SD3ControlNet, controlnet_of
 from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig
-from deedsr.models.sd3.folder import DIT4SR, TEXTS, save_texts
+from deedsr.models.sd3.folder import DIT4SR, save_texts
 from deedsr.models.sd3.lr_stream import LRStream
 from deedsr.models.sd3.model import Text
+from deedsr.models.sd3.prompts import TEXTS
 from deedsr.models.system import ADAPTER, Header
 from deedsr.nested import join
 from deedsr.tiling import Window
@@ -174,20 +176,9 @@ def test_another_process_is_refused(tiny_dit4sr: DiT4SR) -> None:
         DiT4SR(tiny_dit4sr.transformer, tiny_dit4sr.vae, process, Settings())
 
 
-def write_model(folder: Path, config: DiT4SRConfig, model: DiT4SR) -> None:
-    stock_names = {
-        name for name in model.transformer.state_dict() if ".processor." not in name and ".net.1." not in name
-    }
-    tensors = {name: value for name, value in model.transformer.state_dict().items() if name in stock_names}
-    write_part(folder / "base" / "transformer", tensors, config.transformer)
-    write_part(folder / "base" / "vae", model.vae.state_dict(), config.vae)
-    write_scheduler(folder / "base", config.scheduler)
-    DIT4SR.save(folder, dict(model.trainable()), Header("base", model.transformer.stream, config.defaults))
-
-
 @torch.no_grad()
 def test_the_trained_part_and_the_texts_come_back_from_a_folder(
-    tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, tmp_path: Path
+    tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, write_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     lr, z_lr, x_t, t = inputs()
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
@@ -205,7 +196,9 @@ def test_the_trained_part_and_the_texts_come_back_from_a_folder(
     assert DIT4SR.skeleton(tmp_path).counts() == tiny_dit4sr.counts()
 
 
-def test_a_folder_that_does_not_fit_is_named(tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, tmp_path: Path) -> None:
+def test_a_folder_that_does_not_fit_is_named(
+    tiny_sd3: DiT4SRConfig, tiny_dit4sr: DiT4SR, write_model: Callable[..., Path], tmp_path: Path
+) -> None:
     write_model(tmp_path, tiny_sd3, tiny_dit4sr)
     save_texts(tmp_path / TEXTS, texts(), Text(torch.zeros(1, 6, 8), torch.zeros(1, 40)))
     with pytest.raises(ValueError, match=r"texts\.safetensors: negative\.tokens"):

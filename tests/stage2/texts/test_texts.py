@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,18 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from torch import Tensor
 
 from deedsr import weights
 from deedsr.data.photos import PhotoCrops, decode, list_photos
 from deedsr.models import load_model
-from deedsr.models.frozen.base import stock, write_part, write_scheduler
+from deedsr.models.frozen.base import Base, stock, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SMALL
+from deedsr.models.sd3.folder import DIT4SR
+from deedsr.models.sd3.lr_stream import LRStream
+from deedsr.models.system import Header
+from deedsr.options import Options
+from deedsr.restorer import Restorer
 from stage2.cache.writing import make_cache
 from stage2.from_config import train
 from stage2.texts import captioners, encoders
@@ -154,38 +161,60 @@ def test_what_is_said_of_damage_is_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def text_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny encoders of texts in diffusers' layout; their words are single letters."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
-    from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+def text_encoders(tmp_path_factory: pytest.TempPathFactory, write_text_encoders: Callable[..., Path]) -> Path:
+    return write_text_encoders(tmp_path_factory.mktemp("encoders"), 20, 8)
 
-    vocabulary = {"<pad>": 0, "<end>": 1, "<unknown>": 2, **{chr(97 + number): 3 + number for number in range(26)}}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unknown>"))
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", model_max_length=77
-    )
-    clip = {"vocab_size": 29, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "eos_token_id": 1}
-    clip |= {"num_attention_heads": 2, "projection_dim": 4, "bos_token_id": 1, "pad_token_id": 0}
-    t5 = {"vocab_size": 29, "d_model": 20, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
-    torch.manual_seed(0)
-    one, two = (transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**clip)) for _ in range(2))
-    three = transformers.T5EncoderModel(transformers.T5Config(**t5))
-    pipe = StableDiffusion3Pipeline(
-        transformer=None,
-        vae=None,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        text_encoder=one,
-        tokenizer=tokenizer,
-        text_encoder_2=two,
-        tokenizer_2=tokenizer,
-        text_encoder_3=three,
-        tokenizer_3=tokenizer,
-    )
-    folder = tmp_path_factory.mktemp("encoders")
-    pipe.save_pretrained(folder)
-    return folder
+
+def test_embedded_texts_are_restored_with(
+    write_text_encoders: Callable[..., Path],
+    base: Path,
+    composed: Composed,
+    tmp_path: Path,
+) -> None:
+    """By picture from the folder, one for all from the file in it: what captions as long give, to the bit."""
+    config = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
+    transformer = {**SMALL.transformer, **config, "joint_attention_dim": 20, "pooled_projection_dim": 8}
+    shutil.copytree(base, tmp_path / "model" / "base")
+    write_part(tmp_path / "model" / "base" / "transformer", stock(transformer).state_dict(), transformer)
+    write_text_encoders(tmp_path / "model" / "base", 20, 8)
+    DIT4SR.save(tmp_path / "model", *fresh(tmp_path / "model"))
+    (tmp_path / "captions").mkdir()
+    for number, (stem, text) in enumerate((("one", "a car"), ("two", "a tree"))):
+        (tmp_path / "captions" / f"{stem}.txt").write_text(f"{text}\n")
+        Image.effect_noise((9, 12), 40 + number).convert("RGB").save(tmp_path / f"{stem}.png")
+    options = [
+        f"captions={tmp_path / 'captions'}",
+        f"texts={tmp_path / 'texts'}",
+        f"base={tmp_path / 'model' / 'base'}",
+    ]
+    encoders.write(composed("embed", [*options, "dtype=float32", "device=cpu", "tokens=256", "negative=fog"]))
+
+    def restored(**given: object) -> dict[str, Tensor]:
+        restorer = Restorer.from_pretrained(str(tmp_path / "model"), Options(steps=2, text_guidance=3, **given), "cpu")
+        return {stem: restorer(tmp_path / f"{stem}.png").rgb for stem in ("one", "two")}
+
+    told = restored(captions=tmp_path / "captions", negative="fog")
+    again = restored(embeddings=tmp_path / "texts")
+    assert all(torch.equal(image, again[stem]) for stem, image in told.items())
+    alike = restored(embeddings=tmp_path / "texts" / "texts.safetensors")
+    positive = composed("embed", options).positive
+    expected = restored(caption=positive, negative="fog")
+    assert all(torch.equal(image, expected[stem]) for stem, image in alike.items())
+    assert not torch.equal(alike["one"], told["one"])
+    (tmp_path / "texts" / "stems" / "two.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"two\.png: has no text in .*texts"):
+        restored(embeddings=tmp_path / "texts")
+    with pytest.raises(ValueError, match="no such embeddings"):
+        restored(embeddings=tmp_path / "none")
+
+
+def fresh(folder: Path) -> tuple[dict[str, Tensor], Header]:
+    """A random LR stream on the base in `folder`, and the header of its model."""
+    header = Header("base", LRStream(qk_init="clone"), {"sampler": "euler", "steps": 2})
+    model = DIT4SR.model_on_base(Base.open(folder / "base"), header)
+    for _, parameter in model.trainable():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return dict(model.trainable()), header
 
 
 def test_texts_are_embedded_once(text_encoders: Path, composed: Composed, tmp_path: Path) -> None:
