@@ -18,7 +18,7 @@ from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
 from stage2.distill import student as distill
-from stage2.distill.module import Adversary
+from stage2.distill.adversary import Adversary
 from stage2.from_config import train, trainable_model
 from stage2.objective import Fidelity, FidelityLoss
 
@@ -127,6 +127,35 @@ def test_each_side_of_the_contest_learns_from_its_own_term() -> None:
     terms["critic"].backward()
     assert clean.grad is None
     assert all(parameter.grad is not None for parameter in adversary.parameters())
+
+
+def test_a_critic_of_pixels_learns_beside_the_student_and_its_weight_rises(config: Callable, tmp_path: Path) -> None:
+    words = ["adversary.of=pixels", "adversary.rise=4", "steps=3", "optimizer.lr=0.01"]
+    cfg = config(tmp_path, words)
+    run = distill.student_run(cfg, trainable_model(cfg).model)
+    before = {name: value.clone() for name, value in run.adversary.state_dict().items()}
+    fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
+    assert any(not torch.equal(value, before[name]) for name, value in run.adversary.state_dict().items())
+    run.adversary.eval()  # its norms stay as they are
+    picture = torch.rand(2, 3, 64, 64)
+    terms = [run.adversary(picture, picture, torch.zeros(2, 3, 4, 4), step)["adversarial"] for step in (0, 2, 4, 9)]
+    assert terms[0] == 0 and torch.allclose(2 * terms[1], terms[2]) and terms[2] == terms[3] != 0
+
+
+def test_rows_that_are_no_real_pictures_are_not_judged() -> None:
+    adversary = Adversary(weight=0.5, width=4, channels=3, of="pixels")
+    restored, real, beside = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), torch.zeros(2, 3, 4, 4)
+    adversary.eval()  # the norms stay as they are
+    alone = adversary(restored[:1], real[:1], beside[:1])
+    masked = adversary(restored, real, beside, rows=torch.tensor([True, False]))
+    assert all(torch.allclose(alone[name], masked[name], atol=1e-6) for name in alone)
+    nobody = adversary(restored, real, beside, rows=torch.tensor([False, False]))
+    assert nobody["critic"] == 0 and nobody["adversarial"] == 0
+
+
+def test_a_critic_of_something_else_is_refused(config: Callable, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown adversary\.of 'sounds'; choose one of latents, pixels"):
+        distilled(config(tmp_path, ["adversary.of=sounds"]))
 
 
 def contest(real: Callable[[torch.Tensor], torch.Tensor]) -> tuple[Adversary, list[float]]:
