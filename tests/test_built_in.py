@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from deedsr import Restorer, weights
-from deedsr.geometry import upsample
-from deedsr.models import describe
+from deedsr import Restorer, colour, weights
+from deedsr.diffusion.sampler import sample
+from deedsr.geometry import pad_to, upsample
+from deedsr.models import describe, load_model
 from deedsr.models.resolver import ASSETS, BUILT_IN, BUILT_IN_DIT
 from deedsr.options import Options
 from deedsr.pictures.picture import read
+from deedsr.randomness import content_seed
 
 FOLDER = ASSETS / BUILT_IN
 SAMPLE = Path(__file__).parent / "data" / "rooftops.png"
@@ -62,6 +65,23 @@ def test_the_record_names_every_picture_with_its_licence(name: str, count: int) 
     assert len(rows) == count
     assert all(row["file"] and row["source"] and row["licence"] for row in rows)
     assert {path.name for path in (FOLDER / "record").iterdir()} >= {"base.yaml", "stage1.yaml"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [BUILT_IN, BUILT_IN_DIT])
+def test_its_defaults_are_what_they_were_before_there_were_the_authors(name: str) -> None:
+    """To the bit: the parts in our order, with nothing of preset ``authors``, texts, or tiles."""
+    model = load_model(name)
+    lr = read(SAMPLE).rgb[..., :12, :16]
+    settings, large = replace(model.defaults, ensemble=1), upsample(lr)
+    generator = torch.Generator().manual_seed(content_seed(lr, 0))
+    z_lr = model.encode(pad_to(large, model.size, 32))
+    condition = model.condition(lr, z_lr)
+    noise = torch.randn(z_lr.shape, generator=generator)
+    latent = sample(lambda x, t: model.denoise(x, t, condition), model.process, z_lr, settings, noise, generator)
+    decoded = model.decode(latent)[..., 32 : 32 + 48, 32 : 32 + 64]
+    expected = colour.match(decoded, large, "wavelet")
+    assert torch.equal(Restorer(model, Options(ensemble=1)).restore(lr), expected)
 
 
 def test_it_restores_a_photograph_the_same_way_every_time(restorer: Restorer) -> None:

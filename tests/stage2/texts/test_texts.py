@@ -25,6 +25,7 @@ from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.cache.writing import make_cache
 from stage2.from_config import train
+from stage2.restore.job import restore
 from stage2.texts import captioners, encoders
 from stage2.texts.embedded import Texts
 
@@ -165,13 +166,9 @@ def text_encoders(tmp_path_factory: pytest.TempPathFactory, write_text_encoders:
     return write_text_encoders(tmp_path_factory.mktemp("encoders"), 20, 8)
 
 
-def test_embedded_texts_are_restored_with(
-    write_text_encoders: Callable[..., Path],
-    base: Path,
-    composed: Composed,
-    tmp_path: Path,
-) -> None:
-    """By picture from the folder, one for all from the file in it: what captions as long give, to the bit."""
+@pytest.fixture
+def told(write_text_encoders: Callable[..., Path], base: Path, tmp_path: Path) -> Path:
+    """A folder with ``model``, whose base has text encoders, ``captions``, and two pictures."""
     config = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
     transformer = {**SMALL.transformer, **config, "joint_attention_dim": 20, "pooled_projection_dim": 8}
     shutil.copytree(base, tmp_path / "model" / "base")
@@ -182,6 +179,27 @@ def test_embedded_texts_are_restored_with(
     for number, (stem, text) in enumerate((("one", "a car"), ("two", "a tree"))):
         (tmp_path / "captions" / f"{stem}.txt").write_text(f"{text}\n")
         Image.effect_noise((9, 12), 40 + number).convert("RGB").save(tmp_path / f"{stem}.png")
+    return tmp_path
+
+
+def test_many_pictures_are_told_apart(told: Path, composed: Composed) -> None:
+    """By `stage2.restore`, as by the restorer; other captions in the same file make other pictures."""
+    options = [f"ckpt={told / 'model'}", f"input=[{told / 'one.png'},{told / 'two.png'}]", f"output={told / 'out'}"]
+    options += ["trainer=cpu", "trainer.enable_progress_bar=false", "options.steps=2"]
+    cfg = composed("restore", [*options, f"options.captions={told / 'captions'}", "options.negative=fog"])
+    assert restore(cfg) == {"restored": 2, "kept": 0, "failed": 0}
+    both = Options(steps=2, captions=told / "captions", negative="fog")
+    restorer = Restorer.from_pretrained(str(told / "model"), both, "cpu")
+    for stem in ("one", "two"):
+        expected = restorer(told / f"{stem}.png").to_pil()
+        assert Image.open(told / "out" / f"{stem}.png").tobytes() == expected.tobytes()
+    assert restore(cfg)["kept"] == 2
+    (told / "captions" / "two.txt").write_text("a sea\n")
+    assert restore(cfg)["restored"] == 2
+
+
+def test_embedded_texts_are_restored_with(told: Path, composed: Composed, tmp_path: Path) -> None:
+    """By picture from the folder, one for all from the file in it: what captions as long give, to the bit."""
     options = [
         f"captions={tmp_path / 'captions'}",
         f"texts={tmp_path / 'texts'}",
@@ -193,14 +211,14 @@ def test_embedded_texts_are_restored_with(
         restorer = Restorer.from_pretrained(str(tmp_path / "model"), Options(steps=2, text_guidance=3, **given), "cpu")
         return {stem: restorer(tmp_path / f"{stem}.png").rgb for stem in ("one", "two")}
 
-    told = restored(captions=tmp_path / "captions", negative="fog")
+    captioned = restored(captions=tmp_path / "captions", negative="fog")
     again = restored(embeddings=tmp_path / "texts")
-    assert all(torch.equal(image, again[stem]) for stem, image in told.items())
+    assert all(torch.equal(image, again[stem]) for stem, image in captioned.items())
     alike = restored(embeddings=tmp_path / "texts" / "texts.safetensors")
     positive = composed("embed", options).positive
     expected = restored(caption=positive, negative="fog")
     assert all(torch.equal(image, expected[stem]) for stem, image in alike.items())
-    assert not torch.equal(alike["one"], told["one"])
+    assert not torch.equal(alike["one"], captioned["one"])
     (tmp_path / "texts" / "stems" / "two.safetensors").unlink()
     with pytest.raises(ValueError, match=r"two\.png: has no text in .*texts"):
         restored(embeddings=tmp_path / "texts")
