@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr import colour
-from deedsr.devices import pick_device
+from deedsr.devices import pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
 from deedsr.models import load_model
@@ -122,7 +122,7 @@ class Restorer:
         """
         check_size(lr)
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
-        lr = lr.to(self.device, torch.float32)
+        lr = upload(lr, self.device).float()
         run = _Run(generator, progress, *((None, None) if self.texts is None else self.texts(name)))
         restored = self._restore_view(lr, run, on_step)
         for view in range(1, self.settings.ensemble):
@@ -218,7 +218,7 @@ class Restorer:
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group), tiles)
 
-        noise = torch.randn(z_lr.shape, generator=run.generator).to(self.device)
+        noise = upload(torch.randn(z_lr.shape, generator=run.generator), self.device)
         latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step)
         return blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
 
@@ -236,7 +236,8 @@ class Restorer:
     ) -> Iterator[tuple[Window, Tensor]]:
         """Each tile with what the function gives for it, computed a batch at a time. Raises ValueError for NaN."""
         remaining = iter(tiles)
-        batch = self.options.batch or BATCH.get(self.device.type, 1)
+        most = self.options.batch or BATCH.get(self.device.type, 1)
+        batch = -(-len(tiles) // -(-len(tiles) // most))  # alike, so that none is nearly empty
         while group := list(islice(remaining, batch)):
             output = function(group)
             if not torch.isfinite(output).all():

@@ -26,9 +26,11 @@ class FreeGuidance:
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"guidance lasts from a higher to a lower noise level in [0, 1], not {self}")
 
-    def at(self, sigma: float) -> bool:
-        """Whether it acts at the noise level `sigma`."""
-        return self.scale != 1 and self.low <= sigma <= self.high
+    def at(self, sigma: Tensor) -> bool:
+        """Whether it acts at the noise levels `sigma` (B,); a GPU is asked for them only where they matter."""
+        if self.scale == 1 or (self.low <= 0 and self.high >= 1):
+            return self.scale != 1
+        return self.low <= float(sigma.max()) <= self.high
 
     def lead(self, outputs: Tensor) -> Tensor:
         """u from what the network says of a batch twice, (2B, C, h, w), u_neg first: (B, C, h, w)."""

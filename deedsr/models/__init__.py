@@ -44,7 +44,8 @@ def load_model(
             "stage2.train` (conf/experiment/ has one of each size), then give the folder that stage 2 wrote"
         )
     place = model_place(name)
-    return _system(place).load(place).to(device, dtype).requires_grad_(False)
+    at_once = torch.device(device).type == "cuda"  # else it would wait for each of hundreds of tensors
+    return _system(place).load(place).to(device, dtype, non_blocking=at_once).requires_grad_(False)
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:

@@ -47,18 +47,26 @@ class DeeDSRCondition:
 
 
 class Maps:
-    """The local-detail maps of the call under way, by (height, width), and its vector; kept until backward."""
+    """The local-detail maps of the call under way, from the finest level on, and its vector; kept until backward."""
 
     def __init__(self) -> None:
-        self.by_size: dict[tuple[int, ...], Tensor] = {}
+        self.by_level: list[Tensor] = []
         self.vector: Tensor | None = None
 
     def fill(self, maps: list[Tensor], vector: Tensor | None = None) -> None:
-        self.by_size, self.vector = {tuple(single.shape[-2:]): single for single in maps}, vector
+        self.by_level, self.vector = maps, vector
 
 
-def _modulate(maps: Maps, modulation: Modulation, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
-    return modulation(h, maps.by_size[tuple(h.shape[-2:])], maps.vector)
+def _modulate(maps: Maps, modulation: Modulation, level: int, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
+    return modulation(h, maps.by_level[level], maps.vector)
+
+
+def _levels(unet: nn.Module) -> dict[nn.Module, int]:
+    """The level, from the finest on, of each ResBlock of a U-Net, in the order of its modules."""
+    last = len(unet.down_blocks) - 1
+    parts = [*enumerate(unet.down_blocks), *((last - index, block) for index, block in enumerate(unet.up_blocks))]
+    level = {res: index for index, part in [*parts, (last, unet.mid_block)] for res in part.modules()}
+    return {module: level[module] for module in unet.modules() if isinstance(module, ResnetBlock2D)}
 
 
 class DeeDSR(RestorationModel[DeeDSRCondition]):
@@ -97,14 +105,14 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.take_head(None)
         if self.adapter.null is not None and not self.adapter.null.is_meta:
             self.adapter.null.data.copy_(encoder.middle())
-        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D) and adapter.modulation]
+        blocks = _levels(unet) if adapter.modulation else {}
         self.modulations = nn.ModuleList(
             Modulation(adapter.maps, block.conv2.out_channels, sft_hidden, adapter.vector * adapter.modulate)
             for block in blocks
         )
         self.maps = Maps()
-        for block, modulation in zip(blocks, self.modulations, strict=True):
-            block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation))
+        for (block, level), modulation in zip(blocks.items(), self.modulations, strict=True):
+            block.conv2.register_forward_hook(partial(_modulate, self.maps, modulation, level))
         lora.attach(self.attentions(), adapter.lora_rank)
         self.factor = latents.factor(vae)
         self.channels = vae.config.latent_channels
@@ -209,7 +217,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
         z_lr, guidance = condition.z_lr, condition.guidance
-        if condition.null is None or not guidance.at(float(self.process.levels(t)[1].max())):
+        if condition.null is None or not guidance.at(self.process.levels(t)[1]):
             return self._predict(x_t, t, z_lr, condition.told)
         told = join([condition.null, condition.told])
         return guidance.lead(self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), told))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -21,9 +23,12 @@ def encode(
 ) -> Tensor:
     """(B, 3, H, W) in [0, 1] → latent (B, C, H/f, W/f): the posterior's mode, or with a generator a sample.
 
-    dtype: in which the latent is shifted and scaled; None leaves it in the autoencoder's.
+    dtype: in which the latent is shifted and scaled; None leaves it in the autoencoder's. An autoencoder that is stored
+    in half precision as a whole runs in it, its norms too, whatever autocast says.
     """
-    output = vae.encode(signed(image))
+    half = _half(vae)
+    with torch.autocast(image.device.type, enabled=False) if half else nullcontext():
+        output = vae.encode(signed(image).to(half or image.dtype))
     posterior = getattr(output, "latent_dist", None)  # AutoencoderDC has none: its latent is the mode
     if posterior is None:
         latent = output.latent
@@ -35,6 +40,12 @@ def encode(
 def decode(vae: nn.Module, latent: Tensor) -> Tensor:
     """Latent (B, C, h, w) → image (B, 3, fh, fw) in [0, 1]."""
     return unsigned(vae.decode(latent / vae.config.scaling_factor + _shift(vae)).sample).clamp(0, 1)
+
+
+def _half(vae: nn.Module) -> torch.dtype | None:
+    """The dtype of all parameters, where that is one of half precision."""
+    dtypes = {parameter.dtype for parameter in vae.parameters()}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes < {torch.bfloat16, torch.float16} else None
 
 
 def factor(vae: nn.Module) -> int:

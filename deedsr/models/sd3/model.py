@@ -185,7 +185,7 @@ class SD3Restoration(RestorationModel[SD3Condition]):
         sigma = self.process.levels(t)[1]  # (B,)
         time = (self.process.steps * sigma).to(x_t.device, torch.float32)
         guidance, negative = condition.guidance, condition.negative
-        if negative is None or not guidance.at(float(sigma.max())):
+        if negative is None or not guidance.at(sigma):
             return self.predict(x_t, time, condition.text, condition.z_lr)
         texts = join([negative, condition.text])
         outputs = self.predict(torch.cat([x_t, x_t]), time.repeat(2), texts, condition.z_lr.repeat(2, 1, 1, 1))
