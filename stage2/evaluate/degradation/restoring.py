@@ -53,7 +53,8 @@ class Arm:
         model, settings, first = self.model, self.settings, next(self.model.parameters())
         lr = lr.to(first.device, torch.float32)
         count = 1 if vectors is None else len(vectors)
-        padded = pad_to(upsample(lr, SCALE), model.size)
+        margin = self.restorer.margin if tiled else 0
+        padded = pad_to(upsample(lr, SCALE), model.size, margin)
         height, width = padded.shape[-2] // model.factor, padded.shape[-1] // model.factor
         tiles = self.restorer.tiles(height, width) if tiled else [Window(0, 0, height, width)]
 
@@ -74,7 +75,7 @@ class Arm:
 
         latent = sample(denoise, model.process, z_lr, settings, noise, generator)
         decoded = blended(lambda tile: model.decode(latent[tile.slices].to(first)), model.factor)
-        restored = decoded[..., : SCALE * lr.shape[-2], : SCALE * lr.shape[-1]]
+        restored = decoded[Window(margin, margin, SCALE * lr.shape[-2], SCALE * lr.shape[-1]).slices]
         if tiled:
             restored = colour.match(restored, upsample(lrs, SCALE), settings.colour)
         return restored.cpu()
