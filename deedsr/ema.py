@@ -35,9 +35,11 @@ class Average:
         self.updates += 1
         for name, parameter in self.parameters.items():
             self.tensors[name] = self.tensors[name].to(parameter.device)
-        if self.parameters:
-            present = [parameter.detach() for parameter in self.parameters.values()]
-            torch._foreach_lerp_([self.tensors[name] for name in self.parameters], present, 1 - decay)
+        for sharded in (True, False):  # one call takes no mixture: what is not trained stays whole
+            names = [name for name, one in self.parameters.items() if isinstance(one, DTensor) == sharded]
+            if names:
+                present = [self.parameters[name].detach() for name in names]
+                torch._foreach_lerp_([self.tensors[name] for name in names], present, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -132,6 +132,25 @@ def test_blocks_and_all_that_is_trained_are_sharded(tiny_config: DeeDSRConfig, r
 
 
 @pytest.mark.usefixtures("one_rank")
+def test_sharded_and_whole_parameters_are_averaged_together(tiny_model: DeeDSR) -> None:
+    """A null vector that nothing asks for is not trained, and so stays whole."""
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "devices"))
+    tiny_model.adapter.null = torch.nn.Parameter(torch.ones(4))
+    run = RestorationRun(tiny_model, Recipe.named("light"), Objective(), DictConfig({}), 1, 0.9, 0, 64, Vector())
+    shard(run, tiny_model, mesh)
+    run.average.follow(tiny_model.trainable())
+    kinds = {isinstance(parameter, DTensor) for _, parameter in tiny_model.trainable()}
+    assert kinds == {True, False}
+    before = {name: tensor.clone() for name, tensor in run.average.whole().items()}
+    with torch.no_grad():
+        for _, parameter in tiny_model.trainable():
+            parameter.add_(1)
+    run.average.update()  # decays by 1/10 at first
+    for name, tensor in run.average.whole().items():
+        assert torch.allclose(tensor, before[name] + 0.9, atol=1e-5), name
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_another_layout_cannot_be_sharded(tiny_model: DeeDSR) -> None:
     tiny_model.to(memory_format=torch.channels_last)
     mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("nodes", "devices"))

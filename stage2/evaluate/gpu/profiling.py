@@ -22,15 +22,24 @@ from stage2.evaluate.gpu.training import Given, configured, restoration, train
 from stage2.evaluate.timing import picture
 
 
-def kernels(bench: Bench) -> Iterator[Row]:
-    """Of one step of each shipped experiment: kernels, waits for the GPU, how busy that is, and with what."""
+def deedsr_sd21(bench: Bench) -> Iterator[Row]:
+    """Of one step of the shipped experiment."""
+    yield from step(bench, "deedsr_sd21", "sd21")
+
+
+def dit4sr_sd35(bench: Bench) -> Iterator[Row]:
+    """Of one step of the shipped experiment."""
+    yield from step(bench, "dit4sr_sd35", "dit4sr", "model.texts=null")
+
+
+def step(bench: Bench, experiment: str, size: str, *words: str) -> Iterator[Row]:
+    """Kernels, waits for the GPU, how busy that is, and with what."""
     small = ["batch=2", "crop=128"] if bench.tiny else []
-    for name, size, more in (("deedsr_sd21", "sd21", []), ("dit4sr_sd35", "dit4sr", ["model.texts=null"])):
-        cfg = configured(bench, "stage2", bench.device.type, f"experiment={name}", *more, *small)
-        watch = Profile(bench)
-        hr = torch.cat([picture(SCALE * cfg.crop)] * cfg.batch)
-        train(bench, cfg, restoration(bench, cfg, size), Given(Crops(in_bytes(hr))), 4, watch)
-        yield from watch.rows(name)
+    cfg = configured(bench, "stage2", bench.device.type, f"experiment={experiment}", *words, *small)
+    watch = Profile(bench)
+    hr = torch.cat([picture(SCALE * cfg.crop)] * cfg.batch)
+    train(bench, cfg, restoration(bench, cfg, size), Given(Crops(in_bytes(hr))), 4, watch)
+    yield from watch.rows()
 
 
 class Profile(pl.Callback):
@@ -62,15 +71,17 @@ class Profile(pl.Callback):
             self.seconds = time.perf_counter() - self.began
             self.profile.__exit__(None, None, None)
 
-    def rows(self, name: str) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
         """What was seen."""
         table = self.profile.key_averages()
         kernels = [one for one in table if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
         spent = {one.key: one.self_device_time_total / 1e6 for one in kernels}
         launched = sum(one.count for one in kernels)
         busy = 100 * sum(spent.values()) / self.seconds
-        yield Row(name, f"{launched} kernels, busy {busy:.0f} % of {1000 * self.seconds:.0f} ms under the profiler")
+        yield Row(
+            "kernels", f"{launched} kernels, busy {busy:.0f} % of {1000 * self.seconds:.0f} ms under the profiler"
+        )
         places = ", ".join(f"{place} {count}" for place, count in self.waits.most_common(6))
-        yield Row(f"{name}, waits", f"{self.waits.total()}: {places}")
+        yield Row("waits", f"{self.waits.total()}: {places}")
         for key in sorted(spent, key=lambda key: -spent[key])[:8]:
-            yield Row(f"{name}, {key[:60]}", f"{1000 * spent[key]:.1f} ms")
+            yield Row(key[:60], f"{1000 * spent[key]:.1f} ms")

@@ -28,26 +28,40 @@ def rates(bench: Bench) -> Iterator[Row]:
     yield Row("copy", f"{2 * 4 * block.numel() / seconds / 1e12:.2f} TB/s, read and written")
 
 
-def restoring(bench: Bench) -> Iterator[Row]:
-    """Seconds of a picture: the built-in models, then the large ones in `STEPS` steps, and diffusers' pipeline."""
+def built_in(bench: Bench) -> Iterator[Row]:
+    """Pictures a second of the built-in models."""
     lr = picture(bench.side(512))
     for name in ("built-in", "built-in-dit"):
         for dtype in (torch.float32, torch.bfloat16):
             work = Restorer(load_model(name, bench.device, dtype))
             seconds = bench.seconds(lambda work=work: work.restore(lr), 10)  # type: ignore[misc]
             yield Row(f"{name}, {bench.side(512)}², {str(dtype)[6:]}", f"{1 / seconds:.1f} images/s")
-    options = Options(steps=2 if bench.tiny else STEPS)
+
+
+def deedsr(bench: Bench) -> Iterator[Row]:
+    """Seconds of a picture on Stable Diffusion 2.1."""
+    yield from restoring(bench, "sd21", 512, 2048)
+
+
+def dit4sr(bench: Bench) -> Iterator[Row]:
+    """Seconds of a picture on Stable Diffusion 3.5."""
+    yield from restoring(bench, "dit4sr", 512, 1024)
+
+
+def restoring(bench: Bench, size: str, *sides: int) -> Iterator[Row]:
+    """Seconds of pictures in `STEPS` steps."""
     rate = matrix_rate(bench.device, torch.bfloat16)
-    for size in ("sd21", "dit4sr"):
-        restorer = Restorer(bench.model(size, torch.bfloat16), options)
-        sides = (512, 2048) if size == "sd21" else (512, 1024)
-        for side in map(bench.side, sides):
-            yield row(bench, restorer, size, side, rate)
-        del restorer
+    restorer = Restorer(bench.model(size, torch.bfloat16), Options(steps=2 if bench.tiny else STEPS))
+    for side in map(bench.side, sides):
+        yield row(bench, restorer, size, side, rate)
+
+
+def diffusers(bench: Bench) -> Iterator[Row]:
+    """Seconds of a picture by diffusers' own ControlNet pipeline; there is no small one."""
     if bench.tiny:
-        return  # there is no small rival
-    theirs = pipeline(model_size("sd21"), options.steps or STEPS, bench.device, torch.bfloat16)
-    yield Row("diffusers' ControlNet pipeline, SD 2.1, 512²", f"{bench.seconds(lambda: theirs(lr)):.3f} s")
+        return
+    theirs, lr = pipeline(model_size("sd21"), STEPS, bench.device, torch.bfloat16), picture(512)
+    yield Row("ControlNet, SD 2.1, 512², bfloat16", f"{bench.seconds(lambda: theirs(lr)):.3f} s in {STEPS} steps")
 
 
 def row(bench: Bench, restorer: Restorer, size: str, side: int, rate: float) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -121,26 +121,20 @@ def own_pairs(side: int, batch: int) -> Crops:
     return Crops(in_bytes(hr), lr=in_bytes(lr), other=in_bytes(other), paired=torch.ones(batch, dtype=torch.bool))
 
 
-def steps(bench: Bench) -> Iterator[Row]:
-    """Loss and gradient of the small models' first step against the CPU."""
-    makes: dict[str, Any] = {
-        "stage 1": ("stage1", ["crop=128", "batch=4"], learner),
-        "stage 2": ("stage2", ["model=init", "init=built-in", *without("batch=4")], from_config.restoration_run),
-        "stage 2, built-in-dit": (
-            "stage2",
-            ["model=init", "init=built-in-dit", *without("batch=4", "crop=128"), "objective.min_snr=null"],
-            from_config.restoration_run,
-        ),
-        "distilling": ("distill", ["model=init", "init=built-in", *without("batch=4")], student),
-    }
-    for name, (primary, words, make) in makes.items():
+def step_of(name: str) -> Callable[[Bench], Iterator[Row]]:
+    """A part: loss and gradient of the first step of a small model, one of `STEPS`, against the CPU."""
+
+    def part(bench: Bench) -> Iterator[Row]:
+        primary, words, make = STEPS[name]
         right = first_step(bench, "cpu", primary, words, make)
         for precision, most in (("32-true", 1e-3), ("bf16-mixed", 0.1)):
             found = first_step(bench, bench.device.type, primary, [*words, f"trainer.precision={precision}"], make)
             loss, gradient = (abs(one / other - 1) for one, other in zip(found, right, strict=True))
             text = f"loss {found[0]:.5g}, {loss:.1e} from the CPU's, norm of the gradient {gradient:.1e}"
             good = loss <= most and gradient <= 5 * most
-            yield Row(f"{name}, {precision}", text, f"{most:.0e}, {5 * most:.0e}", good)
+            yield Row(precision, text, f"{most:.0e}, {5 * most:.0e}", good)
+
+    return part
 
 
 def without(*words: str) -> list[str]:
@@ -166,6 +160,18 @@ def learner(cfg: DictConfig) -> Run:
 def student(cfg: DictConfig) -> Run:
     """The run that distils."""
     return student_run(cfg, from_config.trainable_model(cfg).model)
+
+
+STEPS: dict[str, tuple[str, list[str], Callable[[DictConfig], Run]]] = {
+    "stage1": ("stage1", ["crop=128", "batch=4"], learner),
+    "stage2": ("stage2", ["model=init", "init=built-in", *without("batch=4")], from_config.restoration_run),
+    "stage2_dit": (
+        "stage2",
+        ["model=init", "init=built-in-dit", *without("batch=4", "crop=128"), "objective.min_snr=null"],
+        from_config.restoration_run,
+    ),
+    "distill": ("distill", ["model=init", "init=built-in", *without("batch=4")], student),
+}
 
 
 def deedsr_sd21(bench: Bench) -> Iterator[Row]:
