@@ -112,3 +112,9 @@ def show_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def check_python() -> None:
+    """Raise ValueError where Python runs without docstrings (-OO): transformers builds its classes from them."""
+    if sys.flags.optimize > 1:
+        raise ValueError("python -OO takes out the docstrings that transformers needs; use python -O, or neither")

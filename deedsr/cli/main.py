@@ -20,7 +20,7 @@ from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
-from deedsr.files import explain, one_line, show_any_name
+from deedsr.files import check_python, explain, one_line, show_any_name
 from deedsr.ledger import Ledger, content, remembered, settings_digest
 from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
 
@@ -261,6 +261,7 @@ def _call(arguments: Sequence[str] | None) -> int:
     """The exit code; errors of the user's are printed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
+        check_python()
         code = app(args=arguments, prog_name="deedsr", standalone_mode=False) or 0
         if code != INTERRUPTED:  # typer turns the interrupt into this code
             return code

@@ -27,7 +27,7 @@ except KeyboardInterrupt:
     sys.stderr.write("interrupted\n")
     sys.exit(130)
 
-from deedsr.files import show_any_name
+from deedsr.files import check_python, show_any_name
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -59,6 +59,10 @@ def main(work: str, config: str, trains: bool = False) -> None:
         known(file.name, HydraConfig.get().overrides.task)
         command(work, cfg)
 
+    try:
+        check_python()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     sys.argv[1:] = map(_null_as_none, sys.argv[1:])
     readable(sys.argv[1:])
     show_any_name()

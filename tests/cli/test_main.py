@@ -61,6 +61,15 @@ def test_nothing_heavy_is_imported_for_help_and_wrong_arguments(arguments, code,
     assert done.stderr.splitlines()[-1] == f"{code} []"
 
 
+@pytest.mark.parametrize("module", ["deedsr.cli", "stage2.train"])
+def test_a_python_without_docstrings_is_said_in_one_line(module, tmp_path):
+    command = [sys.executable, "-B", "-OO", "-m", module, "--help"]
+    done = finished(command, cwd=tmp_path, env=environment())
+    assert done.returncode in (1, 2)
+    assert done.stderr.endswith("takes out the docstrings that transformers needs; use python -O, or neither\n")
+    assert done.stderr.count("\n") == 1
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "COLUMNS": "100"}
 
