@@ -15,7 +15,7 @@ from deedsr.models import RestorationModel
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen.base import stock
 from deedsr.randomness import content_seed
-from deedsr.restorer import UNTILED
+from deedsr.restorer import MARGIN, UNTILED
 from deedsr.tiling import Window, blend, windows
 
 TILE, OVERLAP = 512, 96  # HR pixels
@@ -36,13 +36,14 @@ def naive(model: RestorationModel, settings: Settings, seed: int = 0) -> Run:
         height, width = lr.shape[-2:]
         generator = torch.Generator().manual_seed(content_seed(lr, seed))
         lr = lr.to(next(model.parameters()))
-        padded = pad_to(upsample(lr, SCALE), model.size)
+        large = upsample(lr, SCALE)
+        padded = pad_to(large, model.size, MARGIN)
         latent = _sample(model, settings, lr, padded, generator)
         rows, columns = latent.shape[-2:]
         grid = tiles(model, rows, columns, settings.tile)
         decoded = blend(lambda window: model.decode(latent[window.slices]), grid, rows, columns, model.factor)
-        part = (..., slice(0, SCALE * height), slice(0, SCALE * width))
-        return colour.match(decoded[part], padded[part], settings.colour).cpu()
+        inside = (..., slice(MARGIN, MARGIN + SCALE * height), slice(MARGIN, MARGIN + SCALE * width))
+        return colour.match(decoded[inside], large, settings.colour).cpu()
 
     return restore
 
@@ -51,7 +52,8 @@ def tiles(model: RestorationModel, height: int, width: int, tile: int | None = N
     """Tiles of one size over a latent (height, width); one where the image is small and no `tile` is asked for."""
     if model.limit is not None and model.factor * max(height, width) > model.limit:
         tile = min(tile or model.limit, model.limit)
-    if tile is None and height * width * model.factor**2 <= UNTILED:
+    largest, untiled = model.factor * max(height, width), tile is None and height * width * model.factor**2 <= UNTILED
+    if untiled or largest <= min((tile or TILE) + 2 * MARGIN, model.limit or largest):
         return [Window(0, 0, height, width)]
     side = (tile or TILE) // model.factor
     return windows(height, width, side, min(OVERLAP // model.factor, side // 5))
