@@ -103,7 +103,7 @@ def _draw_strip(sheet: Image.Image, strip: Strip, top: int) -> None:
     pen.text((_GAP, top), _shortened(strip.title, limit), _INK, font)
     top += _TEXT + _GAP
     whole = strip.panels[-1][1]
-    y, x, side = detailed(whole)
+    [(y, x, side)] = detailed(whole)
     picture = Picture(whole).to_pil()
     scale = _TILE / max(picture.size)
     picture = picture.resize([max(1, round(length * scale)) for length in picture.size], Image.Resampling.LANCZOS)
@@ -118,15 +118,23 @@ def _draw_strip(sheet: Image.Image, strip: Strip, top: int) -> None:
         pen.text((left, top + _TILE + 2), label, _INK, font)
 
 
-def detailed(image: Tensor) -> tuple[int, int, int]:
-    """(top, left, side) of the square crop with the most gradient energy of an image (1, 3, H, W)."""
-    side = min(_CROP, *image.shape[-2:])
+def detailed(image: Tensor, side: int = _CROP, count: int = 1) -> list[tuple[int, int, int]]:
+    """(top, left, side) of the square crops with the most gradient energy of an image (1, 3, H, W), the most first.
+
+    side: in pixels; no more than the image's. They don't overlap, so that there may be fewer than `count`.
+    """
+    side = min(side, *image.shape[-2:])
     grey = image.mean(1, keepdim=True)
     energy = functional.pad(grey.diff(dim=-1).abs(), (0, 1)) + functional.pad(grey.diff(dim=-2).abs(), (0, 0, 0, 1))
     stride = max(1, side // 8)
     means = functional.avg_pool2d(energy, side, stride)[0, 0]
-    row, column = divmod(int(means.argmax()), means.shape[1])
-    return row * stride, column * stride, side
+    near = -(-side // stride)
+    found: list[tuple[int, int, int]] = []
+    while len(found) < count and bool((means >= 0).any()):
+        row, column = divmod(int(means.argmax()), means.shape[1])
+        found.append((row * stride, column * stride, side))
+        means[max(0, row - near + 1) : row + near, max(0, column - near + 1) : column + near] = -1
+    return found
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -22,11 +22,21 @@ def test_extremes():
 def test_the_crop_is_where_the_detail_is():
     image = torch.full((1, 3, 300, 400), 0.5)
     image[..., 160:280, 240:390] = torch.rand(1, 3, 120, 150, generator=torch.Generator().manual_seed(0))
-    top, left, side = sheet.detailed(image)
+    [(top, left, side)] = sheet.detailed(image)
     assert side == 128
     assert 140 <= top <= 172
     assert 240 <= left <= 272
-    assert sheet.detailed(torch.rand(1, 3, 40, 60))[2] == 40
+    assert sheet.detailed(torch.rand(1, 3, 40, 60))[0][2] == 40
+
+
+def test_further_crops_lie_apart():
+    """The weaker texture is the second place, not the neighbourhood of the stronger one."""
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    image = torch.full((1, 3, 192, 256), 0.5)
+    image[..., :64, :64], image[..., 128:, 192:] = noise, 0.5 * noise
+    assert sheet.detailed(image, side=64, count=2) == [(0, 0, 64), (128, 192, 64)]
+    assert len(sheet.detailed(image, side=128, count=5)) == 2
+    assert len(sheet.detailed(image, side=192, count=5)) == 1
 
 
 def test_sheet_of_a_report(draw):
@@ -35,7 +45,7 @@ def test_sheet_of_a_report(draw):
     picture = np.asarray(sheet.of_report(report, samples.__getitem__))
     assert picture.shape == (3 * (384 + 2 * 20 + 3 * 12) + 12, 4 * (384 + 12) + 12, 3)
     best = max(samples, key=lambda stem: report.rows["restored"].images[stem]["psnr"])
-    top, left, side = sheet.detailed(samples[best].hr)
+    [(top, left, side)] = sheet.detailed(samples[best].hr)
     crop = (samples[best].restored[0, :, top : top + side, left : left + side].permute(1, 2, 0) * 255).round().byte()
     drawn = picture[44 : 44 + 384, 12 + 2 * 396 : 12 + 2 * 396 + 384]
     assert (drawn[1::3, 1::3] == crop.numpy()).all()
