@@ -84,6 +84,17 @@ def _is_pickle(path: Path) -> bool:
     return bare or start.startswith(b"PK\x03\x04")  # torch.save writes a zip file
 
 
+def _found(path: Path) -> str:
+    """What a file is that torch can't read."""
+    if not path.stat().st_size:
+        return "an empty file"
+    if not _is_pickle(path):
+        return "no checkpoint"
+    with open(path, "rb") as stream:
+        cut_off = stream.read(2) == b"PK" and not zipfile.is_zipfile(path)
+    return "a file that is cut off" if cut_off else "damaged, or a pickle of other things, which is not run"
+
+
 def cast(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Floating-point tensors in `dtype`, if there is one; all others as they are."""
     return {
@@ -103,11 +114,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         mapped = zipfile.is_zipfile(path)  # the older format can't be
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises half a dozen unrelated types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "weights" in reason.lower():  # torch's hint to run what the file holds
-            reason = "it holds other things"
-        raise ValueError(f"{path}: not a whole checkpoint of plain tensors ({reason}); it is not unpickled") from None
+    except Exception:  # torch raises half a dozen unrelated types here, and its hint is to run what the file holds
+        raise ValueError(
+            f"{path}: {_found(path)}; what is wanted is a whole checkpoint of plain tensors, such as last.ckpt of a run"
+        ) from None
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: holds a {type(checkpoint).__name__}, so it is no checkpoint")
     return checkpoint

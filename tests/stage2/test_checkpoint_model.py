@@ -145,5 +145,5 @@ def test_other_checkpoints_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bare\.ckpt: does not fit DeeDSR: \d+ missing"):
         load_model(tmp_path / "bare.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=r"cut\.ckpt: not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"cut\.ckpt: a file that is cut off; what is wanted is a whole checkpoint"):
         load_model(tmp_path / "cut.ckpt")
