@@ -100,10 +100,14 @@ def attempt(
     except OSError as error:
         source = error.filename == str(job.source)
         message = explain(error, job.source if source else job.target, reading=source)
-    except (ValueError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except ValueError as error:
+        message = str(error)
+    except (MemoryError, RuntimeError) as error:
+        from deedsr.devices import lacks_memory
+
+        if not lacks_memory(error):
             raise
-        message = str(error) if isinstance(error, ValueError) else _less_memory(restorer)
+        message = _less_memory(restorer)
     else:
         notes = tuple(one_line(f"{job.source}: {note}") for note in notes)
         return Outcome(job.source, job.target, "restored", time.perf_counter() - start, notes=notes)

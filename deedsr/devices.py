@@ -13,6 +13,12 @@ from torch import Tensor
 
 from deedsr.options import DEVICES
 
+LACKS = (
+    *("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory"),
+    *("MPS backend out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+)
+"""Parts of the messages by which torch says that it lacks memory, where it has no class of its own for that."""
+
 
 def pick_device(name: str) -> torch.device:
     """The device that a name means; ``auto`` is CUDA, else Apple's, else the CPU. ValueError if it is not there."""
@@ -74,3 +80,10 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has not enough memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in LACKS)

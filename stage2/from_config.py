@@ -51,10 +51,15 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     if cfg.vector.dials:  # refuses now what has none
         model.turned(torch.zeros(1, model.encoder.dimension), torch.ones(3))
+    make_fit(cfg, model)
+    return trainable
+
+
+def make_fit(cfg: DictConfig, model: models.RestorationModel) -> None:
+    """Hold and compute `model` as a configuration says. Raises ValueError for storage in another precision."""
     scaling.prepare(model, cfg.frozen_dtype, cfg.recompute, cfg.channels_last, cfg.compile)
     if cfg.frozen_dtype == "bfloat16" and cfg.trainer.precision != "bf16-mixed":
         raise ValueError(f"frozen_dtype=bfloat16 needs trainer.precision=bf16-mixed, not {cfg.trainer.precision}")
-    return trainable
 
 
 def as_it_is(cfg: DictConfig) -> models.TrainableModel:

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from deedsr.models.contract import RestorationModel
+from deedsr.models.frozen import latents
 
 FROZEN_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,7 +31,7 @@ def prepare(
         raise ValueError(f"unknown frozen_dtype {frozen_dtype!r}; there are: {', '.join(FROZEN_DTYPES)}")
     store_frozen(model, FROZEN_DTYPES[frozen_dtype])
     if recompute:
-        for block in model.blocks():
+        for block in (*model.blocks(), *latents.decoder_blocks(model.vae)):  # losses on pictures go through the decoder
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
     if channels_last:
         model.to(memory_format=torch.channels_last)

@@ -24,6 +24,7 @@ __all__ = [
     "random_model",
     "skeleton",
     "trainable_model",
+    "untrained_model",
 ]
 
 SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
@@ -74,6 +75,16 @@ def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
 
     seed: of what is not read from files. Raises ValueError for an unknown system and for words that it doesn't take.
     """
+    return _named(config).trainable(config, seed)
+
+
+def untrained_model(config: Mapping[str, Any]) -> RestorationModel:
+    """What `trainable_model` makes, with random weights in place of those of files: for measuring."""
+    return _named(config).untrained(config)
+
+
+def _named(config: Mapping[str, Any]) -> System[Any, Any]:
+    """The system of plain words."""
     name = config["system"]
     if name not in BY_NAME:
         raise ValueError(f"unknown model.system {name!r}; there are: {', '.join(BY_NAME)}")
@@ -83,7 +94,7 @@ def trainable_model(config: Mapping[str, Any], seed: int) -> TrainableModel:
             f"model.{strange[0]} means nothing to the system {name}, which takes {', '.join(system.words)}: choose "
             "model=… and experiment=… of one system"
         )
-    return system.trainable(config, seed)
+    return system
 
 
 def further(name: str | Path, defaults: Mapping[str, Any], lora_rank: int = 0, seed: int = 0) -> TrainableModel:

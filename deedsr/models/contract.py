@@ -52,14 +52,15 @@ Known = TypeVar("Known", bound=Condition)
 class RestorationModel(nn.Module, ABC, Generic[Known]):
     """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
 
-    process: of the diffusion. size: what height and width of an HR image must be multiples of, and the least. factor:
-    HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user does not say; presets:
-    other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels, that it takes in one
-    piece; None for any. takes_text: whether it can be guided by text. takes_vector: whether it is steered by a
-    degradation vector. knows_degradation: whether that is of the picture, not the same for all. guided_by_degradation:
-    whether by the degradation vector, so that guidance has a null vector to lead away from.
+    vae: its autoencoder. process: of the diffusion. size: what height and width of an HR image must be multiples of,
+    and the least. factor: HR pixels per latent pixel. channels: of the latent. defaults: how to sample where the user
+    does not say; presets: other ways, the sampling presets, by name. limit: the longest side of an image, in HR pixels,
+    that it takes in one piece; None for any. takes_text: whether it can be guided by text. takes_vector: whether it is
+    steered by a degradation vector. knows_degradation: whether that is of the picture, not the same for all.
+    guided_by_degradation: whether by the degradation vector, so that guidance has a null vector to lead away from.
     """
 
+    vae: nn.Module
     process: Process
     size: SizeRequirement
     factor: int

@@ -148,6 +148,10 @@ class System(ABC, Generic[Model, Numbers]):
     def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
         """A model to train, in float32, as a configuration says. seed: of what is not read from files."""
 
+    @abstractmethod
+    def untrained(self, words: Mapping[str, Any]) -> Model:
+        """The model that `trainable` makes, with random weights in place of those of files: for measuring."""
+
     def open(self, place: Path) -> Trained[Numbers]:
         """What lies in the folder or checkpoint `place`; ValueError that names what is missing or damaged."""
         file, config = place if place.is_file() else place / ADAPTER, header_of(place)

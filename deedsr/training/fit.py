@@ -49,6 +49,9 @@ COUNTS = (
 )
 """Words that count steps, at least one."""
 
+PRECISIONS = ("32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+"""Those in which parameters are float32."""
+
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +67,16 @@ def check(cfg: DictConfig) -> None:
     words = plain(cfg.trainer)
     for name in words.keys() & REFUSED.keys():
         raise ValueError(f"trainer.{name}={words[name]} can't be heeded here: {REFUSED[name]}")
+    if str(words["precision"]) not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={words['precision']} can't be had: what is trained stays in float32. Say bf16-mixed, "
+            "and in stage 2 frozen_dtype=bfloat16, which stores the frozen parts in bfloat16"
+        )
+    if sharded(cfg) and (cfg.get("optimizer") or {}).get("kind") == "8bit":
+        raise ValueError(
+            "optimizer.kind=8bit can't be had with a model_parallel strategy: bitsandbytes takes no parameter that is "
+            "split; say optimizer.kind=fused, whose state is split among the GPUs too, or trainer=gpu"
+        )
     if words["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise ValueError("this machine has no GPU that torch can use: say trainer=cpu, or install a torch for its GPU")
 
@@ -99,6 +112,11 @@ def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[
         use_distributed_sampler=False,
         _convert_="all",
     )
+
+
+def sharded(cfg: DictConfig) -> bool:
+    """Whether the run of a configuration splits its parameters among GPUs."""
+    return "ModelParallelStrategy" in str(cfg.trainer.get("strategy"))
 
 
 def _several(words: Any) -> list[Any]:

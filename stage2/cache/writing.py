@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.flaws import Flaws
+from deedsr.training.fit import check as check_run
 from deedsr.training.pace import Pace
 from deedsr.training.run import generator
 from deedsr.training.shards import check, numbered
@@ -29,6 +30,7 @@ def make_cache(cfg: DictConfig) -> Path:
     folder = Path(cfg.cache)
     if cfg.batches % cfg.shard:
         raise ValueError(f"batches={cfg.batches} must be a multiple of shard={cfg.shard}")
+    check_run(cfg)
     words = cfg.trainer
     fabric = Fabric(
         accelerator=words.accelerator, devices=words.devices, num_nodes=words.num_nodes, precision=words.precision

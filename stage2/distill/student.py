@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from deedsr.diffusion.sampler import Settings, make_scheduler
 from deedsr.models import RestorationModel
+from deedsr.training.fit import sharded
 from stage2 import from_config
 from stage2.distill.module import StudentRun
 from stage2.objective import Fidelity, Objective
@@ -22,7 +23,7 @@ def train(cfg: DictConfig) -> Path:
 
 def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
     """The run of a configuration with `model`. Raises ValueError for defaults of the model that can't be learned."""
-    if "ModelParallelStrategy" in str(cfg.trainer.get("strategy")):
+    if sharded(cfg):
         raise ValueError("distilling can't split a model among GPUs: take trainer=gpu, each GPU has it whole")
     make_scheduler(model.process, model.defaults)
     check(model.defaults)

@@ -27,6 +27,7 @@ from deedsr.training.command import plain
 from stage2.evaluate.rivals import Run, naive, pipeline
 
 RANDOM = "-random"
+FORECAST = "stage2.evaluate.memory"
 CLEAR = Path("/proc/self/clear_refs")  # Linux: "5" starts the peak of resident memory anew
 SUITES = {"gpu": "stage2.evaluate.gpu.suite"}
 TOLERANCE = 2 / 255  # mean absolute difference of two outputs
@@ -239,10 +240,12 @@ def to_text(found: dict[str, Any]) -> str:
 
 
 def report(cfg: DictConfig) -> str:
-    """`benchmark`, as text, or the suite; ``output`` names a file for the numbers as JSON, or the suite's table."""
+    """`benchmark`, as text, the suite, or with ``memory`` a forecast; ``output`` names a file for what is found."""
     if cfg.suite is not None:
         one_of("suite", cfg.suite, SUITES)
         return importlib.import_module(SUITES[cfg.suite]).report(cfg)
+    if cfg.memory:
+        return importlib.import_module(FORECAST).report(cfg)
     found = benchmark(cfg)
     if cfg.output is not None:
         write_json(cfg.output, found)

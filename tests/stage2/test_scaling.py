@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,17 +29,25 @@ from stage2.vector import Vector
 PLAIN = {"frozen_dtype": "float32", "recompute": False, "channels_last": False, "compiled": None}
 
 
-def gradients(model: DeeDSR, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor], int]:
-    """The output, the gradients of the trained part, and the bytes kept for the backward pass."""
-    generator, kept = torch.Generator().manual_seed(5), {}
-    lr = torch.rand(2, 3, 16, 16, generator=generator)
-    z_lr, x_t = (torch.randn(2, 4, 16, 16, generator=generator) for _ in range(2))
+@contextmanager
+def keeping() -> Iterator[dict[int, int]]:
+    """The bytes kept for the backward pass, by the place of what they are of."""
+    kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
+
+
+def gradients(model: DeeDSR, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor], int]:
+    """The output, the gradients of the trained part, and the bytes kept for the backward pass."""
+    generator = torch.Generator().manual_seed(5)
+    lr = torch.rand(2, 3, 16, 16, generator=generator)
+    z_lr, x_t = (torch.randn(2, 4, 16, 16, generator=generator) for _ in range(2))
+    with keeping() as kept:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = model.denoise(x_t, torch.tensor([981, 121]), model.condition(lr, z_lr)).float()
         output.square().mean().backward()
@@ -69,6 +78,23 @@ def test_recomputation_keeps_less_and_changes_no_bit(tiny_model: DeeDSR) -> None
     assert_close(plain, recomputed, 0)
     assert less < 0.6 * kept
     assert list(other.state_dict()) == names
+
+
+def test_recomputation_includes_the_decoder_that_losses_on_pictures_go_through(tiny_model: DeeDSR) -> None:
+    latent = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    seen = []
+    for recompute in (False, True):
+        model, z = copy.deepcopy(tiny_model), latent.clone().requires_grad_()
+        prepare(model, **{**PLAIN, "recompute": recompute})
+        with keeping() as kept:
+            picture = model.decode(z)
+            picture.square().mean().backward()
+        seen.append((picture, z.grad, sum(kept.values())))
+    (picture, plain, kept), (same, recomputed, less) = seen
+    assert plain.any()
+    assert torch.equal(picture, same)
+    assert torch.equal(plain, recomputed)
+    assert less < 0.7 * kept
 
 
 def test_frozen_parts_in_bfloat16_change_no_bit_under_autocast(tiny_model: DeeDSR) -> None:

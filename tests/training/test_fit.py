@@ -59,3 +59,25 @@ def test_what_is_not_counted_is_not_refused() -> None:
 def test_an_unknown_word_of_the_optimizer_is_refused_before_anything_is_made(name: str) -> None:
     with pytest.raises(ValueError, match=f"^unknown optimizer.{name} 'other'; there are: "):
         check(composed(f"++optimizer.{name}=other"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_in_which_nothing_is_trained_in_float32_is_refused(precision: str) -> None:
+    with pytest.raises(ValueError, match=rf"^trainer\.precision={precision} can't be had: .*Say bf16-mixed"):
+        check(composed(f"trainer.precision={precision}"))
+    check(composed("trainer.precision=bf16-mixed"))
+
+
+def test_an_optimizer_that_takes_no_split_parameters_is_refused_where_they_are_split() -> None:
+    split = "+trainer.strategy={_target_: pytorch_lightning.strategies.ModelParallelStrategy}"
+    check(composed(split))
+    check(composed("optimizer.kind=8bit"))
+    with pytest.raises(ValueError, match=r"^optimizer\.kind=8bit can't be had with a model_parallel strategy: .*fused"):
+        check(composed(split, "optimizer.kind=8bit"))
+
+
+def test_batchnorm_can_be_synchronised_by_a_word(tmp_path: Path) -> None:
+    words = ["trainer.devices=2", "+trainer.strategy=ddp"]
+    for more, synchronised in ([], False), (["trainer.sync_batchnorm=true"], True):
+        trainer = make_trainer(composed(*words, *more, config="stage1"), tmp_path, 3)
+        assert (trainer.strategy._layer_sync is not None) is synchronised

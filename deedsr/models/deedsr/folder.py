@@ -26,6 +26,9 @@ from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
 from deedsr.models.system import Header, System, TrainableModel, companion_places, header_of, load_trained
 
+TRAINABLE = ("adapter", "sft_hidden", "defaults")
+"""Parts of a size that may be overridden where a model is trained: the base and the encoder have theirs already."""
+
 
 @dataclass(frozen=True)
 class DeeDSRNumbers:
@@ -87,7 +90,7 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
 
     def trainable(self, words: Mapping[str, Any], seed: int) -> TrainableModel:
         """words: `size`, its name, with `overrides` of its numbers, on `base`, with the file `encoder` of stage 1."""
-        size = model_size(words["size"], words["overrides"], ("adapter", "sft_hidden", "defaults"))
+        size = model_size(words["size"], words["overrides"], TRAINABLE)
         file = Path(words["encoder"])
         base, encoder = Base.find(words["base"], self.denoiser), load_encoder(file)
         adapter = replace(size.adapter, vector=encoder.dimension)
@@ -102,6 +105,11 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
             self.save(folder, tensors, header)
 
         return TrainableModel(model, {**self.config(header), "encoder": str(file.resolve())}, save)
+
+    def untrained(self, words: Mapping[str, Any]) -> DeeDSR:
+        model = random_model(model_size(words["size"], words["overrides"], TRAINABLE))
+        model.take_head(DiagnosisHead(model.encoder.dimension))
+        return model
 
 
 def load_encoder(file: Path) -> DegradationEncoder:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.autoencoders.autoencoder_dc import DCUpBlock2d, EfficientViTBlock, ResBlock
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+
+BLOCKS = (ResnetBlock2D, Attention, Upsample2D, ResBlock, EfficientViTBlock, DCUpBlock2d)
+"""Of AutoencoderKL, and of AutoencoderDC."""
 
 
 def signed(image: Tensor) -> Tensor:
@@ -46,6 +54,11 @@ def _half(vae: nn.Module) -> torch.dtype | None:
     """The dtype of all parameters, where that is one of half precision."""
     dtypes = {parameter.dtype for parameter in vae.parameters()}
     return dtypes.pop() if len(dtypes) == 1 and dtypes < {torch.bfloat16, torch.float16} else None
+
+
+def decoder_blocks(vae: nn.Module) -> Iterator[nn.Module]:
+    """The modules that do most of the decoder's work: tensors in, one result out, none inside another."""
+    return (module for module in vae.decoder.modules() if isinstance(module, BLOCKS))
 
 
 def factor(vae: nn.Module) -> int:

@@ -77,14 +77,8 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
 
         size: the name of one whose sampling defaults it takes, with other numbers where there are `defaults`.
         """
-        size, texts = words["size"], words.get("texts")
-        if size not in SIZES:
-            raise ValueError(f"unknown model.size {size!r}; there are: {', '.join(SIZES)}")
-        defaults = {**SIZES[size].defaults, **words.get("defaults", {})}
-        takes = [field.name for field in fields(self.trained)]
-        if strange := sorted(words["beside"].keys() - set(takes)):
-            raise ValueError(f"model.beside of {self.name} has no {strange[0]!r}; there are: {', '.join(takes)}")
-        header = Header(reference(words["base"]), self.numbers(words), defaults)
+        size, numbers, texts = self.size(words), self.numbers(words), words.get("texts")
+        header = Header(reference(words["base"]), numbers, size.defaults)
         base = Base.find(words["base"], self.denoiser)
         torch.manual_seed(seed)
         model = self.model_on_base(base, header).float()
@@ -97,6 +91,18 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
             self.save(folder, tensors, header)
 
         return TrainableModel(model, self.config(header), save)
+
+    def untrained(self, words: Mapping[str, Any]) -> SD3Restoration:
+        return random_model(self.size(words), self.kind, self.numbers(words))
+
+    def size(self, words: Mapping[str, Any]) -> DiT4SRConfig:
+        """The size that `words` name, with their sampling defaults. ValueError for a name or a number it hasn't."""
+        name, takes = words["size"], [field.name for field in fields(self.trained)]
+        if name not in SIZES:
+            raise ValueError(f"unknown model.size {name!r}; there are: {', '.join(SIZES)}")
+        if strange := sorted(words["beside"].keys() - set(takes)):
+            raise ValueError(f"model.beside of {self.name} has no {strange[0]!r}; there are: {', '.join(takes)}")
+        return replace(SIZES[name], defaults={**SIZES[name].defaults, **words.get("defaults", {})})
 
     def model_on_base(self, base: Base, header: Header[LRStream | Branch]) -> SD3Restoration:
         """A model on a frozen base, its trainable parameters fresh, all but the autoencoder in the base's dtype."""

@@ -1,0 +1,103 @@
+"""The memory of a run, known before it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from deedsr.training.fake_cuda.forecast import GIB, Need, forecast
+from stage2.evaluate.memory import CARDS, PARTS, SHIPPED, Forecast, configured, report, stage2_parts
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = {file.stem for file in (CONF / "experiment").glob("*.yaml")}
+
+
+def benchmark(*words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF / "evaluate"), version_base="1.3"):
+        return compose("benchmark", ["memory=true", *words])
+
+
+def test_stable_diffusion_is_counted_to_the_byte() -> None:
+    primary, run = configured(None, "deedsr_sd21", ["crop=64", "batch=2"])
+    assert primary == "stage2"
+    (part,) = stage2_parts(run)
+    need = forecast(run, part.make, part.batch)
+    trained, frozen = 166_456_384, 984_223_275
+    assert need.gradients == need.average == 4 * trained
+    assert need.optimizer == 8 * trained
+    assert need.parameters == pytest.approx(4 * trained + 2 * frozen, rel=0.01), "the frozen part in bfloat16"
+    assert 0.1 * GIB < need.activations < 3 * GIB
+    assert need.reserved >= need.allocated
+
+
+OTHERS = {
+    **dict.fromkeys(("built_in_distill", "finetune_pairs", "finetune_photos"), "distill"),
+    **dict.fromkeys(("built_in_stage1", "stage1_deedsr"), "stage1"),
+    "dit4sr_small_base": "base",
+}
+"""Experiments of other commands than ``stage2.train``."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_experiment_is_taken_for_that_of_its_command(name: str) -> None:
+    primary, run = configured(None, name, SHIPPED[name])
+    assert primary == OTHERS.get(name, "stage2")
+    assert [part.batch for part in PARTS[primary](run)] == [run.denoiser.batch if primary == "base" else run.batch]
+
+
+def test_all_shipped_experiments_are_counted_but_those_that_change_a_word_of_another() -> None:
+    assert SHIPPED.keys() <= EXPERIMENTS
+    assert all("ablation" in name for name in EXPERIMENTS - SHIPPED.keys())
+
+
+def test_a_small_run_is_told_with_activations_kept_and_recomputed(tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    words = "words={batch:2,objective.fidelity.perceptual:0}"
+    text = report(benchmark("experiment=dit4sr_small", words, f"output={file}"))
+    head, _, kept, recomputed = text.splitlines()
+    assert "allocated | reserved | fits" in head
+    assert kept.startswith("| **dit4sr_small** | **2** | **kept** |")
+    assert recomputed.startswith("| dit4sr_small | 2 | recomputed |")
+    first, second = json.loads(file.read_text(encoding="utf-8"))
+    assert second["need"]["activations"] < 0.7 * first["need"]["activations"]
+    assert second["need"]["parameters"] == first["need"]["parameters"] > 0
+
+
+def test_restoring_is_told_where_no_experiment_is_named(tmp_path: Path) -> None:
+    words = ["model=small-random", "size=256", "steps=1", "options.noise_guidance=[0,0]", "dtype=bfloat16"]
+    text = report(benchmark(*words, f"output={tmp_path / 'found.json'}"))
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert text.startswith("restoring to 256² with small-random in bfloat16: ")
+    assert 0 < found["parameters"] < found["allocated"] <= found["reserved"]
+
+
+def test_several_devices_hold_parts_or_copies() -> None:
+    need = Need(parameters=800, gradients=80, optimizer=160, average=80, allocated=2000, reserved=2400, gathered=100)
+    assert need.activations == 880
+    assert need.on(1, split=True) == need
+    assert need.on(8, split=False) == replace(need, allocated=2080, reserved=2480)
+    split = need.on(8, split=True)
+    assert (split.parameters, split.gradients, split.optimizer, split.average) == (100, 10, 20, 10)
+    assert split.activations == need.activations + 100
+
+
+def test_a_card_must_have_a_tenth_to_spare() -> None:
+    def fits(size: float) -> str:
+        return Forecast("x", 1, None, True, Need(0, 0, 0, 0, 0, int(size * GIB))).fits()
+
+    assert [fits(0.89 * CARDS["24 GB"]), fits(0.91 * CARDS["24 GB"]), fits(79)] == ["24 GB", "80 GB", "none"]
+
+
+def test_an_experiment_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^experiment=nothing can't be composed: "):
+        configured(None, "nothing", [])
+    with pytest.raises(
+        ValueError, match=r"^experiment=finetune_pairs can't be composed: run=stage2 is another command"
+    ):
+        configured("stage2", "finetune_pairs", [])
+    assert list(PARTS) == ["stage2", "distill", "base", "stage1"]
