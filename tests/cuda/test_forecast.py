@@ -37,7 +37,7 @@ def test_stable_diffusion_is_counted_to_the_byte() -> None:
 
 OTHERS = {
     **dict.fromkeys(("built_in_distill", "finetune_pairs", "finetune_photos"), "distill"),
-    **dict.fromkeys(("built_in_stage1", "stage1_deedsr"), "stage1"),
+    **dict.fromkeys(("built_in_stage1", "stage1_deedsr", "stage1_deedsr_authors"), "stage1"),
     "dit4sr_small_base": "base",
 }
 """Experiments of other commands than ``stage2.train``."""

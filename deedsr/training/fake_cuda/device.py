@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._pytree import tree_map_only
 
 from deedsr.training.fake_cuda.attention import on_cuda
 from deedsr.training.fake_cuda.backward import Saved, backward
@@ -99,8 +100,14 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         (torch.accelerator, "current_accelerator", always(CUDA)),
         (torch, "Generator", Generator),
         (torch.utils, "swap_tensors", _swap),
+        (torch, "save", _save),
         (Tensor, "pin_memory", _pinned),
     ]
+
+
+def _save(value: Any, *args: Any, save: Any = torch.save, **kwargs: Any) -> None:
+    """A file holds what a copy on the CPU would."""
+    save(tree_map_only(FakeTensor, Tensor.cpu, value), *args, **kwargs)
 
 
 def _pinned(tensor: Tensor, *_: Any) -> Tensor:

@@ -1,0 +1,156 @@
+"""Each kind of run on "cuda": no tensor is left on the CPU or in another dtype, whatever is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from deedsr import weights
+from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.saving import WholeCheckpoints
+from stage1 import from_config as stage1
+from stage2 import from_config as stage2
+from stage2.base.phases import train as train_base
+from stage2.cache.writing import make_cache
+from stage2.distill.student import train as distill
+from stage2.module import RestorationRun
+
+Composed = Callable[..., DictConfig]
+BF16 = "trainer.precision=bf16-mixed"
+PLAIN = ["objective.fidelity=null", "objective.rollout=0"]
+LARGE = [BF16, "frozen_dtype=bfloat16", "recompute=true", "channels_last=true"]
+"""As the large experiments have it."""
+
+
+@pytest.fixture
+def files(tiny_base: Path, tiny_encoder: Path) -> list[str]:
+    own = "{adapter:{in_channels:4,width:32,multipliers:[1,1,1],maps:32,vector:16},sft_hidden:8}"
+    return [f"+model.overrides={own}", f"model.base={tiny_base}", f"model.encoder={tiny_encoder}"]
+
+
+def finished(output: Path, steps: int) -> dict[str, Any]:
+    """The checkpoint of a run, which has taken its steps."""
+    checkpoint = weights.load_checkpoint(output / "last.ckpt")
+    assert checkpoint["global_step"] == steps
+    return checkpoint
+
+
+@pytest.mark.parametrize("words", [[], [BF16, "shuffle=true", "positives=same_image", "optimizer=adamw"]], ids=str)
+def test_stage_1(composed: Composed, tmp_path: Path, words: list[str]) -> None:
+    with fake_cuda() as gpu:
+        stage1.train(composed("stage1", "steps=2", *words))
+    assert finished(tmp_path / "run", 2)["optimizer_states"]
+    assert gpu.launches["convolution_backward"] > 0
+
+
+OPTIMIZERS = ["adamw", "fused", "muon", "sgd", *["8bit"] * (find_spec("bitsandbytes") is not None)]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_stage_2_with_each_optimizer(composed: Composed, tmp_path: Path, files: list[str], kind: str) -> None:
+    more = LARGE if kind == "fused" else []
+    with fake_cuda() as gpu:
+        stage2.train(composed("stage2", "steps=1", f"optimizer.kind={kind}", "pictures=null", *PLAIN, *files, *more))
+    assert finished(tmp_path / "run", 1)["average"]["updates"] == 1
+    assert gpu.launches["convolution_backward"] > 0
+
+
+@pytest.mark.parametrize("words", [[], LARGE], ids=["float32", "as the large ones"])
+def test_stage_2_with_all_that_can_be_asked_for(
+    composed: Composed,
+    tmp_path: Path,
+    files: list[str],
+    make_pairs: Callable,
+    needs_weights: Callable,
+    words: list[str],
+) -> None:
+    needs_weights("lpips")
+    needs_weights("dists")
+    pairs = make_pairs(tmp_path / "pairs", 4)
+    more = ["objective.rollout=0.999", "objective.fidelity.structure=1", "vector.dropout=0.1", "steps=2"]
+    more = [f"++{word}" if "structure" in word else word for word in more]
+    watched = [f"validation.data={pairs}", "validation.every=1", "checkpoint.monitor=val/psnr", "checkpoint.top=1"]
+    watched += ["validation.images=1", "validation.metrics=[psnr]", "trainer.accumulate_grad_batches=2"]
+    with fake_cuda():
+        stage2.train(composed("stage2", f"data.pairs=[{pairs}]", *more, *watched, *files, *words))
+    assert finished(tmp_path / "run", 2)["callbacks"]["Validation"]["rows"]
+    assert (tmp_path / "run" / "best" / "adapter.safetensors").is_file()
+
+
+def test_stage_2_from_a_cache(composed: Composed, tmp_path: Path, files: list[str]) -> None:
+    words = [f"cache={tmp_path / 'cache'}", *PLAIN, *files, BF16]
+    with fake_cuda():
+        make_cache(composed("cache", "batches=1", "shard=1", *words))
+        stage2.train(composed("stage2", "steps=1", "pictures=null", *words))
+    finished(tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize("words", [[], LARGE], ids=["float32", "as the large ones"])
+def test_distilling_with_the_critic(
+    composed: Composed, tmp_path: Path, tiny_model_folder: Path, needs_weights: Callable, words: list[str]
+) -> None:
+    needs_weights("lpips")
+    needs_weights("dists")
+    more = ["model=init", f"init={tiny_model_folder}", "adversary.width=4", "pictures=null"]
+    with fake_cuda():
+        distill(composed("distill", "steps=1", *more, *words))
+    assert any(name.startswith("adversary.") for name in finished(tmp_path / "run", 1)["state_dict"])
+
+
+@pytest.mark.parametrize("words", [[], [BF16]], ids=str)
+def test_training_a_base(composed: Composed, tmp_path: Path, needs_weights: Callable, words: list[str]) -> None:
+    needs_weights("lpips")
+    with fake_cuda():
+        train_base(composed("base", *words))
+    for phase in ("autoencoder", "denoiser"):
+        finished(tmp_path / "run" / phase, 1)
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_going_on_needs_no_more_memory_than_is_held_then(
+    composed: Composed, tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch, planted: bool
+) -> None:
+    words = ["pictures=null", *PLAIN, *files]
+    with fake_cuda():
+        stage2.train(composed("stage2", "steps=1", *words))
+    seen, on_start = [], RestorationRun.on_train_start
+    with fake_cuda() as gpu:
+
+        def look(run: RestorationRun) -> None:
+            seen.append((gpu.memory.peak_allocated, gpu.memory.allocated))
+            on_start(run)
+
+        if planted:  # a checkpoint that is read onto the GPU
+            plain = WholeCheckpoints.load_checkpoint
+            monkeypatch.setattr(
+                WholeCheckpoints, "load_checkpoint", lambda *args, **words: on_gpu(plain(*args, **words))
+            )
+        monkeypatch.setattr(RestorationRun, "on_train_start", look)
+        stage2.train(composed("stage2", "steps=2", "resume=changed", *words))
+    finished(tmp_path / "run", 2)
+    ((peak, held),) = seen
+    assert (peak > 1.2 * held) is planted
+
+
+def on_gpu(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return tree_map_only(Tensor, lambda tensor: tensor.to("cuda"), checkpoint)
+
+
+SLIPS = {"a tensor of the CPU": Tensor.cpu, "another dtype": Tensor.bfloat16}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_planted_slip_is_caught(
+    composed: Composed, files: list[str], monkeypatch: pytest.MonkeyPatch, slip: str
+) -> None:
+    told = RestorationRun.told
+    monkeypatch.setattr(RestorationRun, "told", lambda *args: SLIPS[slip](told(*args)))
+    with fake_cuda(), pytest.raises(RuntimeError, match="same device|same dtype"):
+        stage2.train(composed("stage2", "steps=1", "pictures=null", *PLAIN, *files))
