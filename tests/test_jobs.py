@@ -319,8 +319,10 @@ def test_guidance_is_parsed():
 class Broken(Restorer):
     """Fails at its work."""
 
+    tile = None
+
     def __init__(self, error: BaseException) -> None:
-        self.error, self.options, self.tile = error, Options(), None
+        self.error, self.options = error, Options()
 
     def __call__(self, *_: object) -> Picture:
         raise self.error
