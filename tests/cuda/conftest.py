@@ -13,9 +13,14 @@ from PIL import Image
 
 CONF = Path(__file__).parents[2] / "conf"
 
-ON_GPU = ["trainer=gpu", "trainer.devices=1", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=1"]
+ON_GPU = [
+    "trainer=gpu",
+    "trainer.precision=32-true",
+    "trainer.devices=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+]
 QUIET = [*ON_GPU, "data.workers=0", "checkpoint_every=1", "logger=csv"]
-TINY = "+model.overrides={adapter:{in_channels:4,width:32,multipliers:[1,1,1],maps:32,vector:16},sft_hidden:8}"
 SHRUNK = {
     "stage1": ["+encoder.overrides={widths:[4,4,8,8],stem:4}", "crop=64", "batch=4", "contrast.queue=16"],
     "stage2": ["crop=64", "batch=2", "optimizer.warmup=0", "pictures.count=1"],

@@ -141,7 +141,7 @@ def test_going_on_needs_no_more_memory_than_is_held_then(
 
 
 def on_gpu(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return tree_map_only(Tensor, lambda tensor: tensor.to("cuda"), checkpoint)
+    return tree_map_only(Tensor, lambda tensor: tensor.to("cuda") if tensor.ndim else tensor, checkpoint)
 
 
 SLIPS = {"a tensor of the CPU": Tensor.cpu, "another dtype": Tensor.bfloat16}

@@ -91,6 +91,7 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         "max_memory_reserved": lambda *_: memory.peak_reserved,
         "reset_peak_memory_stats": lambda *_: memory.reset_peak(),
         "mem_get_info": lambda *_: (total - memory.reserved, total),
+        "Event": Event,
         "synchronize": lambda *_: mode.wait("asked to"),
     }
     return [
@@ -103,6 +104,22 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         (torch, "save", _save),
         (Tensor, "pin_memory", _pinned),
     ]
+
+
+class Event:
+    """On a GPU that does everything at once all has happened."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        """Takes what one of CUDA does."""
+
+    def record(self, *_: Any) -> None:
+        """Nothing."""
+
+    def synchronize(self) -> None:
+        """Nothing."""
+
+    def query(self) -> bool:
+        return True
 
 
 def _save(value: Any, *args: Any, save: Any = torch.save, **kwargs: Any) -> None:

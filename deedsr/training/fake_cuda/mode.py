@@ -65,7 +65,9 @@ class FakeCuda(TorchDispatchMode):
             return READ[func.overloadpacket](self, args, kwargs)
         out = self.run(func, args, kwargs)
         self.count(func, tensors, args, kwargs, out)
-        return out if func.namespace == "aten" and func not in COPIES else tree_map_only(Tensor, self.land, out)
+        if func.namespace == "aten" and func not in COPIES:
+            return out
+        return tree_map_only(Tensor, lambda tensor: self.land(tensor, waits(args, kwargs)), out)
 
     def run(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if not all(isinstance(one, FakeTensor) for one in leaves((*args, *kwargs.values())) if isinstance(one, Tensor)):
@@ -90,17 +92,17 @@ class FakeCuda(TorchDispatchMode):
         if (made or func._schema.is_mutable) and not name.startswith(("empty", "new_empty")):
             self.launches[name] += 1
         if func in COPIES:
-            waits = not (kwargs.get("non_blocking") or args[2:3] == (True,))
             come = [one for one in given if not isinstance(one, FakeTensor)]
-            if any(waits or not getattr(one, "pinned", False) for one in come):
+            if any(waits(args, kwargs) or not getattr(one, "pinned", False) for one in come):
                 self.uploads[place()] += 1
 
-    def land(self, tensor: Tensor) -> Tensor:
+    def land(self, tensor: Tensor, blocking: bool) -> Tensor:
         """A copy on the CPU is real."""
         if not isinstance(tensor, FakeTensor) or tensor.device.type == "cuda":
             return tensor
-        self.wait("copied to the CPU")
-        return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        if blocking:
+            self.wait("copied to the CPU")
+        return torch.full(tensor.shape, tensor.dtype == torch.bool, dtype=tensor.dtype)
 
     def wait(self, what: str) -> None:
         self.waits[f"{place()} {what}"] += 1
@@ -135,6 +137,11 @@ READ = {
     aten.index: FakeCuda.masked,
     aten.nonzero: FakeCuda.nonzero,
 }
+
+
+def waits(args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether the CPU waits for a copy."""
+    return not (kwargs.get("non_blocking") or args[2:3] == (True,))
 
 
 def check_generator(func: Any, kwargs: dict[str, Any]) -> None:
