@@ -75,11 +75,14 @@ def newly_built(cfg: DictConfig) -> models.TrainableModel:
     tensors = trained_tensors(start) if start else {}
     if cfg.vector.dropout or "adapter.null" in tensors:
         words = with_null(words)
-    trainable = models.trainable_model(words, cfg.seed)
-    if start:
-        load_trained(
-            trainable.model, tensors, start / ADAPTER if start.is_dir() else start, fresh=trainable.model.additions()
-        )
+    try:
+        trainable = models.trainable_model(words, cfg.seed)
+        if start:
+            source = start / ADAPTER if start.is_dir() else start
+            load_trained(trainable.model, tensors, source, fresh=trainable.model.additions())
+    except ValueError as error:
+        way = f"; or say model=init, which is the whole model of init={cfg.init}" if start else ""
+        raise ValueError(f"{error}{way}") from None
     return trainable
 
 

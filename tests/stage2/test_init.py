@@ -77,7 +77,11 @@ def test_a_trained_part_of_another_size_is_refused(
     composed: Composed, stage2_options: Options, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     cfg = composed("stage2", stage2_options(tmp_path, f"init={tiny_model_folder}", "++model.overrides.sft_hidden=4"))
-    with pytest.raises(ValueError, match=r"adapter\.safetensors: does not fit DeeDSR: .* of another size"):
+    whole = f"; or say model=init, which is the whole model of init={tiny_model_folder}$"
+    with pytest.raises(ValueError, match=r"adapter\.safetensors: does not fit DeeDSR: .* of another size.*" + whole):
+        restoration_run(cfg)
+    cfg.model.base = "no/base/here"
+    with pytest.raises(ValueError, match="^no/base/here: no such folder.*" + whole):
         restoration_run(cfg)
 
 

@@ -109,6 +109,7 @@ def test_texts_are_all_that_captions_leaves(tmp_path: Path) -> None:
     [
         (["data.roots=[/a]"], ["data.roots=[/b]"]),
         (["name=one"], ["name=two"]),
+        (["experiment=built_in_stage1"], ["experiment=stage1_deedsr"]),
         (["steps=1", "name=n-${steps}"], ["steps=2", "name=n-${steps}"]),
         (["seed=1", "output=experiments/${name}-${seed}"], ["seed=2", "output=experiments/${name}-${seed}"]),
         ([f"+{'long' * 50}.first=1"], [f"+{'long' * 50}.first=2"]),
