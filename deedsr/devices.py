@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,11 +71,15 @@ class Fetched:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of a GPU's allocator, else of resident memory (models and interpreter counted)."""
+    """Bytes: of a GPU's allocator, else of resident memory, models and interpreter counted; of Windows 0."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if not status.exists():
+        if sys.platform == "win32":
+            return 0  # nothing tells
+        import resource  # which Windows lacks
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

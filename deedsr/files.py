@@ -21,6 +21,15 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(2**24):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to, which takes its place where the context ends without an error.
@@ -69,6 +78,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     part.mkdir(parents=True)
     try:
         yield part
+        if folder.is_dir():
+            folder.rmdir()  # Windows puts nothing in the place of a folder, not of an empty one either
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -17,6 +17,7 @@ SPACINGS = ("leading", "trailing", "linspace")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LRS, POSTERIORS, ROUNDINGS = ("float", "deedsr", "dit4sr"), ("mode", "sample"), ("nearest", "down")
+RUNTIMES = ("torch", "onnx")
 SCALES = (1.0, 8.0)
 Places = str | Path | Sequence[str | Path]
 

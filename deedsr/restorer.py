@@ -73,14 +73,14 @@ class Restorer:
         device: str = "auto",
         dtype: str = "float32",
         compile: bool = False,
+        runtime: str = "torch",
     ) -> Restorer:
         """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
-        device: ``auto``, ``cpu``, ``cuda`` (also ``cuda:1``) or ``mps``. dtype: ``float32``, ``bfloat16`` or
-        ``float16``. Raises ValueError for a name, a device or a dtype that can't be had.
+        device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``. Raises ValueError for what can't be had.
         """
         kind = getattr(torch, one_of("dtype", dtype, DTYPES))
-        return cls(load_model(name, dtype=kind), options, compile, pick_device(device))
+        return cls(load_model(name, dtype=kind, runtime=runtime), options, compile, pick_device(device))
 
     def __call__(
         self,

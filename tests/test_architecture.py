@@ -26,11 +26,14 @@ EXTRAS = (
     "pillow_jxl",
     "rawpy",
     "peft",  # an extra of diffusers, which imports it where it is: and it imports transformers
+    "gradio",
+    "onnxruntime",
+    "onnxscript",
 )
 
 
 FLOORS = (
-    {"deedsr.training", "deedsr.cli", "stage1", "stage2"},
+    {"deedsr.training", "deedsr.cli", "deedsr.app", "stage1", "stage2"},
     {
         "deedsr.restorer",
         "deedsr.pipeline",

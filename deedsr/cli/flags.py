@@ -6,7 +6,8 @@ import re
 
 _SHORT = {"output": "-o", "tile": "-t"}
 _FLAGS = (
-    "output|suffix|ext|dtype|tile|frames|overwrite|download|with_base|merge|replace_card|captions?|negative|embeddings"
+    "output|suffix|ext|dtype|device|runtime|tile|frames|overwrite|download|with_base|merge|onnx|replace_card|captions?|"
+    "negative|embeddings"
 )
 _QUOTED = re.compile(rf"`({_FLAGS})(?:='?(\w+)'?)?`|`\.(\w+)`")
 

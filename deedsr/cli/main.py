@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deedsr import jobs
+from deedsr.cli.app import app_command
 from deedsr.cli.compare import compare_command
 from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
@@ -22,7 +23,18 @@ from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import check_python, explain, one_line, show_any_name
 from deedsr.ledger import Ledger, content, remembered, settings_digest
-from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
+from deedsr.options import (
+    COLOURS,
+    DEVICES,
+    DTYPES,
+    RUNTIMES,
+    SAMPLERS,
+    SPACINGS,
+    Options,
+    one_of,
+    parse_guidance,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -120,6 +132,7 @@ def restore(
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+    runtime: Annotated[str, typer.Option(help="torch, or onnx for a model that was exported so.")] = "torch",
     suffix: Annotated[str, typer.Option(help="Put between an output's stem and extension.")] = "",
     ext: Annotated[str | None, typer.Option(help="Extension of outputs [default: the input's].")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Restore again what is there already.")] = False,
@@ -156,22 +169,33 @@ def restore(
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
+    one_of("runtime", runtime, RUNTIMES)
     saving = jobs.Saving(quality, strip, keep_times)
     plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
     quiet = as_json or output == jobs.STDIO
     folder = output.parent if any(job.target == output for job in plan.jobs) else output
-    ledger = Ledger(folder, partial(_digest, model, options, dtype, saving), remembered(folder))
-    outcomes = run(plan, partial(_load, model, options, device, dtype, compile), overwrite, quiet, saving, ledger)
+    ledger = Ledger(folder, partial(_digest, model, options, dtype, runtime, saving), remembered(folder))
+    load = partial(_load, model, options, device, dtype, compile, runtime)
+    outcomes = run(plan, load, overwrite, quiet, saving, ledger)
     if as_json or not quiet:
-        print_summary(plan, outcomes, {"model": model, "device": device, "dtype": dtype, **asdict(options)}, as_json)
+        print_summary(
+            plan,
+            outcomes,
+            {"model": model, "device": device, "dtype": dtype, "runtime": runtime, **asdict(options)},
+            as_json,
+        )
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
-def _load(model: str, options: Options, device: str, dtype: str, compile: bool) -> Restorer:
+def _load(model: str, options: Options, device: str, dtype: str, compile: bool, runtime: str) -> Restorer:
     """Imported when it is needed: it takes seconds."""
     from deedsr.restorer import Restorer
 
-    restorer = Restorer.from_pretrained(model, options, device, dtype, compile)
+    if runtime == "onnx":
+        if compile:
+            raise ValueError("ONNX graphs are compiled as they are: leave --compile out")
+        device = "cpu" if device == "auto" else device
+    restorer = Restorer.from_pretrained(model, options, device, dtype, compile, runtime)
     if options.seed and not restorer.settings.noisy:
         typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
     if restorer.note is not None:
@@ -179,9 +203,9 @@ def _load(model: str, options: Options, device: str, dtype: str, compile: bool) 
     return restorer
 
 
-def _digest(model: str, options: Options, dtype: str, saving: jobs.Saving) -> str:
+def _digest(model: str, options: Options, dtype: str, runtime: str, saving: jobs.Saving) -> str:
     """Of all that makes an output what it is, but for the input."""
-    return settings_digest(model, {**content(options), **asdict(saving), "dtype": dtype})
+    return settings_digest(model, {**content(options), **asdict(saving), "dtype": dtype, "runtime": runtime})
 
 
 @app.command()
@@ -214,6 +238,7 @@ def _word(value: object) -> str:
     return text if len(text) < 16 else f"{text[:14]}…"
 
 
+app.command("app")(app_command)
 app.command("compare")(compare_command)
 app.command("diagnose")(diagnose_command)
 app.add_typer(convert_app, name="convert")
@@ -222,10 +247,13 @@ app.add_typer(convert_app, name="convert")
 @app.command()
 def export(
     source: Annotated[str, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them, or built-in.")],
-    target: Annotated[Path, typer.Argument(help="New folder.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="New folder; where it stands alone, SOURCE is built-in.")
+    ] = None,
     with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Make LoRA part of the base.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Put graphs for `restore --runtime onnx` into it.")] = False,
     licence: Licence = None,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Send the folder to the hub as well.")] = None,
     replace_card: Annotated[bool, typer.Option("--replace-card", help="The hub's card, whoever wrote it.")] = False,
@@ -239,9 +267,12 @@ def export(
     from deedsr.models import export as export_model
     from deedsr.models import hub
 
+    if target is None:
+        source, target = "built-in", Path(source)
     if push is not None:
         hub.check_name(push)
-    export_model(source, target, with_base, torch.float16 if half else None, merge, licence, anywhere=push is not None)
+    dtype, anywhere = torch.float16 if half else None, push is not None
+    export_model(source, target, with_base, dtype, merge, licence, anywhere, onnx)
     typer.echo(str(target))
     if push is not None:
         typer.echo(in_flags(hub.push(target, push, replace_card)))

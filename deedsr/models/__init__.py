@@ -13,6 +13,7 @@ from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, model_place
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
+from deedsr.options import RUNTIMES, one_of
 
 __all__ = [
     "RestorationModel",
@@ -33,11 +34,15 @@ SIZES = {name: size for system in SYSTEMS for name, size in system.sizes.items()
 
 
 def load_model(
-    name: str | Path = BUILT_IN, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    name: str | Path = BUILT_IN,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    runtime: str = "torch",
 ) -> RestorationModel:
     """The model called `name`, ready for inference: ``built-in``, a model folder, a checkpoint of stage 2, or a hub id.
 
-    Raises ValueError, with the way out, for a model that does not exist, has no weights, or is damaged.
+    runtime: ``torch``, or ``onnx`` for a model folder with ONNX graphs, on the CPU in float32. Raises ValueError, with
+    the way out, for a model that does not exist, has no weights or no graphs, or is damaged.
     """
     if str(name) in SIZES and not Path(name).exists():
         raise ValueError(
@@ -45,6 +50,10 @@ def load_model(
             "stage2.train` (conf/experiment/ has one of each size), then give the folder that stage 2 wrote"
         )
     place = model_place(name)
+    if one_of("runtime", runtime, RUNTIMES) == "onnx":
+        if torch.device(device).type != "cpu" or dtype != torch.float32:
+            raise ValueError("ONNX graphs run on the CPU and in float32: choose `device='cpu'` and `dtype='float32'`")
+        return _system(place).load_onnx(place)
     at_once = torch.device(device).type == "cuda"  # else it would wait for each of hundreds of tensors
     return _system(place).load(place).to(device, dtype, non_blocking=at_once).requires_grad_(False)
 
@@ -114,17 +123,19 @@ def export(
     merge: bool = False,
     licence: str | None = None,
     anywhere: bool = False,
+    onnx: bool = False,
 ) -> None:
     """Write the model `source` to the folder `target`, its floating-point tensors in `dtype` if one is given.
 
     source: see `load_model`. The folder gets a card, see `deedsr.models.card`, and is a pipeline of diffusers. With the
     base, `target` needs nothing else; without it, it points to the base that `source` uses, by its hub id, or by the
     way from `target` to its folder. merge: whether its LoRA becomes part of that base. licence: what its card is to
-    name. anywhere: whether it must not point to a base on the disk. Raises ValueError where `source` is damaged or has
-    no LoRA to merge, and where `target` exists.
+    name. anywhere: whether it must not point to a base on the disk. onnx: whether ONNX graphs of its networks, checked
+    against torch, go into it. Raises ValueError where `source` is damaged, has no LoRA to merge or can't become ONNX,
+    and where `target` exists.
     """
     place = model_place(source)
-    _system(place).export(place, target, with_base, dtype, merge, licence, anywhere)
+    _system(place).export(place, target, with_base, dtype, merge, licence, anywhere, onnx)
 
 
 def _system(place: Path) -> System[Any, Any]:

@@ -6,7 +6,6 @@ model came with, whoever wrote it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import diffusers
 import yaml
 
 from deedsr.diffusion.sampler import Settings
-from deedsr.files import visible, write_json, write_text
+from deedsr.files import sha256, visible, write_json, write_text
 from deedsr.models.resolver import ASSETS, BUILT_IN
 
 CARD, INDEX, PIPELINE = "README.md", "model_index.json", "pipeline.py"
@@ -233,12 +232,4 @@ def _licence(made: Made, front: Mapping[str, Any]) -> str:
 
 def _hashes(folder: Path) -> str:
     files = [file for file in visible(folder) if file != folder / CARD]
-    return "\n".join(f"| {file.relative_to(folder).as_posix()} | `{_sha256(file)}` |" for file in files)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(2**24):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return "\n".join(f"| {file.relative_to(folder).as_posix()} | `{sha256(file)}` |" for file in files)

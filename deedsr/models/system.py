@@ -128,6 +128,14 @@ class System(ABC, Generic[Model, Numbers]):
     def skeleton(self, place: Path) -> Model:
         """The model in the folder or checkpoint `place` on the meta device: its shapes, without its weights."""
 
+    def load_onnx(self, place: Path) -> Model:
+        """The model in the folder `place`, as its ONNX graphs compute it. ValueError where it has none."""
+        raise ValueError(f"{self.name} models can't run as ONNX, only those of DeeDSR: choose `runtime='torch'`")
+
+    def write_onnx(self, place: Path) -> None:
+        """Write the ONNX graphs of the model in the folder `place` into it. ValueError where it can't have any."""
+        raise ValueError(f"{self.name} models can't become ONNX, only those of DeeDSR: leave `onnx` out")
+
     @abstractmethod
     def numbers(self, config: Mapping[str, Any]) -> Numbers:
         """The numbers of what is trained, of a header."""
@@ -213,6 +221,7 @@ class System(ABC, Generic[Model, Numbers]):
         merge: bool = False,
         licence: str | None = None,
         anywhere: bool = False,
+        onnx: bool = False,
     ) -> None:
         """See `deedsr.models.export`."""
         if merge and not with_base:
@@ -231,6 +240,8 @@ class System(ABC, Generic[Model, Numbers]):
                 self.copy_companion(trained.companion, folder, dtype)
             if with_base:
                 trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, changes)
+            if onnx:
+                self.write_onnx(folder)
             card.complete(
                 folder, target.resolve().name, trained.made(self.name, with_base), source / card.CARD, licence
             )

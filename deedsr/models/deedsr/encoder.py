@@ -107,16 +107,30 @@ class DegradationEncoder(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """The degradation vector (B, dimension) of each LR picture (B, 3, h, w) in [0, 1]."""
+        return torch.stack([self._pooled(tile) for tile in self.tiles(lr)]).mean(0)
+
+    def tiles(self, lr: Tensor) -> list[Tensor]:
+        """The parts of pictures (B, 3, h, w) whose vectors have the pictures' as their mean."""
         if self.tile is None:
-            return self._pooled(lr)
-        tiles = [
+            return [lr]
+        return [
             lr[..., top : top + self.tile, left : left + self.tile]
             for top in spread(lr.shape[-2], self.tile)
             for left in spread(lr.shape[-1], self.tile)
         ]
-        return torch.stack([self._pooled(tile) for tile in tiles]).mean(0)
 
     def _pooled(self, lr: Tensor) -> Tensor:
+        return self.read(*self.readable(lr))
+
+    def readable(self, lr: Tensor) -> list[Tensor]:
+        """What `read` takes for tiles (B, 3, h, w): these, and with a summary their statistics (B, COUNT), float32."""
+        if self.summary is None:
+            return [lr]
+        with torch.autocast(lr.device.type, enabled=False):
+            return [lr, statistics(lr.float())]
+
+    def read(self, lr: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """The vector (B, dimension) of tiles (B, 3, h, w), a picture's where it is no larger than one."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(lr))))  # (B, stem, h/4, w/4), or h, w where there is a summary
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -124,11 +138,11 @@ class DegradationEncoder(nn.Module):
             features.append(x)
         if self.summary is None:
             return self.avgpool(x).flatten(1)  # x: (B, dimension, h/32, w/32)
-        return self.summary(features, lr)
+        return self.summary(features, numbers)
 
 
 class Summary(nn.Module):
-    """Features of several sizes and the picture's statistics -> the vector.
+    """Features of several sizes and what was measured of the picture -> the vector.
 
     inputs: how many numbers they are, each brought to mean 0 and variance 1 by a BatchNorm. outputs: of the vector.
     """
@@ -138,14 +152,14 @@ class Summary(nn.Module):
         self.norm = nn.BatchNorm1d(inputs, affine=False)
         self.linear = nn.Linear(inputs, outputs)
 
-    def forward(self, features: Sequence[Tensor], lr: Tensor) -> Tensor:
-        """features: (B, C_i, h_i, w_i); lr: (B, 3, h, w) -> (B, outputs)."""
-        with torch.autocast(lr.device.type, enabled=False):
-            numbers = [statistics(lr.float())]
+    def forward(self, features: Sequence[Tensor], numbers: Tensor) -> Tensor:
+        """features: (B, C_i, h_i, w_i); numbers: (B, COUNT), float32 -> (B, outputs)."""
+        with torch.autocast(numbers.device.type, enabled=False):
+            parts = [numbers]
             for feature in features:
                 flat = feature.flatten(2).float()
-                numbers += [flat.mean(2), (flat.var(2, correction=0) + 1e-6).sqrt()]
-            joined = torch.cat(numbers, 1).to(self.linear.weight.dtype)
+                parts += [flat.mean(2), (flat.var(2, correction=0) + 1e-6).sqrt()]
+            joined = torch.cat(parts, 1).to(self.linear.weight.dtype)
         return self.linear(self.norm(joined))
 
 

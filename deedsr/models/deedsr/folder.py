@@ -19,8 +19,9 @@ from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.graphs import OnnxDeeDSR, write_graphs
 from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead, load_head
-from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.model import DeeDSR, Kind, described, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
@@ -57,13 +58,28 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         return model
 
     def skeleton(self, place: Path) -> DeeDSR:
+        return self._skeleton(place, DeeDSR)
+
+    def _skeleton(self, place: Path, kind: type[Kind]) -> Kind:
         trained = self.open(place)
         assert trained.companion is not None
         unet, vae, scheduler = map(trained.base.config, ("unet", "vae", "scheduler"))
         encoder, header = weights.header(trained.companion), trained.header
         size = DeeDSRConfig(place.name, unet, vae, scheduler, encoder, **vars(header.numbers), defaults=header.defaults)
         with torch.device("meta"):
-            return random_model(size)
+            return described(kind, size)
+
+    def load_onnx(self, place: Path) -> OnnxDeeDSR:
+        trained = self.open(place)
+        assert trained.companion is not None
+        model = self._skeleton(place, OnnxDeeDSR)
+        model.process = trained.base.process()  # the skeleton's is on the meta device
+        model.take_graphs(place, trained.tensors().get("adapter.null"))
+        model.take_head(head_beside(trained.companion, model.encoder))
+        return model
+
+    def write_onnx(self, place: Path) -> None:
+        write_graphs(self.load(place), place)
 
     def numbers(self, config: Mapping[str, Any]) -> DeeDSRNumbers:
         return DeeDSRNumbers(AdapterConfig(**config["adapter"]), int(config["sft_hidden"]))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -166,12 +167,18 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         if config.degradation == "constant":
             return self.null(len(lr))
         with torch.no_grad():
-            vector = self.encoder(lr)
+            vector = self._seen(lr)
         if config.degradation == "own":
             return vector
         if len(lr) == 1 and torch.is_grad_enabled():
             raise ValueError("a batch of one picture has no other vector to train with: take a batch of 2 or more")
         return vector.roll(1, 0)
+
+    def _seen(self, lr: Tensor) -> Tensor:
+        return self.encoder(lr)
+
+    def _told(self, vector: Tensor) -> Told:
+        return self.adapter.told(vector)
 
     @property
     def head(self) -> DiagnosisHead | None:
@@ -211,8 +218,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         """Raises ValueError for a text, and for guidance where there is no null vector."""
         if text is not None or negative is not None:
             raise ValueError("DeeDSR takes no text")
-        told = self.adapter.told(self.vector(lr) if vector is None else vector)
-        null = None if guidance.scale == 1 else self.adapter.told(self.null(len(z_lr)))
+        told = self._told(self.vector(lr) if vector is None else vector)
+        null = None if guidance.scale == 1 else self._told(self.null(len(z_lr)))
         return DeeDSRCondition(z_lr, told, null, guidance)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
@@ -255,9 +262,17 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         }
 
 
+Kind = TypeVar("Kind", bound=DeeDSR)
+
+
 def random_model(config: DeeDSRConfig) -> DeeDSR:
     """A DeeDSR with random weights (on the meta device: none), for counting and measuring."""
-    return DeeDSR(
+    return described(DeeDSR, config)
+
+
+def described(kind: type[Kind], config: DeeDSRConfig) -> Kind:
+    """The same, of a class of its own."""
+    return kind(
         stock(config.unet, **config.adapter.unet_changes),
         stock(config.vae),
         Process.from_config(config.scheduler),

@@ -1,0 +1,1 @@
+"""The page of ``deedsr app``, which needs the extra `app`."""

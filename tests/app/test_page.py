@@ -1,0 +1,198 @@
+"""The page as a visitor has it: `deedsr app` in a process, Chromium without a window before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from PIL import Image
+
+from tests.processes import ROOT, finished, free_port, started
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytest.importorskip("gradio", reason="the page is made with Gradio, of the extra app")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
+
+DEEDSR = (sys.executable, "-m", "deedsr.cli.main")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 120_000  # milliseconds: for a machine that does other things as well
+
+
+@dataclass(frozen=True)
+class Served:
+    """The process, where it is, and where it keeps its files."""
+
+    process: subprocess.Popen[str]
+    url: str
+    files: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    files, port = tmp_path_factory.mktemp("served"), free_port()
+    command = [*DEEDSR, "app", "--port", port, "--device", "cpu", "--upload-limit", 1]
+    command += ["--model", "built-in", "--model", "built-in-dit"]
+    where = {**os.environ, "TMPDIR": str(files)}
+    with started(command, env=where, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"restoring at http://127.0.0.1:{port}/; Ctrl-C ends it\n"
+        yield Served(process, f"http://127.0.0.1:{port}/", files)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}; apt-get install chromium")
+    with playwright.sync_playwright() as play:
+        started = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(served.url)
+    page.wait_for_selector("#restore")
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> list[Path]:
+    """A JPEG and a PNG with metadata, and a broken file between them."""
+    photo = Image.open(ROOT / "tests/data/rooftops.png").convert("RGB")
+    exif = Image.Exif()
+    exif[0x010E] = "a chimney"
+    files = [tmp_path / name for name in ("one.jpg", "broken.png", "two.png")]
+    photo.crop((40, 30, 80, 62)).save(files[0], quality=60, exif=exif, dpi=(300, 300))
+    files[1].write_bytes(b"no picture")
+    photo.crop((100, 50, 140, 80)).save(files[2])
+    return files
+
+
+def upload(page: Page, files: list[Path]) -> None:
+    page.set_input_files("#uploads input[type=file]", files)
+
+
+def test_pictures_are_diagnosed_restored_compared_and_downloaded(
+    page: Page, served: Served, uploads: list[Path], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    upload(page, uploads)
+    page.wait_for_function("document.querySelectorAll('#diagnosis [role=meter]').length == 6")
+    message = "broken.png: not a picture that can be read; convert it to PNG or JPEG"
+    assert page.locator("#diagnosis [role=alert]").inner_text() == message
+    page.click("#restore")
+    page.wait_for_function("document.querySelectorAll('#files a[download]').length == 2")
+    page.wait_for_selector("#faults [role=alert]")
+    assert page.locator("#faults [role=alert]").inner_text() == message
+
+    for number, name in enumerate(("one.jpg", "two.png")):
+        with page.expect_download() as waiting:
+            page.locator("#files a[download]").nth(number).click()
+        assert waiting.value.suggested_filename == name
+        waiting.value.save_as(tmp_path / "page" / name)
+    done = finished([*DEEDSR, "restore", *uploads, "-o", tmp_path / "command", "--device", "cpu"])
+    assert done.returncode == 1, done.stderr  # the broken one
+    for name in ("one.jpg", "two.png"):
+        assert (tmp_path / "page" / name).read_bytes() == (tmp_path / "command" / name).read_bytes()
+    with Image.open(tmp_path / "page/one.jpg") as image:
+        assert image.size == (160, 128)
+        assert image.getexif()[0x010E] == "a chimney"
+
+    assert {urlsplit(url).netloc for url in asked if url.startswith("http")} == {urlsplit(served.url).netloc}
+
+
+def test_knobs_count_the_slider_moves_and_another_picture_can_be_shown(page: Page, uploads: list[Path]) -> None:
+    upload(page, [uploads[0], uploads[2]])
+    page.locator("#outscale input[type=number]").fill("2")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Format").click()
+    page.get_by_role("option", name="webp").click()
+    page.click("#restore")
+    page.wait_for_function("document.querySelectorAll('#files a[download]').length == 2")
+    images, handle = page.locator("#slider img"), page.locator("#slider [data-testid=slider]")
+    page.wait_for_function("[...document.querySelectorAll('#slider img')].every(one => one.naturalWidth == 80)")
+    assert page.locator("#files a[download]").first.get_attribute("download") == "one.webp"
+    assert images.count() == 2
+    handle.scroll_into_view_if_needed()
+    box, before = handle.bounding_box(), images.nth(1).get_attribute("style")
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 150, y, steps=5)
+    page.mouse.up()
+    moved = handle.bounding_box()
+    assert moved is not None and -155 < moved["x"] - box["x"] < -145
+    assert images.nth(1).get_attribute("style") != before  # what is seen of the restored one
+
+    shown = [images.nth(number).get_attribute("src") for number in range(2)]
+    page.locator("#shown input").click()
+    page.get_by_role("option", name="1: one.jpg").click()
+    page.wait_for_function("old => document.querySelector('#slider img').src != old", arg=shown[0])
+
+
+def test_it_can_be_read_on_a_phone(page: Page, uploads: list[Path]) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, uploads)
+    page.wait_for_selector("#diagnosis [role=alert]")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    for place in ("#restore", "#diagnosis [role=meter]", "#denoise input[type=range]"):
+        box = page.locator(place).first.bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["width"] > 40
+
+
+def test_a_file_over_the_limit_is_refused(page: Page, tmp_path: Path, uploads: list[Path]) -> None:
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(2**20 + 1))
+    upload(page, [large])
+    page.get_by_text("large.png exceeds", exact=False).or_(
+        page.get_by_text("maximum allowed", exact=False)
+    ).first.wait_for()
+    page.reload()
+    page.wait_for_selector("#restore")
+    upload(page, [uploads[0]])
+    page.wait_for_selector("#diagnosis [role=meter]")
+
+
+def test_nothing_dropped_and_knobs_out_of_range_are_told(page: Page, uploads: list[Path]) -> None:
+    page.click("#restore")
+    page.get_by_text("Drop a picture first.").wait_for()
+    upload(page, [uploads[0]])
+    page.wait_for_selector("#diagnosis [role=meter]")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Noise guidance").fill("much")
+    page.click("#restore")
+    page.get_by_text("noise guidance 'much' is not W:K").wait_for()
+
+
+def test_a_port_that_is_taken(served: Served) -> None:
+    port = urlsplit(served.url).port
+    done = finished([*DEEDSR, "app", "--port", port])
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"deedsr: 127.0.0.1:{port}: ")
+    assert done.stderr.endswith("; choose another --port or --host\n")
+
+
+def test_pictures_are_removed_at_the_end(served: Served) -> None:
+    """The last in this file: it ends the process."""
+    assert list(served.files.glob("deedsr-app-*"))
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(60) == 0
+    assert not list(served.files.glob("deedsr-app-*"))
