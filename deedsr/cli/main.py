@@ -23,18 +23,7 @@ from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import check_python, explain, one_line, show_any_name
 from deedsr.ledger import Ledger, content, remembered, settings_digest
-from deedsr.options import (
-    COLOURS,
-    DEVICES,
-    DTYPES,
-    RUNTIMES,
-    SAMPLERS,
-    SPACINGS,
-    Options,
-    one_of,
-    parse_guidance,
-    parse_size,
-)
+from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -169,7 +158,6 @@ def restore(
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, DTYPES)
-    one_of("runtime", runtime, RUNTIMES)
     saving = jobs.Saving(quality, strip, keep_times)
     plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
     quiet = as_json or output == jobs.STDIO
@@ -178,12 +166,8 @@ def restore(
     load = partial(_load, model, options, device, dtype, compile, runtime)
     outcomes = run(plan, load, overwrite, quiet, saving, ledger)
     if as_json or not quiet:
-        print_summary(
-            plan,
-            outcomes,
-            {"model": model, "device": device, "dtype": dtype, "runtime": runtime, **asdict(options)},
-            as_json,
-        )
+        how = {"model": model, "device": device, "dtype": dtype, "runtime": runtime, **asdict(options)}
+        print_summary(plan, outcomes, how, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 

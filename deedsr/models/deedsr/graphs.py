@@ -38,7 +38,7 @@ class OnnxDeeDSR(DeeDSR):
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def to(self, device: Any = "cpu", *_: Any, **__: Any) -> OnnxDeeDSR:  # type: ignore[override]
+    def to(self, device: Any = "cpu", *_: Any, **__: Any) -> OnnxDeeDSR:
         """Itself: there is nothing to move. Raises ValueError for another device than the CPU."""
         if torch.device(device).type != "cpu":
             raise ValueError("ONNX graphs run on the CPU: choose `device='cpu'`")
