@@ -1,0 +1,84 @@
+"""What keeps a GPU at work: how many kernels a step and a tile launch, and how often the CPU waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deedsr.models.deedsr.model import DeeDSR
+from deedsr.options import Options
+from deedsr.restorer import Restorer
+from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.fake_cuda.mode import FakeCuda
+from deedsr.training.run import Run
+from stage1 import from_config as stage1
+from stage2 import from_config as stage2
+from stage2.distill.student import train as distill
+
+QUIET = ["steps=3", "checkpoint_every=1000", "trainer.log_every_n_steps=1000"]
+STAGE_2 = ["pictures=null", "objective.fidelity=null", "objective.rollout=0"]
+OWN = "{adapter:{in_channels:4,width:32,multipliers:[1,1,1],maps:32,vector:16},sft_hidden:8}"
+
+
+def counted(gpu: FakeCuda) -> tuple[int, int]:
+    """Launches, and waits: uploads that are waited for among them."""
+    return sum(gpu.launches.values()), sum(gpu.waits.values()) + sum(gpu.uploads.values())
+
+
+def second_step(monkeypatch: pytest.MonkeyPatch, train: Callable, cfg: Any) -> tuple[int, int]:
+    """What a run counts from the start of its second step to that of its third."""
+    seen, start = [], Run.on_train_batch_start
+    with fake_cuda() as gpu:
+
+        def look(*args: Any) -> None:
+            start(*args)
+            seen.append(counted(gpu))
+
+        monkeypatch.setattr(Run, "on_train_batch_start", look)
+        train(cfg)
+    (before, waited), (launched, waits) = seen[-2:]
+    return launched - before, waits - waited
+
+
+def test_a_step_of_stage_1(composed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches, waits = second_step(monkeypatch, stage1.train, composed("stage1", *QUIET))
+    assert launches <= 1700
+    assert waits <= 40, "nearly all where degradations are measured"
+
+
+def test_a_step_of_stage_2(
+    composed: Callable, tiny_base: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*STAGE_2, f"+model.overrides={OWN}", f"model.base={tiny_base}", f"model.encoder={tiny_encoder}"]
+    launches, waits = second_step(monkeypatch, stage2.train, composed("stage2", *QUIET, *words))
+    assert launches <= 4700
+    assert waits <= 1, "in Lightning"
+
+
+def test_a_step_of_distilling(
+    composed: Callable, tiny_model_folder: Path, needs_weights: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_weights("lpips")
+    needs_weights("dists")
+    words = ["pictures=null", "adversary.width=4", "model=init", f"init={tiny_model_folder}"]
+    launches, waits = second_step(monkeypatch, distill, composed("distill", *QUIET, *words))
+    assert launches <= 7700
+    assert waits <= 2
+
+
+def test_a_restored_tile(tiny_model: DeeDSR) -> None:
+    """Sixteen tiles in groups of four, two steps: a wait for each group, since NaN is refused, and few more."""
+    lr = torch.rand(1, 3, 96, 96)
+    with fake_cuda() as gpu:
+        restorer = Restorer(tiny_model, Options(tile=128, steps=2), device=torch.device("cuda"))
+        side = 4 * 96 // tiny_model.factor
+        assert len(restorer.tiles(side, side)) == 16
+        launched, waited = counted(gpu)
+        restorer.restore(lr)
+        launches, waits = counted(gpu)
+    assert (launches - launched) / 16 <= 750
+    assert waits - waited <= 31
