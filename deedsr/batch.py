@@ -62,9 +62,9 @@ def restore_all(
     for job in todo:
         within(0)
         restorer = restorer or make_restorer()
-        source = "" if ledger is None or not job.source.is_file() else file_digest(job.source)
+        source = "" if ledger is None or not job.stored else file_digest(job.source)
         outcomes.append(attempt(job, restorer, within, saving))
-        if ledger is not None and source and job.target.is_file() and outcomes[-1].error is None:
+        if ledger is not None and source and job.made and outcomes[-1].error is None:
             with suppress(OSError):  # without a note the output is kept
                 ledger.add(job, source, rank=0)
         report(outcomes[-1])
@@ -74,7 +74,7 @@ def restore_all(
 
 def _there(jobs: list[Job], ledger: Ledger | None) -> dict[Path, tuple[str, ...]]:
     """The outputs that are there and stay, each with what is to be said of it."""
-    found = [job for job in jobs if job.target.is_file()]
+    found = [job for job in jobs if job.made]
     if ledger is None:
         return {job.target: () for job in found}
     other = "is there, but not as these options made it of this input; it is kept: `overwrite` makes it anew"
@@ -127,6 +127,9 @@ def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None] | N
     from deedsr.pictures.picture import encode, from_bytes, read
 
     stdin, stdout = job.source == STDIO, job.target == STDIO
+    for name, stream, needed in (("input", sys.stdin, stdin), ("output", sys.stdout, stdout)):
+        if needed and stream is None:
+            raise ValueError(f"{STDIO}: standard {name} is closed; leave it open, or name a file")
     picture = from_bytes(sys.stdin.buffer.read(), STDIO) if stdin else read(job.source, job.frame)
     own = next((suffix for suffix, kind in FORMATS.items() if kind.name == picture.format), ".png")
     target = Path(f"-{job.extension or own}") if stdout else job.target

@@ -29,6 +29,16 @@ class Job:
     frame: int | None = None
     extension: str | None = None
 
+    @property
+    def made(self) -> bool:
+        """Whether its output is a file, and there."""
+        return self.target != STDIO and self.target.is_file()
+
+    @property
+    def stored(self) -> bool:
+        """Whether its input is a file, and there."""
+        return self.source != STDIO and self.source.is_file()
+
 
 @dataclass(frozen=True)
 class Saving:

@@ -40,7 +40,7 @@ class Ledger:
         """Of each job's output: ``done``, what these settings make of this input; ``ours``, as other settings or
         another input made it; ``changed``, as no run left it; or ``missing``.
         """
-        lines = self._lines() if any(job.target.is_file() for job in jobs) else set()
+        lines = self._lines() if any(job.made for job in jobs) else set()
         written = set()
         for line in lines:
             try:
@@ -51,8 +51,8 @@ class Ledger:
         return [self._state(job, lines, written) for job in jobs]
 
     def _state(self, job: Job, lines: set[str], written: set[tuple[str, str]]) -> str:
-        if not (job.target.is_file() and job.source.is_file()):
-            return CHANGED if job.target.is_file() else MISSING
+        if not (job.made and job.stored):
+            return CHANGED if job.made else MISSING
         try:
             output = file_digest(job.target)
             if self._entry(job, file_digest(job.source), output) in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -274,6 +275,30 @@ def test_names_that_cannot_be_shown_and_standard_streams(tmp_path, tiny_model_fo
     assert process.returncode == 0
     with Image.open(tmp_path / "piped.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 80))
+
+
+def test_a_file_called_minus_is_neither_stream(capsysbinary, tmp_path, tiny_model_folder, monkeypatch):
+    source = photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    command = ["restore", "--model", str(tiny_model_folder), "--steps", "1"]
+    Path("-").write_bytes(b"mine")
+    assert cli._call([*command, "a.png", "-o", "-"]) == 0
+    with Image.open(io.BytesIO(capsysbinary.readouterr().out)) as image:
+        assert image.size == (96, 80)
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+        assert cli._call([*command, "-", "-o", "b.png"]) == 0
+    assert b"is there, but not as these options made it" in capsysbinary.readouterr().err
+    assert Path("-").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("input", ["-", "-o", "b.png"]), ("output", ["a.png", "-o", "-"])])
+def test_a_closed_stream_is_said_in_one_line(capsys, tmp_path, tiny_model_folder, monkeypatch, name, arguments):
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, f"std{name.removesuffix('put')}", None)
+    assert cli._call(["restore", "--model", str(tiny_model_folder), "--steps", "1", *arguments]) == 1
+    assert capsys.readouterr().err == f"deedsr: -: standard {name} is closed; leave it open, or name a file\n"
 
 
 def test_one_bad_file_is_reported_and_the_rest_goes_on(capsys, tmp_path, tiny_model_folder):
