@@ -41,6 +41,8 @@ MAY_DIFFER = (
     *("trainer.benchmark", "trainer.deterministic", "trainer.detect_anomaly"),
 )
 """Words, with all in them, in which a run that goes on may differ from what it was: they don't say what is learned."""
+ADDED = {"adversary": {"of": "latents", "rise": 0}}
+"""Words that came when there were runs already, and what those have done; one whose null says that needs no row."""
 ALIKE = ("adamw", "fused")
 """Kinds of optimizers whose state is the same."""
 
@@ -78,7 +80,7 @@ def start(cfg: DictConfig, data: Batches, output: Path) -> Start:
     if old is None:
         say(f"{checkpoint}: holds no record of its configuration, so that the present one is not compared")
         return Start(checkpoint, step, {**now, "starts": [this_start(checkpoint, step, [])]})
-    found = differences({name: old[name] for name in now}, now)
+    found = differences({name: old[name] for name in now} | {"configuration": completed(old["configuration"])}, now)
     may = {f"configuration.{name}" for name in MAY_DIFFER + DATA * (old["photographs"] == now["photographs"])}
     changed = tuple(name for name in found if not any(f"{name}.".startswith(f"{word}.") for word in may))
     if changed and cfg.resume != "changed":
@@ -120,6 +122,12 @@ def differences(old: Any, new: Any, where: str = "") -> dict[str, tuple[Any, Any
     for name in {**old, **new}:
         found |= differences(old.get(name), new.get(name), f"{where}.{name}" if where else name)
     return found
+
+
+def completed(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the words that its code had not yet, where it has the group that they are in."""
+    groups = {name: words | configuration[name] for name, words in ADDED.items() if configuration.get(name)}
+    return configuration | groups
 
 
 def told(name: str, old: Any, new: Any) -> str:

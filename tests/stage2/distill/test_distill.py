@@ -14,6 +14,7 @@ from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import upsample
 from deedsr.models import load_model
+from deedsr.models.card import KEY
 from deedsr.training.fit import fit
 from deedsr.training.photographs import Photographs
 from deedsr.training.run import BAD_BATCH
@@ -52,6 +53,19 @@ def test_two_and_two_steps_equal_four(
     trained = {f"model.{name}" for name, _ in load_model(tmp_path / "parts" / "model").trainable()}
     assert {name for name in kept if name.startswith("model.")} == trained
     assert {name.split(".")[0] for name in kept} == {"adversary", "model"}
+
+
+def test_a_run_of_before_there_was_a_choice_of_critics_goes_on(config: Callable, tmp_path: Path) -> None:
+    distilled(config(tmp_path, ["steps=1"]))
+    checkpoint = weights.load_checkpoint(tmp_path / "last.ckpt")
+    for word in ("of", "rise"):
+        del checkpoint[KEY]["configuration"]["adversary"][word]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    (tmp_path / "old.ckpt").replace(tmp_path / "last.ckpt")  # which is still being read from
+    with pytest.raises(ValueError, match=r"of another run: adversary\.of: latents → pixels; "):
+        distilled(config(tmp_path, ["steps=2", "adversary.of=pixels"]))
+    distilled(config(tmp_path, ["steps=2"]))
+    assert weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2
 
 
 def test_the_critic_begins_as_the_seed_says(config: Callable, tmp_path: Path) -> None:
