@@ -6,6 +6,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from multiprocessing import parent_process
 from threading import Thread
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -56,9 +57,10 @@ def deaf(worker: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # elsewhere the sender can't be told
+    run = parent_process()  # not os.getppid(), which is the server that Python 3.14 forks workers from
+    if run is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere the sender can't be told
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=end_for, args=(os.getppid(),), daemon=True).start()
+        Thread(target=end_for, args=(run.pid,), daemon=True).start()
 
 
 def end_for(run: int) -> None:

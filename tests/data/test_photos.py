@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image
 
 from deedsr.data.flaws import CORRUPT, SMALL
 from deedsr.data.photos import PhotoCrops, edges, list_photos
+from deedsr.data.stream import deaf
 from deedsr.randomness import seeded
 from tests.processes import finished
 
@@ -281,3 +286,27 @@ def test_half_of_the_crops_may_be_enlarged(files: list[Path]) -> None:
     assert detail[1] < 0.9 * detail[0]
     with pytest.raises(ValueError, match=r"enlarge is 0\.5; it must be at least 1"):
         stream(files, seed=1, batch=1, enlarge=0.5)
+
+
+def working(ready: Event) -> None:
+    """What a worker does: it hears what it is to heed, and works on."""
+    deaf(0)
+    ready.set()
+    time.sleep(600)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="here the sender of a signal can't be told")
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_a_worker_ends_when_its_run_says_so_however_it_was_started(start: str) -> None:
+    context = multiprocessing.get_context(start)
+    ready = context.Event()
+    worker = context.Process(target=working, args=(ready,))
+    worker.start()
+    try:
+        assert ready.wait(120)
+        worker.terminate()
+        worker.join(60)
+        assert not worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
