@@ -43,6 +43,13 @@ def test_a_planted_slip_is_caught(slip: str, inference: bool) -> None:
         SLIPS[slip]()
 
 
+def test_a_generator_of_the_cpu_is_none_of_the_gpu_that_was_there_before() -> None:
+    with fake_cuda():
+        for _ in range(50):  # one of them lies where another was
+            torch.Generator("cuda")
+            assert torch.Generator().device.type == "cpu"
+
+
 def network() -> nn.Module:
     parts = [nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU()) for _ in range(4)]
     return nn.Sequential(*parts)

@@ -14,8 +14,8 @@ class Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         made = super().__new__(cls)
-        if torch.device(device).type == "cuda":
-            cls.OF_CUDA.add(made._cdata)
+        mark = cls.OF_CUDA.add if torch.device(device).type == "cuda" else cls.OF_CUDA.discard
+        mark(made._cdata)  # an address, which may have been another one's
         return made
 
     def __init__(self, device: Any = "cpu") -> None:
