@@ -199,3 +199,8 @@ def write_text_encoders() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the fake GPU come last: its backward pass begins threads of autograd, after which no process may fork."""
+    items.sort(key=lambda item: "cuda" in item.path.parts)
