@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deedsr.files import explain, one_line
+from deedsr.files import explain, one_line, sha256
 from deedsr.jobs import AS_USUAL, STDIO, Job, Outcome, Plan, Saving, failure
-from deedsr.ledger import CHANGED, OURS, Ledger, file_digest
+from deedsr.ledger import CHANGED, OURS, Ledger
 from deedsr.pictures.formats import FORMATS, check_fits, format_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def restore_all(
     for job in todo:
         within(0)
         restorer = restorer or make_restorer()
-        source = "" if ledger is None or not job.stored else file_digest(job.source)
+        source = "" if ledger is None or not job.stored else sha256(job.source)
         outcomes.append(attempt(job, restorer, within, saving))
         if ledger is not None and source and job.made and outcomes[-1].error is None:
             with suppress(OSError):  # without a note the output is kept

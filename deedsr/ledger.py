@@ -11,12 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deedsr.files import visible
+from deedsr.files import sha256, visible
 from deedsr.jobs import Job
 from deedsr.options import Options
 from deedsr.pictures.found import pictures
 
-BLOCK = 2**20  # bytes
 DONE, OURS, CHANGED, MISSING = "done", "ours", "changed", "missing"
 
 
@@ -54,8 +53,8 @@ class Ledger:
         if not (job.made and job.stored):
             return CHANGED if job.made else MISSING
         try:
-            output = file_digest(job.target)
-            if self._entry(job, file_digest(job.source), output) in lines:
+            output = sha256(job.target)
+            if self._entry(job, sha256(job.source), output) in lines:
                 return DONE
         except OSError:  # restoring it will say why
             return MISSING
@@ -68,7 +67,7 @@ class Ledger:
     def add(self, job: Job, source: str, rank: int) -> None:
         """Note that `job` is done; source: hash of the input that was restored."""
         self.place.mkdir(parents=True, exist_ok=True)
-        line = self._entry(job, source, file_digest(job.target))
+        line = self._entry(job, source, sha256(job.target))
         with open(self.place / f".restored-{rank}.jsonl", "a", encoding="utf-8") as stream:
             stream.write(f"\n{line}\n")  # the first: a line that was cut off has no end
             stream.flush()
@@ -92,21 +91,12 @@ def remembered(folder: Path) -> Path:
     return Path(caches) / "deedsr" / "restored" / name
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    total = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(BLOCK):
-            total.update(block)
-    return total.hexdigest()
-
-
 def content(options: Options) -> dict[str, Any]:
     """Options as plain values, and in the place of files that they name the hashes of what these hold."""
     named = {"captions": options.captions, "embeddings": options.embeddings}
     files = {name: visible(Path(place)) or [Path(place)] for name, place in named.items() if place is not None}
     files["degradation_of"] = pictures(options.references)
-    found = {name: [file_digest(file) for file in held if file.is_file()] for name, held in files.items()}
+    found = {name: [sha256(file) for file in held if file.is_file()] for name, held in files.items()}
     return {**asdict(options), **found}
 
 
@@ -122,5 +112,5 @@ def settings_digest(model: str, settings: Mapping[str, Any]) -> str:
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
     total = hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode())
     for path in files:
-        total.update(f"{path.relative_to(place).as_posix()} {file_digest(path)} ".encode())
+        total.update(f"{path.relative_to(place).as_posix()} {sha256(path)} ".encode())
     return total.hexdigest()

@@ -18,8 +18,9 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from deedsr.batch import attempt
+from deedsr.files import sha256
 from deedsr.jobs import Job, make_plan
-from deedsr.ledger import Ledger, content, file_digest, settings_digest
+from deedsr.ledger import Ledger, content, settings_digest
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import Restorer
@@ -65,7 +66,7 @@ class Restoration(pl.LightningModule):
 
     def predict_step(self, number: int) -> str:
         job = self.jobs[number]
-        source = file_digest(job.source) if job.source.is_file() else ""
+        source = sha256(job.source) if job.source.is_file() else ""
         outcome = attempt(job, self.restorer)
         self.counts[outcome.status] += 1
         if outcome.error is None:
