@@ -182,33 +182,16 @@ def sample(
     noise: Tensor,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
-) -> Tensor:
-    """`run`, checked at its end. Raises ValueError where a step gave NaN or inf."""
-    finite: list[Tensor] = []
-    x = run(denoise, process, z_lr, settings, noise, generator, on_step, finite)
-    bad = [step for step, good in enumerate(torch.stack(finite).tolist(), 1) if not good]
-    if bad:
-        raise ValueError(f"step {bad[0]} of {len(finite)} gave NaN or inf in {x.dtype}; try `dtype='float32'`")
-    return x
-
-
-def run(
-    denoise: Denoise,
-    process: Process,
-    z_lr: Tensor,
-    settings: Settings,
-    noise: Tensor,
-    generator: torch.Generator | None = None,
-    on_step: OnStep | None = None,
-    finite: list[Tensor] | None = None,
+    checked: bool = True,
 ) -> Tensor:
     """Run the reverse process and return x0, (B, C, h, w).
 
     denoise: (x_t, t (B,)) → the network's prediction. z_lr: latent of the LR image, for noise guidance and late starts.
     noise: standard normal, of z_lr's shape, what the process starts from. generator: for the noise that DDIM with
-    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent as it is estimated there. finite: is given
-    for each step whether it gave numbers alone. Nothing waits for a GPU.
+    η > 0 adds. on_step: called at every step with (t, x̂0), the clean latent as it is estimated there. checked: whether
+    at the end ValueError is raised where a step gave NaN or inf; without, nothing waits for a GPU.
     """
+    finite: list[Tensor] = []
     scheduler, times, x = begin(process, z_lr, settings, noise)
     there = upload(times, x.device)
     extra = {"eta": settings.eta, "generator": generator} if settings.sampler == "ddim" else {}
@@ -218,6 +201,9 @@ def run(
         if on_step is not None:
             on_step(int(time), process.clean(output, x, t))
         x = scheduler.step(output, time, x, **extra).prev_sample
-        if finite is not None:
+        if checked:
             finite.append(torch.isfinite(x).all())
+    bad = [step for step, good in enumerate(torch.stack(finite).tolist(), 1) if not good] if finite else []
+    if bad:
+        raise ValueError(f"step {bad[0]} of {len(finite)} gave NaN or inf in {x.dtype}; try `dtype='float32'`")
     return x

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deedsr.data.batch import Crops
 from deedsr.devices import upload
-from deedsr.diffusion.sampler import run
+from deedsr.diffusion.sampler import sample
 from deedsr.models.contract import Condition
 from deedsr.training.optimizer import scheduled
 from stage2.cache.samples import Samples
@@ -61,7 +61,7 @@ class StudentRun(RestorationRun):
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return model.denoise(x_t, t, condition).float()
 
-        return run(denoise, model.process, z_lr, model.defaults, noise, generator)
+        return sample(denoise, model.process, z_lr, model.defaults, noise, generator, checked=False)
 
     def configure_optimizers(self) -> dict:
         groups: list[dict[str, Any]] = [{"params": [parameter for _, parameter in self.model.trainable()]}]
