@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -11,11 +11,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from deedsr.data.batch import Batch
-from deedsr.data.photos import Photo
-from deedsr.data.stream import Stream
+from deedsr.training.again import Again
 from deedsr.training.command import plain
 from deedsr.training.fake_cuda.device import fake_cuda
-from deedsr.training.photographs import Batches
 from deedsr.training.run import Run
 
 GIB = 2**30
@@ -62,33 +60,6 @@ class Need:
         return {name: size / GIB for name, size in {**found, "activations": self.activations}.items()}
 
 
-class Same(Batches):
-    """The same sample again and again."""
-
-    def __init__(self, sample: Batch, batch: int) -> None:
-        super().__init__(batch)
-        self.one = sample
-
-    def __len__(self) -> int:
-        return self.batch
-
-    @property
-    def sources(self) -> Sequence[Photo]:
-        return []
-
-    def stream(self, rank: int, ranks: int, start: int) -> Stream:
-        return _Again(self.one, self.batch, start)
-
-
-class _Again(Stream):
-    def __init__(self, sample: Batch, batch: int, start: int) -> None:
-        super().__init__(batch, start)
-        self.one = sample
-
-    def sample(self, step: int, number: int) -> Batch:
-        return self.one
-
-
 def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int) -> Need:
     """What a step of the run needs that `make` gives, with one sample of its `batch`, on one device.
 
@@ -101,7 +72,7 @@ def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int)
     with fake_cuda() as gpu:
         run, sample = make()
         trainer = hydra.utils.instantiate(words, _convert_="all")
-        trainer.fit(run, Same(sample, batch))
+        trainer.fit(run, Again([sample], batch))
         return Need(
             size(run.parameters()) + size(run.buffers()),
             size(parameter for parameter in run.parameters() if parameter.requires_grad),

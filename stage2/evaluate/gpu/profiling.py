@@ -18,7 +18,7 @@ from deedsr.data.batch import Crops
 from deedsr.geometry import SCALE
 from deedsr.training.run import in_bytes
 from stage2.evaluate.gpu.bench import Bench, Row
-from stage2.evaluate.gpu.training import Given, configured, restoration, train
+from stage2.evaluate.gpu.training import configured, repeated, restoration, train
 from stage2.evaluate.timing import picture
 
 
@@ -38,7 +38,7 @@ def step(bench: Bench, experiment: str, size: str, *words: str) -> Iterator[Row]
     cfg = configured(bench, "stage2", bench.device.type, f"experiment={experiment}", *words, *small)
     watch = Profile(bench)
     hr = torch.cat([picture(SCALE * cfg.crop)] * cfg.batch)
-    train(bench, cfg, restoration(bench, cfg, size), Given(Crops(in_bytes(hr))), 4, watch)
+    train(bench, cfg, restoration(bench, cfg, size), repeated(Crops(in_bytes(hr))), 4, watch)
     yield from watch.rows()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,12 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.data.batch import Crops
-from deedsr.data.photos import Photo
-from deedsr.data.stream import Stream
 from deedsr.devices import peak_memory, tf32
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SCALE
 from deedsr.nested import mapped
+from deedsr.training.again import Again
 from deedsr.training.command import CONF
 from deedsr.training.fit import make_trainer
 from deedsr.training.photographs import Batches
@@ -45,33 +44,9 @@ def configured(bench: Bench, primary: str, device: str, *words: str) -> DictConf
         return compose(primary, [*quiet, *words])
 
 
-class Same(Stream):
-    """The samples of one batch again and again."""
-
-    def __init__(self, crops: Crops, start: int) -> None:
-        super().__init__(len(crops.hr), start)
-        self.crops = crops
-
-    def sample(self, step: int, number: int) -> Crops:
-        return mapped(lambda tensor: tensor[number], self.crops)
-
-
-class Given(Batches):
+def repeated(crops: Crops) -> Again:
     """One batch again and again, as a run takes it."""
-
-    def __init__(self, crops: Crops) -> None:
-        super().__init__(len(crops.hr))
-        self.crops = crops
-
-    def __len__(self) -> int:
-        return self.batch
-
-    def stream(self, rank: int, ranks: int, start: int) -> Same:
-        return Same(self.crops, start)
-
-    @property
-    def sources(self) -> Sequence[Photo]:
-        return []
+    return Again([mapped(lambda tensor, number=number: tensor[number], crops) for number in range(len(crops.hr))])
 
 
 class Watch(pl.Callback):
@@ -148,7 +123,7 @@ def first_step(bench: Bench, device: str, primary: str, words: list[str], make: 
     cfg = configured(bench, primary, device, *given)
     watch = Watch(bench)
     with tf32(False):
-        train(bench, cfg, make(cfg), Given(own_pairs(cfg.crop, cfg.batch)), 1, watch)
+        train(bench, cfg, make(cfg), repeated(own_pairs(cfg.crop, cfg.batch)), 1, watch)
     return watch.losses[0], watch.norms[0]
 
 
