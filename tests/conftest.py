@@ -37,6 +37,18 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four photographs of smooth noise."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(4):
+        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
+        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of measuring data beside the repository; a test that needs it is skipped where it is not."""
     if not SHARED.is_dir():

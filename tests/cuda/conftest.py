@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from PIL import Image
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -33,18 +31,6 @@ SHRUNK = {
     ],
 }
 SHRUNK |= dict.fromkeys(("distill", "cache"), SHRUNK["stage2"])
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photographs of smooth noise."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(4):
-        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from PIL import Image
 
 from deedsr import weights
 from deedsr.data.batch import Crops
@@ -32,18 +30,6 @@ STAGE2 = [
     "+model.overrides={adapter:{in_channels:4,width:32,multipliers:[1,1,1],maps:32,vector:16},sft_hidden:8}",
     *("crop=64", "batch=2", "optimizer.warmup=2", "objective.fidelity.perceptual=0"),
 ]
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photographs of smooth noise."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(4):
-        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture(scope="session")
