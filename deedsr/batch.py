@@ -116,10 +116,10 @@ def attempt(
 
 def _less_memory(restorer: Restorer) -> str:
     """What to do where there is not enough memory."""
-    smaller = (restorer.tile or 512) // 2
+    smaller = (restorer.layout.tile or 512) // 2
     if smaller >= 128:
         return f"not enough memory; use smaller tiles, `tile={smaller}`"
-    return f"not enough memory, even for tiles of {restorer.tile} pixels; free some, or crop the picture"
+    return f"not enough memory, even for tiles of {restorer.layout.tile} pixels; free some, or crop the picture"
 
 
 def _restore(job: Job, restorer: Restorer, progress: Callable[[float], None] | None, saving: Saving) -> tuple[str, ...]:

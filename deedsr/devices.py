@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deedsr.options import DEVICES
 
@@ -36,6 +36,24 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@contextmanager
+def borrowed(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Within the context the modules lie on the device, outside on the CPU."""
+    try:
+        _move(modules, device)
+        yield
+    finally:
+        _move(modules, torch.device("cpu"))
+        if modules and device.type == "cuda":
+            torch.cuda.empty_cache()  # whole blocks for those that come next, not what fits between others
+
+
+def _move(modules: Sequence[nn.Module], device: torch.device) -> None:
+    with torch.inference_mode(False):  # weights made within could never be trained
+        for module in modules:
+            module.to(device)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr import colour
-from deedsr.devices import pick_device, upload
+from deedsr.devices import borrowed, pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
+from deedsr.layout import Layout
 from deedsr.models import load_model
 from deedsr.models.contract import Condition, RestorationModel, Text
 from deedsr.models.frozen.latents import unsigned
@@ -23,12 +25,8 @@ from deedsr.options import DTYPES, Options, one_of
 from deedsr.pictures.found import pictures
 from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.randomness import content_seed
-from deedsr.tiling import SIGMAS, Window, merge, windows
+from deedsr.tiling import SIGMAS, Window, merge
 
-TILE = 512  # side of a tile in HR pixels where the user does not say
-OVERLAP = 64  # least of neighbouring tiles in HR pixels, but no more than a fifth of their side
-MARGIN = 32  # HR pixels of mirrored context on all sides, without which a network falls off at the borders
-UNTILED = (1024 + 2 * MARGIN) ** 2  # HR pixels, context included, that are restored in one piece
 BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 
 Progress = Callable[[float], None]
@@ -46,24 +44,28 @@ class Restorer:
         options: Options | None = None,
         compile: bool = False,
         device: torch.device | None = None,
+        low_memory: bool = False,
     ) -> None:
         """compile: the network, which takes minutes at the first picture, and again for tiles of another size.
 
-        device: to move the model to, once the encoders of texts are gone from there; its own where None. Raises
-        ValueError for options that are not of this model.
+        device: to move the model to, once the encoders of texts are gone from there; its own where None.
+        low_memory: each part lies there only while it works, and on the CPU otherwise, where texts are embedded as
+        well. Raises ValueError for options that are not of this model.
         """
         self.model = model.eval()
         self.options = options or Options()
         self.device, self.dtype = device or model.device, model.dtype
         self.settings = model.settings(self.options)
-        self.texts = model.texts(self.options, self.settings, self.device)
+        self.phases, home = (model.phases(), torch.device("cpu")) if low_memory else ({}, self.device)
+        self.texts = model.texts(self.options, self.settings, home)
         self.note = model.untold(self.options, self.settings)
-        model.to(self.device)
+        model.to(home)
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
         self.predict = torch.compile(model.denoise) if compile else model.denoise
         self.reference = self._mean_vector(self.options.references) if self.options.references else None
-        self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE, device=self.device))  # refuses what doesn't fit
+        if not self.options.dials.neutral:
+            self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE))  # refuses what doesn't fit
 
     @classmethod
     def from_pretrained(
@@ -74,13 +76,14 @@ class Restorer:
         dtype: str = "float32",
         compile: bool = False,
         runtime: str = "torch",
+        low_memory: bool = False,
     ) -> Restorer:
         """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
         device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``. Raises ValueError for what can't be had.
         """
         kind = getattr(torch, one_of("dtype", dtype, DTYPES))
-        return cls(load_model(name, dtype=kind, runtime=runtime), options, compile, pick_device(device))
+        return cls(load_model(name, dtype=kind, runtime=runtime), options, compile, pick_device(device), low_memory)
 
     def __call__(
         self,
@@ -142,19 +145,25 @@ class Restorer:
             matched = resize_8bit(matched, [SCALE * side for side in lr.shape[-2:]])
         return matched
 
+    @property
+    def layout(self) -> Layout:
+        """How pictures are cut into tiles."""
+        return Layout(self.model, self.options, self.settings)
+
     @torch.inference_mode()
     def vector(self, lr: Tensor) -> Tensor | None:
-        """What takes the place of the degradation vector of `lr` (1, 3, H, W): (1, D), or None where nothing does.
+        """The degradation vector (1, D) for `lr` (1, 3, H, W), as the options want it; None of a model without one.
 
         Raises ValueError for dials of a model that has none.
         """
-        if self.options.dials.neutral:
-            return self.reference
-        vector = self._own_vector(lr) if self.reference is None else self.reference
-        return self.model.turned(vector, self.options.dials.tensor())
+        vector, dials = self._own_vector(lr) if self.reference is None else self.reference, self.options.dials
+        return vector if dials.neutral else self.model.turned(self._known(vector), dials.tensor())
 
-    def _own_vector(self, lr: Tensor) -> Tensor:
-        vector = self.model.vector(lr.to(self.device, self.dtype))
+    def _own_vector(self, lr: Tensor) -> Tensor | None:
+        with self._at_work("vector"):
+            return self.model.vector(lr.to(self.device, self.dtype))
+
+    def _known(self, vector: Tensor | None) -> Tensor:
         if vector is None or not self.model.knows_degradation:
             raise ValueError(
                 "this model knows no degradation vector: leave denoise, deblur and dejpeg at 1, and degradation-of out"
@@ -171,16 +180,16 @@ class Restorer:
                 check_size(rgb)
             except ValueError as error:
                 raise ValueError(f"{file}: {error}") from None
-            vectors.append(self._own_vector(rgb))
+            vectors.append(self._known(self._own_vector(rgb)))
         return torch.stack(vectors).float().mean(0).to(self.dtype)
 
     def _restore_view(self, lr: Tensor, run: _Run, on_step: OnStep | None = None) -> Tensor:
         """LR (1, 3, H, W) → as large as `enlarged` makes it, through the network, tile by tile where it is large."""
-        factor, settings = self.model.factor, self.settings
+        factor, settings, layout = self.model.factor, self.settings, self.layout
         large = enlarged(lr, settings.lr)
-        image = pad_to(large, self.model.size, self.margin, more=settings.lr == "deedsr")
+        image = pad_to(large, self.model.size, layout.margin, more=settings.lr == "deedsr")
         height, width = image.shape[-2] // factor, image.shape[-1] // factor
-        tiles = self.tiles(height, width)
+        tiles = layout.tiles(height, width)
         coded = 1 if settings.tiles == "dit4sr" else len(tiles)
         run.total = settings.ensemble * (len(tiles) * settings.asked + 2 * coded)
         if settings.tiles == "deedsr":
@@ -188,7 +197,7 @@ class Restorer:
             decoded = merge(pieces, height, width, factor, SIGMAS["deedsr"]).clamp_(0, 1)
         else:
             decoded = self._sampled(image, lr, tiles, run, on_step)
-        return decoded[Window(self.margin, self.margin, large.shape[-2], large.shape[-1]).slices]
+        return decoded[Window(layout.margin, layout.margin, large.shape[-2], large.shape[-1]).slices]
 
     def _alone(self, image: Tensor, lr: Tensor, tile: Window, run: _Run) -> Tensor:
         """One tile of an enlarged image, sampled by itself, and coloured by itself if it is not the whole."""
@@ -209,18 +218,25 @@ class Restorer:
 
         seen = unsigned(image) if settings.lr == "deedsr" else image
         drawn = run.generator if settings.posterior == "sample" else None
-        z_lr = blended(
-            lambda group: self.model.encode(self._cut(seen, [w.scaled(factor) for w in group]), drawn), coded
-        )
-        known = lr.to(self.dtype), z_lr.to(self.dtype), run.text
-        condition = self.model.condition(*known, self.model.guidance(settings), self.vector(lr), run.negative)
+        with self._at_work("encode"):
+            z_lr = blended(
+                lambda group: self.model.encode(self._cut(seen, [w.scaled(factor) for w in group]), drawn), coded
+            )
+        known, vector = (lr.to(self.dtype), z_lr.to(self.dtype), run.text), self.vector(lr)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
             return blended(lambda group: self._denoise(x_t, t, condition, group), tiles)
 
         noise = upload(torch.randn(z_lr.shape, generator=run.generator), self.device)
-        latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step)
-        return blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
+        with self._at_work("denoise"):
+            condition = self.model.condition(*known, self.model.guidance(settings), vector, run.negative)
+            latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step)
+        with self._at_work("decode"):
+            return blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
+
+    def _at_work(self, phase: str) -> AbstractContextManager[None]:
+        """Within the context the modules of a phase are where the work is done."""
+        return borrowed(self.phases.get(phase, ()), self.device)
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
         """The network's prediction (N, C, h, w) for windows of x_t (1, C, H, W) at time t (1,)."""
@@ -245,42 +261,6 @@ class Restorer:
                 raise ValueError(f"the network gave NaN or inf in {str(self.dtype).removeprefix('torch.')}; {out}")
             yield from zip(group, output.split(1), strict=True)
             run.add(len(group))
-
-    @property
-    def tile(self) -> int | None:
-        """Side of a tile as the user or else the model says; 0: never, None: where a picture is large."""
-        return self.settings.tile if self.options.tile is None else self.options.tile
-
-    @property
-    def margin(self) -> int:
-        """HR pixels of mirrored context on all sides."""
-        return MARGIN if self.settings.margin is None else self.settings.margin
-
-    def tiles(self, height: int, width: int) -> list[Window]:
-        """Windows over a latent (height, width); a single one where nothing needs tiling."""
-        factor, tile, settings = self.model.factor, self.tile, self.settings
-        if tile is None or (settings.untiled is not None and self.options.tile is None):
-            most = UNTILED if settings.untiled is None else settings.untiled**2
-            tile = (tile or TILE) if height * width * factor**2 > most else 0
-        limit = self.model.limit
-        if limit is not None and (tile > limit or (tile == 0 and factor * max(height, width) > limit)):
-            tile = limit
-        largest = factor * max(height, width)
-        if tile == 0 or largest <= min(tile + 2 * self.margin, limit or largest):  # its context alone splits no picture
-            return [Window(0, 0, height, width)]
-        side = self.model.size.fit(tile, tile)[0] // factor
-        side = min(side, height, width) if settings.tiles == "dit4sr" else side
-        strided, overlap = settings.tiles != "even", self._overlap(side)
-        return windows(height, width, side, overlap, self.model.size.multiple // factor, strided)
-
-    def _overlap(self, side: int) -> int:
-        """Of tiles with a `side`, both in latent pixels. Raises ValueError for one that leaves nothing of a tile."""
-        factor, asked, usual = self.model.factor, self.options.overlap, self.settings.overlap
-        if asked is None:
-            return min(OVERLAP // factor, side // 5) if usual is None else min(usual // factor, side // 2)
-        if asked // factor >= side:
-            raise ValueError(f"overlap is {asked}; it must be less than a tile, {side * factor} pixels")
-        return asked // factor
 
 
 @dataclass

@@ -36,6 +36,7 @@ FLOORS = (
     {"deedsr.training", "deedsr.cli", "deedsr.app", "stage1", "stage2"},
     {
         "deedsr.restorer",
+        "deedsr.layout",
         "deedsr.pipeline",
         "deedsr.jobs",
         "deedsr.batch",

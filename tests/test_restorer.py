@@ -15,13 +15,14 @@ from PIL import Image
 from deedsr import colour
 from deedsr.devices import pick_device
 from deedsr.geometry import pad_to, upsample
+from deedsr.layout import MARGIN
 from deedsr.models.resolver import ASSETS, BUILT_IN
 from deedsr.models.system import ADAPTER
 from deedsr.options import SAMPLERS, Options
 from deedsr.pictures.metadata import Density
 from deedsr.pictures.picture import Picture, read, write
 from deedsr.randomness import content_seed
-from deedsr.restorer import MARGIN, Restorer
+from deedsr.restorer import Restorer
 
 
 def smooth(height: int, width: int) -> torch.Tensor:
@@ -110,8 +111,8 @@ def test_tiles_overlap_as_much_as_is_asked_for(tiny_model):
     """Of all in reach; a tile has 48 pixels, which are 12 of the latent, and the multiple is 16 pixels."""
     for overlap in (0, 16, 32):
         restorer = Restorer(tiny_model, Options(tile=48, overlap=overlap))
-        starts = sorted({tile.left for tile in restorer.tiles(12, 40)})
-        assert {tile.width for tile in restorer.tiles(12, 40)} == {12}
+        starts = sorted({tile.left for tile in restorer.layout.tiles(12, 40)})
+        assert {tile.width for tile in restorer.layout.tiles(12, 40)} == {12}
         assert max(after - before for before, after in pairwise(starts)) <= 12 - overlap // 4
         assert len(starts) == math.ceil((40 - overlap // 4) / (12 - overlap // 4))
     assert restorer.restore(smooth(12, 40)).isfinite().all()
@@ -138,17 +139,17 @@ def test_one_degradation_vector_for_the_whole_image(tiny_model):
 
 def test_a_model_may_say_how_large_its_tiles_are(tiny_model):
     restorer = Restorer(tiny_model, Options(steps=1))
-    assert len(restorer.tiles(16, 48)) == 1
+    assert len(restorer.layout.tiles(16, 48)) == 1
     restorer.settings = restorer.settings.with_(tile=64)
-    assert {(tile.height, tile.width) for tile in restorer.tiles(16, 48)} == {(16, 16)}
+    assert {(tile.height, tile.width) for tile in restorer.layout.tiles(16, 48)} == {(16, 16)}
     whole = Restorer(tiny_model, Options(steps=1, tile=0))
     whole.settings = restorer.settings
-    assert len(whole.tiles(16, 48)) == 1, "what the user says counts"
+    assert len(whole.layout.tiles(16, 48)) == 1, "what the user says counts"
 
 
 def test_large_images_are_tiled_by_themselves(tiny_model, monkeypatch):
-    monkeypatch.setattr("deedsr.restorer.UNTILED", (64 + 2 * MARGIN) ** 2)
-    monkeypatch.setattr("deedsr.restorer.TILE", 64)
+    monkeypatch.setattr("deedsr.layout.UNTILED", (64 + 2 * MARGIN) ** 2)
+    monkeypatch.setattr("deedsr.layout.TILE", 64)
     seen = []
     original = tiny_model.denoise
     monkeypatch.setattr(tiny_model, "denoise", lambda x, t, c: (seen.append(tuple(x.shape[-2:])), original(x, t, c))[1])
@@ -308,6 +309,20 @@ def test_cuda_agrees_with_the_cpu(tiny_model, dtype):
     assert (cpu - cuda).abs().max() < (1e-3 if dtype == torch.float32 else 0.2)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_memory_changes_no_bit(tiny_model, dtype):
+    """Of weights that come and go; and these can be trained afterwards."""
+    lr, device = smooth(24, 40), torch.device("cuda")
+    model = tiny_model.to(dtype).requires_grad_(False)
+    plain = Restorer(model, Options(tile=64), device=device).restore(lr)
+    low = Restorer(model, Options(tile=64), device=device, low_memory=True).restore(lr)
+    assert torch.equal(low, plain)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
 def test_a_photograph_tiled_and_untiled_agree_and_no_seam_shows():
     """On average within 2/255, and across a tile's edge the difference changes no faster than elsewhere."""
     if not (ASSETS / BUILT_IN / ADAPTER).is_file():
@@ -318,7 +333,7 @@ def test_a_photograph_tiled_and_untiled_agree_and_no_seam_shows():
     difference = whole - restorer.restore(lr)
     assert difference.abs().mean() < 2 / 255
     steps = difference.diff(dim=-1).abs().mean((0, 1, 2))  # (W - 1,)
-    tiles = [tile.scaled(restorer.model.factor) for tile in restorer.tiles(64, 112)]
+    tiles = [tile.scaled(restorer.model.factor) for tile in restorer.layout.tiles(64, 112)]
     assert len(tiles) == 2
     edges = {tile.left for tile in tiles} | {tile.left + tile.width for tile in tiles}
     for edge in sorted(edges - {0, 448}):

@@ -19,6 +19,7 @@ from deedsr.cli.app import app_command
 from deedsr.cli.compare import compare_command
 from deedsr.cli.convert import convert_app
 from deedsr.cli.diagnose import diagnose_command
+from deedsr.cli.export import export_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import check_python, explain, one_line, show_any_name
@@ -67,9 +68,6 @@ Captions = Annotated[
 Negative = Annotated[str | None, typer.Option(metavar="TEXT", help="What guidance by text leads away from.")]
 Embeddings = Annotated[
     Path | None, typer.Option(metavar="FILE|FOLDER", help="Texts that stage2.texts.embed has embedded.")
-]
-Licence = Annotated[
-    str | None, typer.Option("--licence", "--license", metavar="ID", help="As the hub names it [default: its base's].")
 ]
 Views = Annotated[int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")]
 
@@ -137,6 +135,9 @@ def restore(
     ] = False,
     recursive: Annotated[bool, typer.Option(help="Folders in folders, too.")] = True,
     compile: Annotated[bool, typer.Option("--compile", help="Takes minutes, then is faster at many pictures.")] = False,
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Keep on the GPU only the part that works: slower, for small GPUs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> int:
     """Restore pictures to OUTPUT/STEM+SUFFIX.EXT. Outputs that exist are kept: a broken-off run goes on.
@@ -163,7 +164,7 @@ def restore(
     quiet = as_json or output == jobs.STDIO
     folder = output.parent if any(job.target == output for job in plan.jobs) else output
     ledger = Ledger(folder, partial(_digest, model, options, dtype, runtime, saving), remembered(folder))
-    load = partial(_load, model, options, device, dtype, compile, runtime)
+    load = partial(_load, model, options, device, dtype, compile, runtime, low_memory)
     outcomes = run(plan, load, overwrite, quiet, saving, ledger)
     if as_json or not quiet:
         how = {"model": model, "device": device, "dtype": dtype, "runtime": runtime, **asdict(options)}
@@ -171,7 +172,9 @@ def restore(
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
-def _load(model: str, options: Options, device: str, dtype: str, compile: bool, runtime: str) -> Restorer:
+def _load(
+    model: str, options: Options, device: str, dtype: str, compile: bool, runtime: str, low_memory: bool
+) -> Restorer:
     """Imported when it is needed: it takes seconds."""
     from deedsr.restorer import Restorer
 
@@ -179,9 +182,11 @@ def _load(model: str, options: Options, device: str, dtype: str, compile: bool, 
         if compile:
             raise ValueError("ONNX graphs are compiled as they are: leave --compile out")
         device = "cpu" if device == "auto" else device
-    restorer = Restorer.from_pretrained(model, options, device, dtype, compile, runtime)
+    restorer = Restorer.from_pretrained(model, options, device, dtype, compile, runtime, low_memory)
     if options.seed and not restorer.settings.noisy:
         typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
+    if low_memory and restorer.device.type == "cpu":
+        typer.echo("deedsr: --low-memory changes nothing: the model runs on the CPU", err=True)
     if restorer.note is not None:
         typer.echo(f"deedsr: {in_flags(restorer.note)}", err=True)
     return restorer
@@ -225,42 +230,8 @@ def _word(value: object) -> str:
 app.command("app")(app_command)
 app.command("compare")(compare_command)
 app.command("diagnose")(diagnose_command)
+app.command("export")(export_command)
 app.add_typer(convert_app, name="convert")
-
-
-@app.command()
-def export(
-    source: Annotated[str, typer.Argument(help="Model folder or checkpoint, as stage 2 writes them, or built-in.")],
-    target: Annotated[
-        Path | None, typer.Argument(help="New folder; where it stands alone, SOURCE is built-in.")
-    ] = None,
-    with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Make LoRA part of the base.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Put graphs for `restore --runtime onnx` into it.")] = False,
-    licence: Licence = None,
-    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Send the folder to the hub as well.")] = None,
-    replace_card: Annotated[bool, typer.Option("--replace-card", help="The hub's card, whoever wrote it.")] = False,
-) -> int:
-    """Write a model folder that can be handed on, with a card, README.md.
-
-    A card that is in SOURCE, or in OWNER/NAME on the hub, keeps the text that someone has written.
-    """
-    import torch
-
-    from deedsr.models import export as export_model
-    from deedsr.models import hub
-
-    if target is None:
-        source, target = "built-in", Path(source)
-    if push is not None:
-        hub.check_name(push)
-    dtype, anywhere = torch.float16 if half else None, push is not None
-    export_model(source, target, with_base, dtype, merge, licence, anywhere, onnx)
-    typer.echo(str(target))
-    if push is not None:
-        typer.echo(in_flags(hub.push(target, push, replace_card)))
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -48,6 +48,9 @@ class Condition(Protocol):
 
 Known = TypeVar("Known", bound=Condition)
 
+DECODING = ("decoder", "post_quant_conv")
+"""Parts of an autoencoder that `RestorationModel.decode` takes."""
+
 
 class RestorationModel(nn.Module, ABC, Generic[Known]):
     """A latent diffusion model that restores photographs; nobody outside it knows which system it is.
@@ -184,6 +187,16 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
     def train(self, mode: bool = True) -> RestorationModel:
         """Stays in evaluation mode: frozen BatchNorms must not move, and no trained part has a mode."""
         return super().train(False)
+
+    def phases(self) -> dict[str, list[nn.Module]]:
+        """Its modules by what they work for in restoring, ``vector``, ``encode``, ``denoise`` or ``decode``.
+
+        These come one after another, so that a module need not lie on a GPU while others work.
+        """
+        parts = {"encode": [], "denoise": [part for part in self.children() if part is not self.vae], "decode": []}
+        for name, part in self.vae.named_children():
+            parts["decode" if name in DECODING else "encode"].append(part)
+        return parts
 
     def blocks(self) -> Iterator[nn.Module]:
         """The modules that do most of the work: tensors in, one result out, none inside another.

@@ -19,12 +19,13 @@ from deedsr.data.batch import Batch, Crops
 from deedsr.diffusion.process import Process
 from deedsr.files import write_json, write_text
 from deedsr.geometry import SCALE
+from deedsr.models.contract import Text
 from deedsr.models.frozen.base import stock
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import Restorer
 from deedsr.training.command import CONF, plain
 from deedsr.training.fake_cuda.device import fake_cuda
-from deedsr.training.fake_cuda.forecast import GIB, Need, forecast
+from deedsr.training.fake_cuda.forecast import GIB, Need, forecast, size
 from deedsr.training.fake_cuda.mode import CUDA
 from deedsr.training.fit import sharded
 from deedsr.training.run import Run
@@ -100,9 +101,10 @@ class Forecast:
 def report(cfg: DictConfig) -> str:
     """The forecast for ``experiment``, for ``all`` of them, or without one for restoring; ``output``: a file for it."""
     if cfg.experiment is None and cfg.run is None:
-        need = restoring(cfg)
-        text = f"restoring to {cfg.size}² with {cfg.model} in {cfg.dtype}: {_peak(need)}\n"
-        return _kept(cfg.output, text, need.gigabytes())
+        usual, low = restoring(cfg)
+        text = f"restoring to {cfg.size}² with {cfg.model} in {cfg.dtype}: {_peak(usual)}\n"
+        text += f"with low_memory: {_peak(low)}\n"
+        return _kept(cfg.output, text, {**usual.gigabytes(), "low_memory": low.gigabytes()})
     names = SHIPPED if cfg.experiment == "all" else {cfg.experiment: []}
     found = [one for name, words in names.items() for one in training(cfg, name, words)]
     return _kept(cfg.output, table(found), [{**asdict(one), "need": one.need.gigabytes()} for one in found])
@@ -235,8 +237,8 @@ PARTS: dict[str, Callable[[DictConfig], list[Part]]] = {
 """Commands that train, by the names of their configurations."""
 
 
-def restoring(cfg: DictConfig) -> Need:
-    """What restoring one picture needs."""
+def restoring(cfg: DictConfig) -> list[Need]:
+    """What restoring one picture needs, without and with ``low_memory``."""
     dtype, name = getattr(torch, one_of("dtype", cfg.dtype, DTYPES)), cfg.model.removesuffix("-random")
     default = torch.get_default_dtype()
     with fake_cuda() as gpu:
@@ -250,10 +252,25 @@ def restoring(cfg: DictConfig) -> Need:
                 model = models.load_model(name, CUDA, dtype)
         finally:
             torch.set_default_dtype(default)
-        side = cfg.size // SCALE
-        Restorer(model, Options(**plain(cfg.options))).restore(torch.zeros(1, 3, side, side))
-        held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-        return Need(held, 0, 0, 0, gpu.memory.peak_allocated, gpu.memory.peak_reserved)
+        if model.takes_text:
+            tell(model)
+        found, options, side = [], Options(**plain(cfg.options)), cfg.size // SCALE
+        for low_memory in (False, True):
+            restorer = Restorer(model, options, device=CUDA, low_memory=low_memory)
+            gpu.memory.reset_peak()
+            restorer.restore(torch.zeros(1, 3, side, side))
+            parts = model.phases().values() if low_memory else [[model]]
+            held = max(sum(size(module.parameters()) for module in part) for part in parts)
+            found.append(Need(held, 0, 0, 0, gpu.memory.peak_allocated, gpu.memory.peak_reserved))
+        return found
+
+
+def tell(model: models.RestorationModel) -> None:
+    """Give a model a text of all its tokens, so that it is guided by it."""
+    text = model.text("positive")
+    with CUDA:
+        full = Text(torch.zeros(1, TOKENS, text.tokens.shape[-1]), torch.zeros_like(text.pooled))
+    model.set_texts(full, full)
 
 
 def _peak(need: Need) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 from deedsr import colour
 from deedsr.diffusion.sampler import SAMPLERS, Settings, begin
 from deedsr.geometry import SCALE, pad_to, upsample
+from deedsr.layout import MARGIN, UNTILED
 from deedsr.models import RestorationModel
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen.base import stock
 from deedsr.randomness import content_seed
-from deedsr.restorer import MARGIN, UNTILED
 from deedsr.tiling import Window, blend, windows
 
 TILE, OVERLAP = 512, 96  # HR pixels

@@ -38,11 +38,19 @@ class Restoration(pl.LightningModule):
     allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
-        self, jobs: list[Job], ledger: Ledger, ckpt: str, options: Options, dtype: torch.dtype, compiled: bool
+        self,
+        jobs: list[Job],
+        ledger: Ledger,
+        ckpt: str,
+        options: Options,
+        dtype: torch.dtype,
+        compiled: bool,
+        low_memory: bool,
     ) -> None:
         super().__init__()
         self.jobs, self.ledger = jobs, ledger
         self.ckpt, self.options, self.kind, self.compiled = ckpt, options, dtype, compiled
+        self.low_memory = low_memory
         self.counts: Counter[str] = Counter()
 
     def setup(self, stage: str) -> None:
@@ -59,9 +67,11 @@ class Restoration(pl.LightningModule):
     def restorer(self) -> Restorer:
         """Loaded at the first picture that needs it."""
         model = load_model(self.ckpt, dtype=self.kind)
-        restorer = Restorer(model, self.options, self.compiled, self.trainer.strategy.root_device)
+        restorer = Restorer(model, self.options, self.compiled, self.trainer.strategy.root_device, self.low_memory)
         if self.options.seed and not restorer.settings.noisy:
             log.warning("options.seed changes nothing: this model restores without noise")
+        if self.low_memory and restorer.device.type == "cpu":
+            log.warning("low_memory changes nothing: the model runs on the CPU")
         return restorer
 
     def predict_step(self, number: int) -> str:
@@ -100,7 +110,7 @@ def restore(cfg: DictConfig) -> dict[str, int]:
         raise ValueError(f"output={output} names a picture; give a folder")
     settings = {**content(options), "dtype": cfg.dtype}
     ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
-    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile)
+    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile, cfg.low_memory)
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False
     )

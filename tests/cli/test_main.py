@@ -252,6 +252,17 @@ def test_a_seed_that_changes_nothing_says_so(capsys, tmp_path, tiny_model_folder
     assert call(capsys, *arguments, "--ensemble", "1")[2] == said
 
 
+def test_low_memory_on_a_cpu_says_that_it_changes_nothing(capsys, tmp_path, tiny_model_folder):
+    source, out = photo(tmp_path / "a.png"), tmp_path / "out"
+    assert restore(capsys, tiny_model_folder, source, "-o", out)[2] == ""
+    plain = (out / "a.png").read_bytes()
+    _, summary, err = restore(capsys, tiny_model_folder, source, "-o", out, "--low-memory")
+    assert (summary["kept"], err) == (1, ""), "it makes no other picture"
+    err = restore(capsys, tiny_model_folder, source, "-o", out, "--low-memory", "--overwrite")[2]
+    assert err == "deedsr: --low-memory changes nothing: the model runs on the CPU\n"
+    assert (out / "a.png").read_bytes() == plain
+
+
 def test_names_that_cannot_be_shown_and_standard_streams(tmp_path, tiny_model_folder):
     """In processes of their own: the streams of a user."""
     names = [b"a.png", b"m\xe9.png", "写真  :smile:.png".encode()]

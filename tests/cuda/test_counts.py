@@ -76,7 +76,7 @@ def test_a_restored_tile(tiny_model: DeeDSR) -> None:
     with fake_cuda() as gpu:
         restorer = Restorer(tiny_model, Options(tile=128, steps=2), device=torch.device("cuda"))
         side = 4 * 96 // tiny_model.factor
-        assert len(restorer.tiles(side, side)) == 16
+        assert len(restorer.layout.tiles(side, side)) == 16
         launched, waited = counted(gpu)
         restorer.restore(lr)
         launches, waits = counted(gpu)

@@ -73,7 +73,20 @@ def test_restoring_is_told_where_no_experiment_is_named(tmp_path: Path) -> None:
     text = report(benchmark(*words, f"output={tmp_path / 'found.json'}"))
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert text.startswith("restoring to 256² with small-random in bfloat16: ")
+    assert "\nwith low_memory: " in text
     assert 0 < found["parameters"] < found["allocated"] <= found["reserved"]
+
+
+@pytest.mark.parametrize(("name", "less"), [("sd21", 2.0), ("dit4sr", 1.3)])
+def test_models_of_full_size_restore_on_8_gb(tmp_path: Path, name: str, less: float) -> None:
+    """A picture of 1024² in one piece, which takes as much as a group of tiles; guided, so that the batch is 2."""
+    words = [f"model={name}-random", "size=1024", "steps=1", "options.noise_guidance=[0,0]", "dtype=bfloat16"]
+    report(benchmark(*words, f"output={tmp_path / 'found.json'}"))
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    low = found["low_memory"]
+    assert low["allocated"] < 0.9 * 8e9 / GIB, "a tenth to spare, as only what is kept idle can be given back"
+    assert low["reserved"] < 8e9 / GIB
+    assert low["allocated"] < found["allocated"] - less
 
 
 def test_several_devices_hold_parts_or_copies() -> None:

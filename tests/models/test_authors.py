@@ -247,9 +247,10 @@ def test_dit4sr_in_tiles_as_its_authors_ran_it(dit4sr: DiT4SR) -> None:
 
     lr = photo(132, 232)
     restorer = Restorer(dit4sr, Options(preset="authors", steps=3))
-    assert [(tile.top, tile.left) for tile in restorer.tiles(66, 116)] == [(a, b) for a in (0, 2) for b in (0, 40, 52)]
-    assert len(restorer.tiles(64, 64)) == 1
-    assert {tile.height for tile in restorer.tiles(40, 120)} == {40}  # squares, as narrow as the picture
+    starts = [(tile.top, tile.left) for tile in restorer.layout.tiles(66, 116)]
+    assert starts == [(a, b) for a in (0, 2) for b in (0, 40, 52)]
+    assert len(restorer.layout.tiles(64, 64)) == 1
+    assert {tile.height for tile in restorer.layout.tiles(40, 120)} == {40}  # squares, as narrow as the picture
     theirs = np.asarray(dit4sr_by_hand(dit4sr, lr, 3, answer))
     share, most = compared(eight_bits(restorer.restore(lr)), theirs)
     assert share < 1e-3 and most <= MOST

@@ -138,9 +138,9 @@ def test_what_exceeds_the_positional_embedding_is_tiled(run: Path) -> None:
     assert {(tile.height, tile.width) for tile in naive_tiles(model, 40, 64)} == {(32, 32)}
     restorer = Restorer(model, RestorerOptions(steps=1))
     assert model.limit == 16 * 2 * 4
-    assert len(restorer.tiles(16, 32)) == 1
-    assert len(restorer.tiles(16, 34)) == 2
-    assert {(tile.height, tile.width) for tile in Restorer(model, RestorerOptions(tile=512)).tiles(80, 80)} == {
+    assert len(restorer.layout.tiles(16, 32)) == 1
+    assert len(restorer.layout.tiles(16, 34)) == 2
+    assert {(one.height, one.width) for one in Restorer(model, RestorerOptions(tile=512)).layout.tiles(80, 80)} == {
         (32, 32)
     }
     assert restorer.restore(torch.rand(1, 3, 20, 40)).shape[-2:] == (80, 160)

@@ -44,6 +44,10 @@ class OnnxDeeDSR(DeeDSR):
             raise ValueError("ONNX graphs run on the CPU: choose `device='cpu'`")
         return self
 
+    def phases(self) -> dict[str, list[nn.Module]]:
+        """None: there is nothing to move."""
+        return {}
+
     def take_graphs(self, place: Path, null: Tensor | None) -> None:
         """Run those of the model folder `place`. null: its null vector, if it has one.
 

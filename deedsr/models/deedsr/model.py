@@ -153,6 +153,11 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             if isinstance(module, (ResnetBlock2D, Transformer2DModel, ResBlock, AttentionBlock)):
                 yield module
 
+    def phases(self) -> dict[str, list[nn.Module]]:
+        parts = super().phases()
+        parts["denoise"].remove(self.encoder)
+        return {"vector": [self.encoder], **parts}
+
     def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return latents.encode(self.vae, image, generator)
 
@@ -165,7 +170,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         if config.degradation == "zero":
             return lr.new_zeros(len(lr), config.vector)
         if config.degradation == "constant":
-            return self.null(len(lr))
+            return self.null(len(lr)).to(lr.device)
         with torch.no_grad():
             vector = self._seen(lr)
         if config.degradation == "own":

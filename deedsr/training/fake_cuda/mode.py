@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -102,7 +103,7 @@ class FakeCuda(TorchDispatchMode):
             return tensor
         if blocking:
             self.wait("copied to the CPU")
-        return torch.full(tensor.shape, tensor.dtype == torch.bool, dtype=tensor.dtype)
+        return untouched(tensor)
 
     def wait(self, what: str) -> None:
         self.waits[f"{place()} {what}"] += 1
@@ -130,6 +131,14 @@ class FakeCuda(TorchDispatchMode):
     def nonzero(self, args: tuple, _: dict[str, Any]) -> Tensor:
         self.wait("asked how many are not zero")
         return self.run(aten.new_zeros.default, (args[0], (1, args[0].ndim)), {"dtype": torch.int64})
+
+
+def untouched(tensor: FakeTensor) -> Tensor:
+    """Zeros, or True, of its shape, strides and dtype; memory that nobody writes to is never taken."""
+    size = tensor.untyped_storage().nbytes()
+    flat = torch.from_numpy(np.zeros(size, np.uint8)).view(tensor.dtype)
+    flat = flat.logical_not_() if tensor.dtype == torch.bool else flat
+    return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 READ = {

@@ -53,10 +53,10 @@ class Arm:
         model, settings, first = self.model, self.settings, next(self.model.parameters())
         lr = lr.to(first.device, torch.float32)
         count = 1 if vectors is None else len(vectors)
-        margin = self.restorer.margin if tiled else 0
+        margin = self.restorer.layout.margin if tiled else 0
         padded = pad_to(upsample(lr, SCALE), model.size, margin)
         height, width = padded.shape[-2] // model.factor, padded.shape[-1] // model.factor
-        tiles = self.restorer.tiles(height, width) if tiled else [Window(0, 0, height, width)]
+        tiles = self.restorer.layout.tiles(height, width) if tiled else [Window(0, 0, height, width)]
 
         def blended(function: Callable[[Window], Tensor], scale: int = 1) -> Tensor:
             if len(tiles) == 1:

@@ -129,7 +129,7 @@ def test_whole_pictures_are_restored_as_the_restorer_does_it(arm: Arm, scenes: S
     with torch.no_grad():
         one, two = tiled.restore(lr, torch.cat([own, torch.zeros_like(own)]), tiled=True)
         plain = arm.restore(lr, own)[0]
-    assert len(tiled.restorer.tiles(48, 48)) > 1  # 128 pixels and 32 of context on each side, by 4
+    assert len(tiled.restorer.layout.tiles(48, 48)) > 1  # 128 pixels and 32 of context on each side, by 4
     assert torch.allclose(one, Restorer(arm.model, options).restore(lr)[0], atol=1e-5)
     assert (one - two).abs().max() > 0.01 and (one - plain).abs().max() > 0.01
 

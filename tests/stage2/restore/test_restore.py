@@ -126,6 +126,12 @@ def test_a_bad_picture_is_counted_and_the_rest_goes_on(
     assert run(f"input=[{inputs / 'a.png'},{inputs / 'none.png'}]") == {"restored": 0, "kept": 1, "failed": 1}
 
 
+def test_low_memory_on_a_cpu_says_that_it_changes_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert run("low_memory=true")["restored"] == 3
+    assert "low_memory changes nothing: the model runs on the CPU" in caplog.text
+    assert run()["kept"] == 3
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -1,0 +1,75 @@
+"""Restoring on "cuda": no tensor is left on the CPU or in another dtype, and where memory is low parts take turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deedsr.models import RestorationModel
+from deedsr.models.sd3.model import SD3Restoration
+from deedsr.options import Options
+from deedsr.restorer import Restorer
+from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.fake_cuda.mode import CUDA
+from stage2.evaluate.timing import model_named
+
+LR = torch.zeros(1, 3, 8, 40)
+TILES = {"tile": 128, "batch": 1, "ensemble": 2, "steps": 1}
+CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
+    "DeeDSR in float32, tiles, views": ("small", torch.float32, TILES),
+    "DeeDSR in bfloat16, its authors' way": (
+        "small",
+        torch.bfloat16,
+        {"preset": "authors", "steps": 1, "noise_guidance": (0, 0)},
+    ),
+    "DiT4SR in bfloat16, tiles, views, guided by text": ("dit4sr_small", torch.bfloat16, TILES),
+}
+
+
+def made(name: str, dtype: torch.dtype) -> RestorationModel:
+    """A small model with random weights on the fake GPU; one that takes texts has some, so that they guide it."""
+    model = model_named(f"{name}-random", CUDA, dtype)
+    if isinstance(model, SD3Restoration):
+        text = model.text("positive")
+        model.set_texts(text, text)
+    return model
+
+
+def places(model: RestorationModel) -> dict[str, set[str]]:
+    """Where the modules of each phase lie."""
+    return {
+        phase: {parameter.device.type for module in modules for parameter in module.parameters()}
+        for phase, modules in model.phases().items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parts_take_turns_and_do_the_same(case: str) -> None:
+    name, dtype, options = CASES[case]
+    seen: dict[str, dict[str, set[str]]] = {}
+    with fake_cuda() as gpu:
+        model, launches = made(name, dtype), []
+        for low_memory in (False, True):
+            restorer = Restorer(model, Options(**options), device=CUDA, low_memory=low_memory)
+            for phase, modules in model.phases().items() if low_memory else ():
+                modules[0].register_forward_pre_hook(lambda *_, phase=phase: seen.update({phase: places(model)}))
+            gpu.launches.clear()
+            restored = restorer.restore(LR)
+            assert (restored.shape, restored.dtype, restored.device.type) == ((1, 3, 32, 160), torch.float32, "cpu")
+            launches.append({kind: count for kind, count in gpu.launches.items() if kind != "_to_copy"})
+        assert launches[0] == launches[1]
+        phases = model.phases().keys()
+        assert seen == {one: {other: {"cuda" if other == one else "cpu"} for other in phases} for one in phases}
+        assert places(model) == {phase: {"cpu"} for phase in phases}
+        assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_a_part_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_cuda():
+        model = made("small", torch.float32)
+        phases = {**model.phases(), "decode": []}
+        monkeypatch.setattr(model, "phases", lambda: phases)
+        with pytest.raises(RuntimeError, match="device"):
+            Restorer(model, Options(steps=1), device=CUDA, low_memory=True).restore(LR)
