@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ from deedsr.options import DTYPES, Options, one_of
 from deedsr.pictures.found import pictures
 from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.randomness import content_seed
-from deedsr.tiling import SIGMAS, Window, merge
+from deedsr.tiling import SIGMAS, Groups, Window, merge
 
 BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 
@@ -63,6 +62,7 @@ class Restorer:
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
         self.predict = torch.compile(model.denoise) if compile else model.denoise
+        self.groups = Groups(self.options.batch or BATCH.get(self.device.type, 1))
         self.reference = self._mean_vector(self.options.references) if self.options.references else None
         if not self.options.dials.neutral:
             self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE))  # refuses what doesn't fit
@@ -126,7 +126,8 @@ class Restorer:
         check_size(lr)
         generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
         lr = upload(lr, self.device).float()
-        run = _Run(generator, progress, *((None, None) if self.texts is None else self.texts(name)))
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        run = _Run(finite, generator, progress, *((None, None) if self.texts is None else self.texts(name)))
         restored = self._restore_view(lr, run, on_step)
         for view in range(1, self.settings.ensemble):
             restored += turned_back(self._restore_view(turned(lr, view), run), view)
@@ -222,6 +223,7 @@ class Restorer:
             z_lr = blended(
                 lambda group: self.model.encode(self._cut(seen, [w.scaled(factor) for w in group]), drawn), coded
             )
+            self._check(run)
         known, vector = (lr.to(self.dtype), z_lr.to(self.dtype), run.text), self.vector(lr)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -230,9 +232,12 @@ class Restorer:
         noise = upload(torch.randn(z_lr.shape, generator=run.generator), self.device)
         with self._at_work("denoise"):
             condition = self.model.condition(*known, self.model.guidance(settings), vector, run.negative)
-            latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step)
+            latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step, checked=False)
+            self._check(run)
         with self._at_work("decode"):
-            return blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
+            decoded = blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
+            self._check(run)
+            return decoded
 
     def _at_work(self, phase: str) -> AbstractContextManager[None]:
         """Within the context the modules of a phase are where the work is done."""
@@ -250,23 +255,26 @@ class Restorer:
     def _pieces(
         self, function: Callable[[list[Window]], Tensor], tiles: list[Window], run: _Run
     ) -> Iterator[tuple[Window, Tensor]]:
-        """Each tile with what the function gives for it, computed a batch at a time. Raises ValueError for NaN."""
-        remaining = iter(tiles)
-        most = self.options.batch or BATCH.get(self.device.type, 1)
-        batch = -(-len(tiles) // -(-len(tiles) // most))  # alike, so that none is nearly empty
-        while group := list(islice(remaining, batch)):
-            output = function(group)
-            if not torch.isfinite(output).all():
-                out = "its weights may be broken" if self.dtype == torch.float32 else "choose `dtype='float32'`"
-                raise ValueError(f"the network gave NaN or inf in {str(self.dtype).removeprefix('torch.')}; {out}")
+        """Each tile with what the function gives for it, computed a group at a time."""
+        for group, output in self.groups(function, tiles):
+            run.finite &= torch.isfinite(output).all()
             yield from zip(group, output.split(1), strict=True)
             run.add(len(group))
+
+    def _check(self, run: _Run) -> None:
+        """Raise ValueError where a network has given NaN. Waits for a GPU."""
+        if not run.finite:
+            out = "its weights may be broken" if self.dtype == torch.float32 else "choose `dtype='float32'`"
+            raise ValueError(f"the network gave NaN or inf in {str(self.dtype).removeprefix('torch.')}; {out}")
 
 
 @dataclass
 class _Run:
-    """Of one picture: where its noise comes from, its texts, and who is told the fraction of the tiles done."""
+    """Of one picture: whether all that networks gave is finite, where its noise comes from, its texts, and who is told
+    the fraction of the tiles done.
+    """
 
+    finite: Tensor
     generator: torch.Generator
     progress: Progress | None
     text: Text | None

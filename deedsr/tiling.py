@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import EllipsisType
@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from deedsr.devices import lacks_memory
 
 T = TypeVar("T")
 
@@ -142,3 +144,34 @@ def _weight(window: Window, device: torch.device, sigma: float | None) -> Tensor
         for side in (window.height, window.width)
     )
     return vertical[:, None] * horizontal[None, :]
+
+
+class Groups:
+    """Takes windows in groups. most: the largest group; it is halved where a device has no memory for as many."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(
+        self, function: Callable[[list[Window]], Tensor], windows: Sequence[Window]
+    ) -> Iterator[tuple[list[Window], Tensor]]:
+        """Each group with what the function gives for it; raises what that raises, of memory for a single window."""
+        left = list(windows)
+        size = self._size(left)
+        while left:
+            try:
+                output = function(left[:size])
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not lacks_memory(error):
+                    raise
+                output = None  # and on, where the error is gone, which holds what was in memory
+            if output is None:
+                self.most = size // 2
+                size = self._size(left)
+            else:
+                yield left[:size], output
+                left = left[size:]
+
+    def _size(self, windows: Sequence[Window]) -> int:
+        """Of groups alike, so that none is nearly empty."""
+        return -(-len(windows) // -(-len(windows) // self.most))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deedsr.nested import join
-from deedsr.tiling import Window, blend, merge, windows
+from deedsr.tiling import Groups, Window, blend, merge, windows
 
 SIZES = [(64, 64, 64, 16), (65, 64, 64, 16), (100, 37, 32, 8), (101, 137, 50, 49), (7, 300, 64, 0), (1, 1, 8, 2)]
 
@@ -119,3 +119,41 @@ def test_join_batches_field_by_field():
     assert joined.entries[0][0].shape == (3, 3)
     assert joined.nothing is None
     assert join(parts[:1]) is parts[0]
+
+
+@pytest.mark.parametrize(("count", "most", "sizes"), [(4, 4, [4]), (5, 4, [3, 2]), (9, 4, [3, 3, 3]), (3, 1, [1] * 3)])
+def test_groups_are_alike(count, most, sizes):
+    found = windows(8, 8 * count, 8, 0)
+    groups = list(Groups(most)(lambda group: torch.tensor([window.left for window in group]), found))
+    assert [len(group) for group, _ in groups] == sizes
+    assert [window for group, _ in groups for window in group] == found
+    assert torch.cat([output for _, output in groups]).tolist() == [window.left for window in found]
+
+
+def test_groups_are_halved_where_memory_lacks_and_stay_so():
+    tried, held = [], 2
+
+    def function(group: list[Window]) -> torch.Tensor:
+        tried.append(len(group))
+        if len(group) > held:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return torch.tensor([window.left for window in group])
+
+    found, groups = windows(8, 80, 8, 0), Groups(8)
+    lefts = [8 * number for number in range(10)]
+    assert torch.cat([output for _, output in groups(function, found)]).tolist() == lefts
+    assert (tried, groups.most) == ([5, 2, 2, 2, 2, 2], 2)
+    assert torch.cat([output for _, output in groups(function, found)]).tolist() == lefts
+    assert tried[6:] == [2] * 5
+    held = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        list(groups(function, found))
+    assert tried[11:] == [2, 1]
+
+
+def test_other_errors_are_no_lack_of_memory():
+    def function(group: list[Window]) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        list(Groups(4)(function, windows(8, 80, 8, 0)))

@@ -24,7 +24,7 @@ from deedsr.models.frozen.base import stock
 from deedsr.options import DTYPES, Options, one_of
 from deedsr.restorer import Restorer
 from deedsr.training.command import CONF, plain
-from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.fake_cuda.device import ENDLESS, fake_cuda
 from deedsr.training.fake_cuda.forecast import GIB, Need, forecast, size
 from deedsr.training.fake_cuda.mode import CUDA
 from deedsr.training.fit import sharded
@@ -241,7 +241,7 @@ def restoring(cfg: DictConfig) -> list[Need]:
     """What restoring one picture needs, without and with ``low_memory``."""
     dtype, name = getattr(torch, one_of("dtype", cfg.dtype, DTYPES)), cfg.model.removesuffix("-random")
     default = torch.get_default_dtype()
-    with fake_cuda() as gpu:
+    with fake_cuda(ENDLESS) as gpu:
         torch.set_default_dtype(dtype)
         try:
             if name in models.SIZES:

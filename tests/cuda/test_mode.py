@@ -114,7 +114,7 @@ def test_waits_uploads_and_launches_are_counted() -> None:
 
 
 def test_the_allocator_keeps_segments_joins_blocks_and_gives_back_what_is_idle() -> None:
-    memory = Allocator()
+    memory = Allocator(100 * MIB)
     small = [memory.take(1000), memory.take(1000)]
     assert (memory.allocated, memory.reserved) == (2048, 2 * MIB)
     large = [memory.take(6 * MIB), memory.take(6 * MIB), memory.take(30 * MIB + 1)]
@@ -129,3 +129,8 @@ def test_the_allocator_keeps_segments_joins_blocks_and_gives_back_what_is_idle()
     memory.trim()
     assert memory.reserved == 0
     assert memory.peak_reserved == (2 + 20 + 32) * MIB
+    memory.give_back(memory.take(60 * MIB))
+    memory.take(80 * MIB)  # as what is idle is given back
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        memory.take(40 * MIB)
+    assert (memory.allocated, memory.reserved) == (80 * MIB, 80 * MIB)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from deedsr.models import RestorationModel
+from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.model import SD3Restoration
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.fake_cuda.device import ENDLESS, fake_cuda
 from deedsr.training.fake_cuda.mode import CUDA
 from stage2.evaluate.timing import model_named
 
@@ -64,6 +65,23 @@ def test_parts_take_turns_and_do_the_same(case: str) -> None:
         assert seen == {one: {other: {"cuda" if other == one else "cpu"} for other in phases} for one in phases}
         assert places(model) == {phase: {"cpu"} for phase in phases}
         assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+def test_tiles_are_fewer_at_a_time_where_memory_lacks(tiny_model: DeeDSR) -> None:
+    model, lr = tiny_model.requires_grad_(False), torch.zeros(1, 3, 48, 48)  # 4 tiles
+
+    def restored(total: int, batch: int | None) -> tuple[int, int]:
+        with fake_cuda(total) as gpu:
+            restorer = Restorer(model, Options(tile=160, steps=1, batch=batch), device=CUDA, low_memory=True)
+            assert restorer.restore(lr).shape == (1, 3, 192, 192)
+            return gpu.memory.peak_reserved, restorer.groups.most
+
+    (two, _), (four, most) = (restored(ENDLESS, batch) for batch in (2, 4))
+    assert (most, four > two) == (4, True)
+    peak, most = restored((two + four) // 2, None)
+    assert (most, peak < four) == (2, True)
+    with pytest.raises(torch.OutOfMemoryError):
+        restored(two // 4, None)
 
 
 def test_a_part_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

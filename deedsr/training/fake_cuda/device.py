@@ -20,6 +20,8 @@ from deedsr.training.fake_cuda.generators import Generator
 from deedsr.training.fake_cuda.mode import CUDA, FakeCuda
 
 BYTES = 80 * 10**9
+ENDLESS = 2**60
+"""To count what is needed, however much."""
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def fake_cuda(total: int = BYTES) -> Iterator[FakeCuda]:
     Whatever is asked of CUDA there is answered as one would, also on a machine that has one.
     """
     torch._C._ensureCUDADeviceGuardSet()
-    mode, saved, engine, tasks = FakeCuda(), Saved(), torch.autograd.graph._engine_run_backward, count(1)
+    mode, saved, engine, tasks = FakeCuda(total), Saved(), torch.autograd.graph._engine_run_backward, count(1)
 
     def run_backward(roots: Any, gradients: Any, keep: bool, *args: Any, **kwargs: Any) -> Any:
         if not any(isinstance(root, FakeTensor) for root in roots):

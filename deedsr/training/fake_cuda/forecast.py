@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deedsr.data.batch import Batch
 from deedsr.training.again import Again
 from deedsr.training.command import plain
-from deedsr.training.fake_cuda.device import fake_cuda
+from deedsr.training.fake_cuda.device import ENDLESS, fake_cuda
 from deedsr.training.run import Run
 
 GIB = 2**30
@@ -69,7 +69,7 @@ def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int)
     parts = min(words.get("accumulate_grad_batches", 1), STEPS)
     words |= {"accelerator": "gpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "sync_batchnorm": False}
     words |= {"accumulate_grad_batches": parts, "fast_dev_run": STEPS * parts, "enable_progress_bar": False}
-    with fake_cuda() as gpu:
+    with fake_cuda(ENDLESS) as gpu:
         run, sample = make()
         trainer = hydra.utils.instantiate(words, _convert_="all")
         trainer.fit(run, Again([sample], batch))

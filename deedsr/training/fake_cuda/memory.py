@@ -30,9 +30,13 @@ class Block:
 
 
 class Allocator:
-    """Blocks handed out by best fit. allocated, reserved: bytes now; peak_allocated, peak_reserved: at most."""
+    """Blocks handed out by best fit. allocated, reserved: bytes now; peak_allocated, peak_reserved: at most.
 
-    def __init__(self) -> None:
+    total: bytes that the device has; OutOfMemoryError for more.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self.idle: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
         self.blocks: dict[int, Block] = {}
@@ -83,6 +87,10 @@ class Allocator:
 
     def segment(self, size: int, small: bool) -> Block:
         whole = SMALL_SEGMENT if small else LARGE_SEGMENT if size < LARGE else -(-size // SMALL_SEGMENT) * SMALL_SEGMENT
+        if self.reserved + whole > self.total:
+            self.trim()
+        if self.reserved + whole > self.total:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {whole} bytes")
         block = Block(whole, small, self.next_place())
         self.blocks[block.place] = block
         self.reserved += whole

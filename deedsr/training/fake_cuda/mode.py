@@ -37,13 +37,13 @@ class FakeCuda(TorchDispatchMode):
     ``non_blocking``. launches: of kernels, by operation. memory: that of the allocator.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
         super().__init__()
         self.fake = FakeTensorMode()
         self.waits: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
-        self.memory = Allocator()
+        self.memory = Allocator(total)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
