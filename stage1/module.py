@@ -72,12 +72,12 @@ class DegradationLearner(Run):
         made = self.patches(batch)
         exchange = self.generator(5, alike=True) if self.shuffle else None
         contrast, vectors = self.contrast(made.query, made.key, exchange)
-        self.log("train/loss", contrast.loss.detach(), prog_bar=True)
-        self.log("train/accuracy", contrast.accuracy, prog_bar=True)
+        self.log("train/loss", contrast.loss.detach())
+        self.log("train/accuracy", contrast.accuracy)
         if self.reading is None:
             return contrast.loss
         error = self.reading(vectors, made.degradation, made.paired)
-        self.log("train/parameters", error.detach(), prog_bar=True)
+        self.log("train/parameters", error.detach())
         return contrast.loss + self.parameters_weight * error
 
     def configure_optimizers(self) -> dict[str, Any]:

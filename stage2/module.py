@@ -170,7 +170,7 @@ class RestorationRun(Run):
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The sum of the terms of the loss; each is logged."""
         for name, term in terms.items():
-            self.log(f"train/{name}", term.detach(), prog_bar=name in ("mse", "perceptual"))
+            self.log(f"train/{name}", term.detach())
         return torch.stack(list(terms.values())).sum()
 
     @torch.no_grad()

@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 
 import torch
-from kornia.filters import guided_blur, unsharp_mask
+from kornia.filters import guided_blur
 from torch import Tensor
 from torch.nn import functional
 
 from deedsr.degradation import NOISE, Degradation, apply
+from deedsr.degradation.kernels import make_kernel
+from deedsr.degradation.operations import filter2d
+from deedsr.devices import upload
 from deedsr.geometry import SCALE, upsample
 
 NEUTRAL = 1.0
@@ -82,31 +85,40 @@ def turns(batch: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 def wanted(hr: Tensor, degradation: Degradation, dials: Tensor) -> Tensor:
-    """The pictures that dials ask for: (B, 3, S, S) HR in [0, 1], (B, 3) dials → (B, 3, S, S).
+    """The pictures that dials ask for: (B, 3, S, S) HR in [0, 1], (B, 3) dials on the CPU → (B, 3, S, S).
 
     What is wrong with the up-sampled LR is taken apart: what the blur and the size took, what noise adds to that, and
     what JPEG does to it where there is no noise. Below 1 a dial leaves its part in, whole at 0; above, it takes out
     more than there was: the edges are sharpened; what is fine and faint is smoothed, as far as the part was strong; and
     of JPEG's errors `OVERDONE` is taken out a second time.
     """
-    rows = []
-    for row, (blur, noise, jpeg) in enumerate(dials.tolist()):
-        picture = made = hr[row : row + 1]
-        if (blur, noise, jpeg) != (NEUTRAL,) * 3:
-            plain = _without(picture, degradation[row], *NOISE, "quality")
-            made = picture + max(NEUTRAL - blur, 0.0) * (plain - picture)
-            made = made + max(blur - NEUTRAL, 0.0) * (unsharp_mask(picture, 7, (1.0, 1.0)) - picture)
-            for dial, others, overdone in ((noise, ("quality",), 0.0), (jpeg, NOISE, OVERDONE)):
-                if dial != NEUTRAL:
-                    part = _without(picture, degradation[row], *others) - plain
-                    strength = min(float(part.std()) / STRONG, 1.0) * max(dial - NEUTRAL, 0.0)
-                    made = made + max(NEUTRAL - dial, 0.0) * part
-                    made = made + strength * (guided_blur(picture, picture, 7, FAINT**2) - picture)
-                    made = made - overdone * max(dial - NEUTRAL, 0.0) * part
-        rows.append(made.clamp(0, 1))
-    return torch.cat(rows)
+    pictures, rows = hr.clamp(0, 1), (dials != NEUTRAL).any(1).nonzero()[:, 0]
+    if len(rows):
+        there = upload(rows, hr.device)
+        pictures.index_copy_(0, there, _turned(hr.index_select(0, there), degradation[rows], dials[rows]))
+    return pictures
+
+
+def _turned(hr: Tensor, degradation: Degradation, dials: Tensor) -> Tensor:
+    """`wanted` where dials are turned."""
+    weights = upload(torch.stack([NEUTRAL - dials, dials - NEUTRAL]).clamp_min(0), hr.device)
+    less, more = weights.permute(0, 2, 1)[..., None, None, None]  # (3, B, 1, 1, 1) each
+    plain = _without(hr, degradation, *NOISE, "quality")
+    softer = filter2d(hr, upload(make_kernel(0, 7, 1, 1, 0, 0, 0), hr.device))
+    made = hr + less[0] * (plain - hr) + more[0] * (hr - softer)
+    for dial, others, overdone in ((1, ("quality",), 0.0), (2, NOISE, OVERDONE)):
+        rows = (dials[:, dial] != NEUTRAL).nonzero()[:, 0]
+        if len(rows):
+            there = upload(rows, hr.device)
+            picture = hr.index_select(0, there)
+            part = _without(picture, degradation[rows], *others) - plain.index_select(0, there)
+            left, taken = less[dial, there], more[dial, there]
+            strength = taken * (part.std((1, 2, 3), keepdim=True) / STRONG).clamp_max(1)
+            smoothed = guided_blur(picture, picture, 7, FAINT**2) - picture
+            made.index_add_(0, there, (left - overdone * taken) * part + strength * smoothed)
+    return made.clamp(0, 1)
 
 
 def _without(hr: Tensor, degradation: Degradation, *names: str) -> Tensor:
-    """(1, 3, S, S) degraded but for some operations, and up-sampled."""
+    """(B, 3, S, S) degraded but for some operations, and up-sampled."""
     return upsample(apply(hr, degradation.without(*names)))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from deedsr.devices import upload
 
 COUNT = 18  # of the statistics
 LEAST = 32  # pixels of a side: smaller pictures are continued by their edges
@@ -19,12 +23,12 @@ def statistics(lr: Tensor) -> Tensor:
     Of the luma, 0-255, at full, half and quarter size: the logarithms of the Laplacian's variance and of the
     gradient's energy; `noise_sigma` of luma, Cb and Cr, and of the luma at half size; `blockiness` of luma and
     chroma; the shares of DCT coefficients near 0, of low and of high frequencies; the logarithms of three quantiles of
-    the local variance.
+    the local variance. Nothing waits for a GPU.
     """
     height, width = lr.shape[-2:]
     if min(height, width) < LEAST:
         lr = F.pad(lr, (0, max(LEAST - width, 0), 0, max(LEAST - height, 0)), mode="replicate")
-    planes = torch.einsum("kc,bchw->bkhw", lr.new_tensor(TO_YCBCR), lr) * 255
+    planes = torch.einsum("kc,bchw->bkhw", _constant(TO_YCBCR, lr), lr) * 255
     luma, chroma = planes[:, :1], planes[:, 1:]
     half = F.avg_pool2d(luma, 2)
     scales = (luma, half, F.avg_pool2d(half, 2))
@@ -44,7 +48,7 @@ def statistics(lr: Tensor) -> Tensor:
 
 def laplacian(plane: Tensor) -> Tensor:
     """Four neighbours less four times the pixel: (B, 1, h, w) -> (B, 1, h - 2, w - 2)."""
-    kernel = plane.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    kernel = _constant(((0, 1, 0), (1, -4, 1), (0, 1, 0)), plane)
     return F.conv2d(plane, kernel[None, None])
 
 
@@ -66,8 +70,8 @@ def blockiness(planes: Tensor, grid: int) -> Tensor:
     between = within = planes.new_zeros(planes.shape[:2])
     for direction in (planes, planes.transpose(-1, -2)):
         steps = direction.diff(dim=-1).abs().mean(-2)  # (B, C, w - 1)
-        edge = torch.arange(1, steps.shape[-1] + 1, device=planes.device) % grid == 0
-        between, within = between + steps[..., edge].mean(-1), within + steps[..., ~edge].mean(-1)
+        edge = torch.arange(1, steps.shape[-1] + 1) % grid == 0
+        between, within = between + _chosen(steps, edge).mean(-1), within + _chosen(steps, ~edge).mean(-1)
     return _log(between) - _log(within)
 
 
@@ -84,19 +88,29 @@ def _blocks(plane: Tensor) -> Tensor:
 
 def _zeros(plane: Tensor) -> Tensor:
     """Shares of DCT coefficients below 1/2 in size, where the sum of indices is 1 to 4, and above: (B, 2)."""
-    index = torch.arange(BLOCK, dtype=plane.dtype, device=plane.device)
+    index = torch.arange(BLOCK, dtype=plane.dtype)
     basis = torch.cos((2 * index + 1) * index[:, None] * (torch.pi / (2 * BLOCK))) / 2
     basis[0] /= 2**0.5
+    basis = upload(basis, plane.device)
     near = (basis @ _blocks(plane) @ basis.T).abs().lt(0.5).to(plane.dtype).mean(1)  # (B, 8, 8)
-    frequency = index[:, None] + index
+    frequency = (index[:, None] + index).flatten()
     parts = ((frequency > 0) & (frequency <= 4), frequency > 4)
-    return torch.stack([near[:, part].mean(1) for part in parts], 1)
+    return torch.stack([_chosen(near.flatten(1), part).mean(1) for part in parts], 1)
 
 
 def _local_variance(plane: Tensor) -> Tensor:
     """The 10 %, 50 % and 90 % quantiles of the blocks' variances: (B, 3)."""
     variance = _blocks(plane).flatten(2).var(2)
-    return torch.quantile(variance, variance.new_tensor([0.1, 0.5, 0.9]), dim=1).T
+    return torch.quantile(variance, _constant((0.1, 0.5, 0.9), variance), dim=1).T
+
+
+def _constant(numbers: Sequence, like: Tensor) -> Tensor:
+    return upload(torch.tensor(numbers, dtype=like.dtype), like.device)
+
+
+def _chosen(values: Tensor, mask: Tensor) -> Tensor:
+    """Of the last dimension; how many a mask on a GPU chooses would have to be waited for."""
+    return values.index_select(-1, upload(mask.nonzero()[:, 0], values.device))
 
 
 def _log(value: Tensor) -> Tensor:

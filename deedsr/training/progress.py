@@ -19,6 +19,7 @@ from deedsr.training.pace import Pace, duration
 
 FIRST = 20  # steps after which the run says how long it will take, or as many as …
 SECONDS = 60.0  # … fit in here
+SHOWN = ("loss", "accuracy", "parameters", "mse", "perceptual", "l1")  # of what is logged, with the progress
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,9 @@ def start(cfg: DictConfig, output: Path, trainer: pl.Trainer, run: Any) -> dict[
 
 
 def _numbers(trainer: pl.Trainer) -> dict[str, Any]:
-    """What goes with the progress; a GPU is waited for."""
-    return {
-        name.removeprefix("train/"): f"{value:.3g}" if isinstance(value, float) else value
-        for name, value in trainer.progress_bar_metrics.items()
-    }
+    """What goes with the progress; a GPU is waited for here, and not at every step, as Lightning's own bar does."""
+    found = {name.removeprefix("train/"): value for name, value in trainer.callback_metrics.items()}
+    return {name: f"{float(found[name]):.3g}" for name in SHOWN if name in found}
 
 
 def trained(run: torch.nn.Module) -> dict[str, int]:

@@ -71,7 +71,7 @@ class AutoencoderRun(BaseRun):
             lpips = self.perceptual(result.clamp(0, 1), image)
             loss = loss + self.cfg.perceptual_weight * lpips
             self.log("lpips", lpips)
-        self.log("l1", l1, prog_bar=True)
+        self.log("l1", l1)
         self.log("latent_rms", square.sqrt())
         return loss
 
@@ -99,7 +99,7 @@ class DenoiserRun(BaseRun):
         t, noise = upload(t, z.device), upload(torch.randn(z.shape, generator=generator), z.device)
         output = unconditional(self.denoiser, self.process.noised(z, noise, t), t)
         loss = functional.mse_loss(output.float(), self.process.target(z, noise, t))
-        self.log("mse", loss, prog_bar=True)
+        self.log("mse", loss)
         return loss
 
     def averaged(self) -> dict[str, Tensor]:

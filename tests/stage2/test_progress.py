@@ -42,6 +42,7 @@ def test_the_start_says_what_will_happen(
         lines = [line for line in caplog.messages[first:] if f" of {steps} steps (" in line]
         begun = 0 if steps == 3 else 3
         assert [int(line.split()[0]) for line in lines] == list(range(begun + 1, steps + 1))
+        assert all(", mse " in line for line in lines)
         assert any(line.startswith("2 steps took ") and "peak memory" in line for line in caplog.messages)
         assert said["begins"] == ("fresh, at step 0" if steps == 3 else "goes on after step 3 of 5")
     assert len([line for line in caplog.messages if "last.ckpt" in line and "all 5 steps" in line]) == 1

@@ -248,6 +248,17 @@ def test_dials_at_zero_leave_their_part_in() -> None:
         assert (further.diff(dim=-1).abs().mean() < hr.diff(dim=-1).abs().mean()) == less
 
 
+def test_rows_are_turned_as_they_would_be_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hr, degradation = torch.rand(5, 3, 32, 32, generator=generator), Recipe.named("heavy").sample(generator, 5)
+    dials = torch.tensor([[0.3, 1, 1], [1, 1, 1], [1, 1.7, 1], [1.5, 0.2, 1.8], [1, 1, 0.5]])
+    together = wanted(hr, degradation, dials)
+    assert torch.equal(together[1], hr[1])
+    for row, picture in enumerate(together):
+        alone = wanted(hr[row : row + 1], degradation[row], dials[row : row + 1])[0]
+        assert torch.allclose(picture, alone, atol=1e-6)
+
+
 def test_dials_without_a_head_are_refused_before_training(
     composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ class FakeCuda(TorchDispatchMode):
             return func(*args, **kwargs)
         if func.namespace == "prim":  # asks for the device
             return self.run(func, args, kwargs)
-        if torch.is_inference_mode_enabled() and func._can_decompose():  # where autograd has not taken composites apart
+        if torch.is_inference_mode_enabled() and composite(func):  # where autograd has not taken them apart
             with self:
                 if func is aten.scaled_dot_product_attention.default:
                     return attention(*args, **kwargs)
@@ -146,6 +146,11 @@ READ = {
     aten.index: FakeCuda.masked,
     aten.nonzero: FakeCuda.nonzero,
 }
+
+
+def composite(func: Any) -> bool:
+    """Whether CUDA has no kernel for it."""
+    return func.overloadpacket.__name__ not in NORMS and func._can_decompose()
 
 
 def waits(args: tuple, kwargs: dict[str, Any]) -> bool:
