@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LRS, POSTERIORS, ROUNDINGS = ("float", "deedsr", "dit4sr"), ("mode", "sample"), ("nearest", "down")
 RUNTIMES = ("torch", "onnx")
-SCALES = (1.0, 8.0)
+SCALES, USUAL_SCALE = (1.0, 8.0), 4.0
 Places = str | Path | Sequence[str | Path]
 
 
@@ -76,7 +76,7 @@ class Options:
     picture's own, or ``texts.safetensors`` in it for all alike. text_length: of T5's part of a text, in tokens.
     """
 
-    outscale: float = 4.0
+    outscale: float = USUAL_SCALE
     steps: int | None = None
     sampler: str | None = None
     noise_guidance: tuple[float, int] | None = None
@@ -112,6 +112,8 @@ class Options:
                 raise ValueError(f"{name} is {value:g}; choose a number above 0")
         if self.megapixels is not None and (self.width, self.height) != (None, None):
             raise ValueError("megapixels and a width or height contradict each other; leave one out")
+        if self.outscale != USUAL_SCALE and (self.width, self.height, self.megapixels) != (None, None, None):
+            raise ValueError("outscale and a width, height or megapixels contradict each other; leave one out")
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ValueError(f"steps is {self.steps}; choose a number from 1 to 1000")
         if self.sampler is not None:
@@ -126,6 +128,8 @@ class Options:
             raise ValueError(f"tile is {self.tile}; choose a number of pixels, or 0 to never tile")
         if self.overlap is not None and self.overlap < 0:
             raise ValueError(f"overlap is {self.overlap}; choose a number of pixels from 0 on")
+        if self.tile == 0 and self.overlap is not None:
+            raise ValueError(f"overlap is {self.overlap}, but tile is 0, so that there are no tiles; leave one out")
         if self.colour is not None:
             one_of("colour", self.colour, COLOURS)
         if not 0 <= self.seed < 2**63:

@@ -7,13 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from deedsr import batch, jobs
 from deedsr.files import explain
 from deedsr.options import Options, parse_guidance, parse_size
-from deedsr.pictures.picture import Picture
-from deedsr.restorer import Restorer
 
 
 @pytest.fixture
@@ -292,6 +289,9 @@ def test_a_size_is_parsed():
         ({"width": 0}, "width is 0"),
         ({"megapixels": -1.0}, "megapixels is -1"),
         ({"megapixels": 2, "width": 10}, "contradict each other"),
+        ({"outscale": 2.0, "width": 300}, "outscale and a width, height or megapixels contradict each other"),
+        ({"outscale": 2.0, "megapixels": 1.0}, "contradict each other"),
+        ({"tile": 0, "overlap": 5}, "overlap is 5, but tile is 0"),
         ({"outscale": 0.5}, "from 1 to 8"),
         ({"outscale": float("nan")}, "from 1 to 8"),
         ({"steps": 0}, "steps is 0"),
@@ -314,44 +314,3 @@ def test_guidance_is_parsed():
     for text in ("", "1", "1:x", ":", "1:2:3", "nan"):
         with pytest.raises(ValueError, match="is not W:K"):
             parse_guidance(text)
-
-
-class Broken(Restorer):
-    """Fails at its work."""
-
-    tile = None
-
-    def __init__(self, error: BaseException) -> None:
-        self.error, self.options = error, Options()
-
-    def __call__(self, *_: object) -> Picture:
-        raise self.error
-
-
-def too_large() -> RuntimeError:
-    """What torch says where the CPU's memory is too small."""
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**60, dtype=torch.uint8)
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    "error", [too_large(), MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")]
-)
-def test_a_picture_that_is_too_large_fails_alone(tmp_path, error):
-    read_from = Path(__file__).parent / "data" / "rooftops.png"
-    outcome = batch.attempt(jobs.Job(read_from, tmp_path / "a.png"), Broken(error))
-    assert (outcome.status, outcome.error) == (
-        "failed",
-        f"{read_from}: not enough memory; use smaller tiles, `tile=256`",
-    )
-
-
-@pytest.mark.parametrize(
-    "message",
-    ["CUDA error: an illegal memory access was encountered", "Expected tensors in the same memory format"],
-)
-def test_what_only_speaks_of_memory_is_no_lack_of_it(tmp_path, message):
-    read_from = Path(__file__).parent / "data" / "rooftops.png"
-    with pytest.raises(RuntimeError, match=message):
-        batch.attempt(jobs.Job(read_from, tmp_path / "a.png"), Broken(RuntimeError(message)))

@@ -6,7 +6,9 @@ import datetime
 import logging
 import sys
 from collections import Counter
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property, partial
 from pathlib import Path
 
 import hydra
@@ -17,9 +19,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from deedsr.batch import attempt
-from deedsr.files import sha256
-from deedsr.jobs import Job, make_plan
+from deedsr.batch import Writer
+from deedsr.jobs import Job, Outcome, Saving, make_plan
 from deedsr.ledger import Ledger, content, settings_digest
 from deedsr.models import load_model
 from deedsr.options import DTYPES, Options, one_of
@@ -38,19 +39,10 @@ class Restoration(pl.LightningModule):
     allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
-        self,
-        jobs: list[Job],
-        ledger: Ledger,
-        ckpt: str,
-        options: Options,
-        dtype: torch.dtype,
-        compiled: bool,
-        low_memory: bool,
+        self, jobs: list[Job], ledger: Ledger, saving: Saving, make_restorer: Callable[[torch.device], Restorer]
     ) -> None:
         super().__init__()
-        self.jobs, self.ledger = jobs, ledger
-        self.ckpt, self.options, self.kind, self.compiled = ckpt, options, dtype, compiled
-        self.low_memory = low_memory
+        self.jobs, self.ledger, self.saving, self.make_restorer = jobs, ledger, saving, make_restorer
         self.counts: Counter[str] = Counter()
 
     def setup(self, stage: str) -> None:
@@ -66,27 +58,27 @@ class Restoration(pl.LightningModule):
     @cached_property
     def restorer(self) -> Restorer:
         """Loaded at the first picture that needs it."""
-        model = load_model(self.ckpt, dtype=self.kind)
-        restorer = Restorer(model, self.options, self.compiled, self.trainer.strategy.root_device, self.low_memory)
-        if self.options.seed and not restorer.settings.noisy:
-            log.warning("options.seed changes nothing: this model restores without noise")
-        if self.low_memory and restorer.device.type == "cpu":
-            log.warning("low_memory changes nothing: the model runs on the CPU")
-        return restorer
+        return self.make_restorer(self.trainer.strategy.root_device)
 
-    def predict_step(self, number: int) -> str:
-        job = self.jobs[number]
-        source = sha256(job.source) if job.source.is_file() else ""
-        outcome = attempt(job, self.restorer)
+    @cached_property
+    def writer(self) -> Writer:
+        return Writer(self.report, self.saving, self.ledger, self.global_rank)
+
+    def report(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         if outcome.error is None:
-            self.ledger.add(job, source, self.global_rank)
-            log.info("%s -> %s (%.1f s)", job.source, job.target, outcome.seconds)
+            log.info("%s -> %s (%.1f s)", outcome.source, outcome.target, outcome.seconds)
             for note in outcome.notes:
                 log.warning(note)
         else:
             log.error(outcome.error)
-        return outcome.status
+
+    def predict_step(self, number: int) -> int:
+        self.writer.restore(self.jobs[number], self.restorer)
+        return number
+
+    def on_predict_end(self) -> None:
+        self.writer.close()
 
     def totals(self) -> dict[str, int]:
         """`counts` of all ranks together, once all are done."""
@@ -94,6 +86,16 @@ class Restoration(pl.LightningModule):
         if self.group is not None:
             distributed.all_reduce(numbers, group=self.group)
         return dict(zip(STATUSES, numbers.tolist(), strict=True))
+
+
+def load(cfg: DictConfig, options: Options, dtype: torch.dtype, device: torch.device) -> Restorer:
+    """The restorer on a device; what of the words changes nothing is said."""
+    restorer = Restorer(load_model(cfg.ckpt, dtype=dtype), options, cfg.compile, device, cfg.low_memory)
+    if options.seed and not restorer.settings.noisy:
+        log.warning("options.seed changes nothing: this model restores without noise")
+    if cfg.low_memory and device.type == "cpu":
+        log.warning("low_memory changes nothing: the model runs on the CPU")
+    return restorer
 
 
 def restore(cfg: DictConfig) -> dict[str, int]:
@@ -105,12 +107,13 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
     options = Options(**plain(cfg.options))
     dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
-    plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext)
+    plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext, frames=cfg.frames)
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
-    settings = {**content(options), "dtype": cfg.dtype}
+    saving = Saving(cfg.quality, cfg.strip, cfg.keep_times)
+    settings = {**content(options), **asdict(saving), "dtype": cfg.dtype}
     ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
-    run = Restoration(plan.jobs, ledger, cfg.ckpt, options, dtype, cfg.compile, cfg.low_memory)
+    run = Restoration(plan.jobs, ledger, saving, partial(load, cfg, options, dtype))
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False
     )

@@ -126,6 +126,23 @@ def test_a_bad_picture_is_counted_and_the_rest_goes_on(
     assert run(f"input=[{inputs / 'a.png'},{inputs / 'none.png'}]") == {"restored": 0, "kept": 1, "failed": 1}
 
 
+def test_outputs_are_written_as_asked_for(run: Run, inputs: Path) -> None:
+    frames = [Image.new("RGB", (10, 12), (value, 0, 0)) for value in (0, 100)]
+    frames[0].save(inputs / "t.tif", save_all=True, append_images=frames[1:])
+    os.utime(inputs / "a.png", (1_000_000_000, 1_000_000_000))
+    words = ["ext=jpg", "quality=20", "keep_times=true", "frames=true"]
+    assert run(*words)["restored"] == 5
+    assert sorted(path.name for path in (inputs.parent / "out").glob("t-*")) == ["t-1.jpg", "t-2.jpg"]
+    output = inputs.parent / "out" / "a.jpg"
+    assert output.stat().st_mtime == 1_000_000_000
+    with Image.open(output) as image:
+        assert max(image.quantization[0]) > 100
+    assert run(*words)["kept"] == 5
+    assert run(*words, "strip=true")["restored"] == 5
+    with pytest.raises(ValueError, match="quality is 0"):
+        run("quality=0")
+
+
 def test_low_memory_on_a_cpu_says_that_it_changes_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert run("low_memory=true")["restored"] == 3
     assert "low_memory changes nothing: the model runs on the CPU" in caplog.text
