@@ -80,7 +80,8 @@ class Restorer:
     ) -> Restorer:
         """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
-        device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``. Raises ValueError for what can't be had.
+        device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``. compile, low_memory: as above. Raises
+        ValueError for what can't be had.
         """
         kind = getattr(torch, one_of("dtype", dtype, DTYPES))
         return cls(load_model(name, dtype=kind, runtime=runtime), options, compile, pick_device(device), low_memory)

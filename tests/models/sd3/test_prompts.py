@@ -25,6 +25,7 @@ from deedsr.models.sd3.encoders import KINDS, Encoder, embed
 from deedsr.models.sd3.prompts import NEGATIVE, read_captions
 from deedsr.options import Options
 from deedsr.restorer import Restorer
+from deedsr.training.fake_cuda.device import fake_cuda
 
 CPU = torch.device("cpu")
 
@@ -77,6 +78,16 @@ def test_two_captions_of_a_file_give_what_two_runs_give(folder: Path) -> None:
         assert torch.equal(both(folder / name).rgb, alone)
         assert torch.equal(both(Image.open(folder / name), name=folder / "sub" / name).rgb, alone)
     assert not torch.equal(restored(folder, "a.png", caption="a tree"), restored(folder, "a.png", caption="a car"))
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_where_memory_is_low_texts_are_embedded_on_the_cpu(folder: Path, low_memory: bool) -> None:
+    """In half precision T5-XXL is 9.5 GB."""
+    with fake_cuda() as gpu:
+        options = Options(steps=1, caption="a car", tile=0)
+        restorer = Restorer.from_pretrained(str(folder / "model"), options, "cuda", low_memory=low_memory)
+        assert (gpu.launches["embedding"] == 0) is low_memory
+        assert restorer(folder / "a.png").size == (36, 48)
 
 
 def test_guidance_of_1_is_no_negative_text(folder: Path) -> None:
