@@ -45,7 +45,7 @@ class Restorer:
         device: torch.device | None = None,
         low_memory: bool = False,
     ) -> None:
-        """compile: the network, which takes minutes at the first picture, and again for tiles of another size.
+        """compile: `model`, in place and for pictures of any size, which takes minutes at the first one.
 
         device: to move the model to, once the encoders of texts are gone from there; its own where None.
         low_memory: each part lies there only while it works, and on the CPU otherwise, where texts are embedded as
@@ -61,8 +61,10 @@ class Restorer:
         model.to(home)
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
-        self.predict = torch.compile(model.denoise) if compile else model.denoise
         self.groups = Groups(self.options.batch or BATCH.get(self.device.type, 1))
+        self.compiled = compile
+        if compile:
+            model.compile(dynamic=True)
         self.reference = self._mean_vector(self.options.references) if self.options.references else None
         if not self.options.dials.neutral:
             self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE))  # refuses what doesn't fit
@@ -246,8 +248,10 @@ class Restorer:
 
     def _denoise(self, x_t: Tensor, t: Tensor, condition: Condition, group: list[Window]) -> Tensor:
         """The network's prediction (N, C, h, w) for windows of x_t (1, C, H, W) at time t (1,)."""
-        part = join([condition.crop(window) for window in group])
-        return self.predict(self._cut(x_t, group), t.expand(len(group)), part)
+        part, cut = join([condition.crop(window) for window in group]), self._cut(x_t, group)
+        for latent in (cut, part.z_lr) if self.compiled else ():
+            torch._dynamo.maybe_mark_dynamic(latent, (2, 3))  # or pictures would have to stay square where the first is
+        return self.model.denoise(cut, t.expand(len(group)), part)
 
     def _cut(self, image: Tensor, group: list[Window]) -> Tensor:
         """Windows of one image (1, C, H, W) as a batch (N, C, h, w) in the network's dtype."""

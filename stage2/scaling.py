@@ -25,7 +25,8 @@ def prepare(
     """Apply the options to `model`, in place; names of parameters stay as they are.
 
     frozen_dtype: how the frozen parts are stored. recompute: whether the blocks' activations are computed again in the
-    backward pass instead of being kept. compiled: arguments of `torch.compile`, or None to leave it.
+    backward pass instead of being kept. compiled: arguments of `torch.compile`, for what predicts and for the
+    autoencoder's encoder, which takes longer; None to leave it.
     """
     if frozen_dtype not in FROZEN_DTYPES:
         raise ValueError(f"unknown frozen_dtype {frozen_dtype!r}; there are: {', '.join(FROZEN_DTYPES)}")
@@ -36,9 +37,8 @@ def prepare(
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compiled is not None:
-        for network in model.children():
-            if any(parameter.requires_grad for parameter in network.parameters()):
-                network.compile(**compiled)
+        model.compile(**compiled)
+        model.vae.encoder.compile(**compiled)
 
 
 def store_frozen(model: nn.Module, dtype: torch.dtype) -> None:

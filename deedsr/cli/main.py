@@ -134,7 +134,7 @@ def restore(
         bool, typer.Option("--frames", help="All pictures of a file with several, not the first.")
     ] = False,
     recursive: Annotated[bool, typer.Option(help="Folders in folders, too.")] = True,
-    compile: Annotated[bool, typer.Option("--compile", help="Takes minutes, then is faster at many pictures.")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="Takes minutes once, for many pictures on a GPU.")] = False,
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="Keep on the GPU only the part that works: slower, for small GPUs.")
     ] = False,

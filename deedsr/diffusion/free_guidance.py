@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from deedsr.diffusion.process import Process
+
 
 @dataclass(frozen=True)
 class FreeGuidance:
@@ -26,11 +28,12 @@ class FreeGuidance:
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"guidance lasts from a higher to a lower noise level in [0, 1], not {self}")
 
-    def at(self, sigma: Tensor) -> bool:
-        """Whether it acts at the noise levels `sigma` (B,); a GPU is asked for them only where they matter."""
+    def at(self, process: Process, t: Tensor) -> FreeGuidance:
+        """What it is at times t (B,) of a process, without an interval; a GPU is asked for them only if it has one."""
         if self.scale == 1 or (self.low <= 0 and self.high >= 1):
-            return self.scale != 1
-        return self.low <= float(sigma.max()) <= self.high
+            return self
+        acts = self.low <= float(process.levels(t)[1].max()) <= self.high
+        return FreeGuidance(self.scale if acts else 1.0)
 
     def lead(self, outputs: Tensor) -> Tensor:
         """u from what the network says of a batch twice, (2B, C, h, w), u_neg first: (B, C, h, w)."""

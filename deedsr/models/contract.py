@@ -45,6 +45,10 @@ class Condition(Protocol):
         """The condition of one tile, `window` in latent pixels: what is global stays, what has a place is cut."""
         ...
 
+    def at(self, process: Process, t: Tensor) -> Condition:
+        """The condition at times t (B,), where guidance acts or doesn't; see `FreeGuidance.at`."""
+        ...
+
 
 Known = TypeVar("Known", bound=Condition)
 
@@ -147,9 +151,13 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
         """That of `settings` which is this model's: by text, or by the degradation."""
         return settings.text if self.takes_text else settings.degradation
 
-    @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, condition: Known) -> Tensor:
         """The network's prediction for x_t (B, C, h, w) at the process's times t (B,), in its parameterisation."""
+        return self(x_t, t, condition.at(self.process, t))
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, condition: Known) -> Tensor:
+        """As `denoise`, with a guidance that acts at any t, or none: one graph, which `compile` compiles in place."""
 
     @abstractmethod
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,4 +1,4 @@
-"""`denoise` for compilers: one graph without breaks, of every picture size."""
+"""Denoising for compilers: one graph without breaks, of every picture size."""
 
 from __future__ import annotations
 
@@ -9,32 +9,55 @@ import torch
 from torch import Tensor
 
 from deedsr.diffusion.free_guidance import FreeGuidance
-from deedsr.models.contract import RestorationModel, Text
+from deedsr.models.contract import Text
+from deedsr.models.deedsr.model import DeeDSR
+from deedsr.models.sd3.dit4sr import DiT4SR
+from deedsr.options import Options
+from deedsr.restorer import Restorer
 
 
-@pytest.fixture(params=["DeeDSR", "DiT4SR"])
-def model(request: pytest.FixtureRequest) -> RestorationModel:
-    if request.param == "DeeDSR":
-        return request.getfixturevalue("tiny_model")
-    model = request.getfixturevalue("tiny_dit4sr")
-    model.set_texts(*(Text(torch.randn(1, 6, 48), torch.randn(1, 40)) for _ in range(2)))
-    return model
+@pytest.fixture
+def graphs() -> list[torch.fx.GraphModule]:
+    """What `backend` has been given."""
+    torch._dynamo.reset()
+    return []
 
 
-def test_denoise_is_one_graph_of_every_picture_size(model: RestorationModel) -> None:
-    graphs: list[torch.fx.GraphModule] = []
+@pytest.fixture
+def backend(graphs: list[torch.fx.GraphModule]) -> Callable:
+    """Compiles nothing, and counts."""
 
-    def backend(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
+    def keep(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable:
         graphs.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()
-    compiled = torch.compile(model.denoise, backend=backend, fullgraph=True, dynamic=True)
-    guidance = FreeGuidance(3.0 if model.takes_text else 1.0)
+    return keep
+
+
+def test_restoring_three_sizes_compiles_once(
+    tiny_model: DeeDSR, graphs: list[torch.fx.GraphModule], backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first one is square; on a CPU small convolutions are other kernels, and here all are."""
+    pictures = [torch.rand(1, 3, height, width) for height, width in [(40, 40), (44, 60), (56, 28)]]
+    plain = [Restorer(tiny_model, Options(steps=1)).restore(lr) for lr in pictures]
+    compile = tiny_model.compile
+    monkeypatch.setattr(tiny_model, "compile", lambda **words: compile(backend=backend, fullgraph=True, **words))
+    restorer = Restorer(tiny_model, Options(steps=1), compile=True)
+    for lr, expected in zip(pictures, plain, strict=True):
+        assert torch.allclose(restorer.restore(lr), expected, atol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_denoising_guided_in_an_interval_is_one_graph_of_every_size(
+    tiny_dit4sr: DiT4SR, graphs: list[torch.fx.GraphModule], backend: Callable
+) -> None:
+    model, t, guidance = tiny_dit4sr, torch.tensor([300, 800]), FreeGuidance(3.0, 0.1, 0.9)
+    model.set_texts(*(Text(torch.randn(1, 6, 48), torch.randn(1, 40)) for _ in range(2)))
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
     for height, width in [(20, 28), (28, 8), (12, 24)]:  # none of which is a number of channels
         z_lr, x_t = torch.randn(2, 2, model.channels, height, width)
-        lr = torch.rand(2, 3, height * model.factor // 4, width * model.factor // 4)
         with torch.inference_mode():
-            known = x_t, torch.tensor([300, 800]), model.condition(lr, z_lr, guidance=guidance)
-            assert torch.allclose(compiled(*known), model.denoise(*known), atol=1e-5)
+            condition = model.condition(z_lr, z_lr, guidance=guidance)
+            expected = model.denoise(x_t, t, condition)
+            assert torch.allclose(compiled(x_t, t, condition.at(model.process, t)), expected, atol=1e-5)
     assert len(graphs) == 1

@@ -46,6 +46,9 @@ class DeeDSRCondition:
     def crop(self, window: Window) -> DeeDSRCondition:
         return replace(self, z_lr=self.z_lr[window.slices])
 
+    def at(self, process: Process, t: Tensor) -> DeeDSRCondition:
+        return replace(self, guidance=self.guidance.at(process, t))
+
 
 class Maps:
     """The local-detail maps of the call under way, from the finest level on, and its vector; kept until backward."""
@@ -227,9 +230,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         null = None if guidance.scale == 1 else self._told(self.null(len(z_lr)))
         return DeeDSRCondition(z_lr, told, null, guidance)
 
-    def denoise(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
         z_lr, guidance = condition.z_lr, condition.guidance
-        if condition.null is None or not guidance.at(self.process.levels(t)[1]):
+        if condition.null is None or guidance.scale == 1:
             return self._predict(x_t, t, z_lr, condition.told)
         told = join([condition.null, condition.told])
         return guidance.lead(self._predict(torch.cat([x_t, x_t]), t.repeat(2), z_lr.repeat(2, 1, 1, 1), told))

@@ -56,6 +56,9 @@ class SD3Condition:
     def crop(self, window: Window) -> SD3Condition:
         return replace(self, z_lr=self.z_lr[window.slices])
 
+    def at(self, process: Process, t: Tensor) -> SD3Condition:
+        return replace(self, guidance=self.guidance.at(process, t))
+
 
 class SD3Restoration(RestorationModel[SD3Condition]):
     """A frozen transformer of Stable Diffusion 3 and the trained part of a subclass.
@@ -180,12 +183,11 @@ class SD3Restoration(RestorationModel[SD3Condition]):
             raise ValueError(f"the text has {lengths[0]} tokens, the negative one {lengths[1]}: embed both alike")
         return SD3Condition(z_lr, text, negative, guidance)
 
-    def denoise(self, x_t: Tensor, t: Tensor, condition: SD3Condition) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: SD3Condition) -> Tensor:
         """u = ε − x0; where `condition` is guided, from one call on the batch twice: negative texts, then positive."""
-        sigma = self.process.levels(t)[1]  # (B,)
-        time = (self.process.steps * sigma).to(x_t.device, torch.float32)
+        time = (self.process.steps * self.process.levels(t)[1]).to(x_t.device, torch.float32)
         guidance, negative = condition.guidance, condition.negative
-        if negative is None or not guidance.at(sigma):
+        if negative is None or guidance.scale == 1:
             return self.predict(x_t, time, condition.text, condition.z_lr)
         texts = join([negative, condition.text])
         outputs = self.predict(torch.cat([x_t, x_t]), time.repeat(2), texts, condition.z_lr.repeat(2, 1, 1, 1))
