@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from mmap import ACCESS_COPY, mmap
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -27,6 +27,9 @@ NORMS = ("native_layer_norm", "native_group_norm", "_fused_rms_norm")
 ATTENTION = ("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention")
 ONE_DTYPE = {*PRODUCTS, *NORMS, *ATTENTION, "lerp", "lerp_"}
 """Operations whose kernels take tensors of a single dtype; fake ones let others pass."""
+
+SMALL = 2**16
+"""Bytes; less on the CPU is not worth a mapping of its own."""
 
 
 class FakeCuda(TorchDispatchMode):
@@ -136,7 +139,10 @@ class FakeCuda(TorchDispatchMode):
 def untouched(tensor: FakeTensor) -> Tensor:
     """Zeros, or True, of its shape, strides and dtype; memory that nobody writes to is never taken."""
     size = tensor.untyped_storage().nbytes()
-    flat = torch.from_numpy(np.zeros(size, np.uint8)).view(tensor.dtype)
+    if size < SMALL:
+        flat = torch.zeros(size, dtype=torch.uint8).view(tensor.dtype)
+    else:
+        flat = torch.frombuffer(mmap(-1, size, access=ACCESS_COPY), dtype=tensor.dtype)
     flat = flat.logical_not_() if tensor.dtype == torch.bool else flat
     return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
