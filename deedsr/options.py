@@ -15,6 +15,8 @@ COLOURS = ("wavelet", "adain", "none")
 SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
 SPACINGS = ("leading", "trailing", "linspace")
 DTYPES = ("float32", "bfloat16", "float16")
+AUTO_OR_DTYPES = ("auto", *DTYPES)
+"""`deedsr.models.pick_dtype` says what ``auto`` is."""
 DEVICES = ("auto", "cpu", "cuda", "mps")
 LRS, POSTERIORS, ROUNDINGS = ("float", "deedsr", "dit4sr"), ("mode", "sample"), ("nearest", "down")
 RUNTIMES = ("torch", "onnx")

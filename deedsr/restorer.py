@@ -16,11 +16,11 @@ from deedsr.devices import borrowed, pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
 from deedsr.layout import Layout
-from deedsr.models import load_model
+from deedsr.models import load_model, pick_dtype
 from deedsr.models.contract import Condition, RestorationModel, Text
 from deedsr.models.frozen.latents import unsigned
 from deedsr.nested import join
-from deedsr.options import DTYPES, Options, one_of
+from deedsr.options import Options
 from deedsr.pictures.found import pictures
 from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.randomness import content_seed
@@ -75,18 +75,19 @@ class Restorer:
         name: str = "built-in",
         options: Options | None = None,
         device: str = "auto",
-        dtype: str = "float32",
+        dtype: str = "auto",
         compile: bool = False,
         runtime: str = "torch",
         low_memory: bool = False,
     ) -> Restorer:
         """A restorer with weights: ``built-in``, ``built-in-dit``, a model folder, a checkpoint or a hub id.
 
-        device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``. compile, low_memory: as above. Raises
-        ValueError for what can't be had.
+        device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``; see `deedsr.models.pick_dtype`. compile,
+        low_memory: as above. Raises ValueError for what can't be had.
         """
-        kind = getattr(torch, one_of("dtype", dtype, DTYPES))
-        return cls(load_model(name, dtype=kind, runtime=runtime), options, compile, pick_device(device), low_memory)
+        place = pick_device(device)
+        model = load_model(name, dtype=pick_dtype(dtype, name, place), runtime=runtime)
+        return cls(model, options, compile, place, low_memory)
 
     def __call__(
         self,

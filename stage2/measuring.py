@@ -72,7 +72,7 @@ def validate(cfg: DictConfig) -> str:
     else:
         samples = of_folder(Path(cfg.data), *numbers)
     evaluator = Evaluator(PROTOCOL, names)
-    outputs = restored(Restorer.from_pretrained(cfg.model, Options(), cfg.device), samples)
+    outputs = restored(Restorer.from_pretrained(cfg.model, Options(), cfg.device, "float32"), samples)
     report = evaluator.run(outputs, len(outputs), extra_rows=False)
     row = Row(0, means(report), colours(outputs))
     lines = [["", *heads(names)], ["---"] * (len(names) + 5), [str(cfg.model), *row.cells(names)]]

@@ -48,7 +48,7 @@ class Desk:
     folder: for results; who opens the desk removes it. device, dtype, runtime: as of `Restorer.from_pretrained`.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", dtype: str = "float32", runtime: str = "torch") -> None:
+    def __init__(self, folder: Path, device: str = "auto", dtype: str = "auto", runtime: str = "torch") -> None:
         self.folder, self.place = folder, (device, dtype, runtime)
         self._restorer: tuple[str, Restorer] | None = None
         self._diagnoser: tuple[str, Diagnoser] | None = None

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from deedsr.options import DEVICES, DTYPES, RUNTIMES, one_of
+from deedsr.options import AUTO_OR_DTYPES, DEVICES, RUNTIMES, one_of
 
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -28,7 +28,7 @@ def app_command(
     share: Annotated[bool, typer.Option("--share", help="Let Gradio's servers show it to the world.")] = False,
     upload_limit: Annotated[int, typer.Option(min=1, metavar="MB", help="Of one file.")] = 100,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
-    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(AUTO_OR_DTYPES)}: as of `restore`.")] = "auto",
     runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES))] = "torch",
 ) -> int:
     """Serve a page that restores the pictures dropped on it, until Ctrl-C. Pictures are removed at the end.
@@ -36,7 +36,7 @@ def app_command(
     Whoever can reach the page can use it. Nothing is sent or fetched elsewhere, unless --share.
     """
     one_of("device", device.partition(":")[0], DEVICES)
-    one_of("dtype", dtype, DTYPES)
+    one_of("dtype", dtype, AUTO_OR_DTYPES)
     one_of("runtime", runtime, RUNTIMES)
     if runtime == "onnx" and device == "auto":
         device = "cpu"

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +24,17 @@ from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
 from deedsr.files import check_python, explain, one_line, show_any_name
 from deedsr.ledger import Ledger, content, remembered, settings_digest
-from deedsr.options import COLOURS, DEVICES, DTYPES, SAMPLERS, SPACINGS, Options, one_of, parse_guidance, parse_size
+from deedsr.options import (
+    AUTO_OR_DTYPES,
+    COLOURS,
+    DEVICES,
+    SAMPLERS,
+    SPACINGS,
+    Options,
+    one_of,
+    parse_guidance,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from deedsr.restorer import Restorer
@@ -118,7 +128,9 @@ def restore(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
-    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help=f"{', '.join(AUTO_OR_DTYPES)}; auto: bfloat16 for large models on a GPU, else float32.")
+    ] = "auto",
     runtime: Annotated[str, typer.Option(help="torch, or onnx for a model that was exported so.")] = "torch",
     suffix: Annotated[str, typer.Option(help="Put between an output's stem and extension.")] = "",
     ext: Annotated[str | None, typer.Option(help="Extension of outputs [default: the input's].")] = None,
@@ -158,16 +170,20 @@ def restore(
         width, height, megapixels, caption, captions, negative, embeddings,
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
-    one_of("dtype", dtype, DTYPES)
+    one_of("dtype", dtype, AUTO_OR_DTYPES)
+    if (runtime, device) == ("onnx", "auto"):
+        device = "cpu"
     saving = jobs.Saving(quality, strip, keep_times)
     plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
     quiet = as_json or output == jobs.STDIO
     folder = output.parent if any(job.target == output for job in plan.jobs) else output
-    ledger = Ledger(folder, partial(_digest, model, options, dtype, runtime, saving), remembered(folder))
+    taken = cache(partial(_taken, model, device, dtype))
+    ledger = Ledger(folder, lambda: _digest(model, options, taken(), runtime, saving), remembered(folder))
     load = partial(_load, model, options, device, dtype, compile, runtime, low_memory)
     outcomes = run(plan, load, overwrite, quiet, saving, ledger)
     if as_json or not quiet:
-        how = {"model": model, "device": device, "dtype": dtype, "runtime": runtime, **asdict(options)}
+        how = {"model": model, "device": device, "runtime": runtime, **asdict(options)}
+        how |= {"dtype": taken()} if as_json else {}
         print_summary(plan, outcomes, how, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
@@ -178,10 +194,8 @@ def _load(
     """Imported when it is needed: it takes seconds."""
     from deedsr.restorer import Restorer
 
-    if runtime == "onnx":
-        if compile:
-            raise ValueError("ONNX graphs are compiled as they are: leave --compile out")
-        device = "cpu" if device == "auto" else device
+    if runtime == "onnx" and compile:
+        raise ValueError("ONNX graphs are compiled as they are: leave --compile out")
     restorer = Restorer.from_pretrained(model, options, device, dtype, compile, runtime, low_memory)
     if options.seed and not restorer.settings.noisy:
         typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
@@ -190,6 +204,14 @@ def _load(
     if restorer.note is not None:
         typer.echo(f"deedsr: {in_flags(restorer.note)}", err=True)
     return restorer
+
+
+def _taken(model: str, device: str, dtype: str) -> str:
+    """What a word for a dtype means; imported when it is needed."""
+    from deedsr.devices import pick_device
+    from deedsr.models import pick_dtype
+
+    return str(pick_dtype(dtype, model, pick_device(device))).removeprefix("torch.")
 
 
 def _digest(model: str, options: Options, dtype: str, runtime: str, saving: jobs.Saving) -> str:

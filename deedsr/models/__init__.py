@@ -13,7 +13,7 @@ from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, model_place
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
-from deedsr.options import RUNTIMES, one_of
+from deedsr.options import AUTO_OR_DTYPES, RUNTIMES, one_of
 
 __all__ = [
     "RestorationModel",
@@ -22,6 +22,7 @@ __all__ = [
     "export",
     "further",
     "load_model",
+    "pick_dtype",
     "random_model",
     "skeleton",
     "trainable_model",
@@ -31,6 +32,8 @@ __all__ = [
 SYSTEMS: tuple[System[Any, Any], ...] = (DEEDSR, DIT4SR, SD3_CONTROLNET)
 BY_NAME = {system.name: system for system in SYSTEMS}
 SIZES = {name: size for system in SYSTEMS for name, size in system.sizes.items()}
+LARGE = 200e6
+"""Parameters from which on a model keeps a GPU at work."""
 
 
 def load_model(
@@ -56,6 +59,22 @@ def load_model(
         return _system(place).load_onnx(place)
     at_once = torch.device(device).type == "cuda"  # else it would wait for each of hundreds of tensors
     return _system(place).load(place).to(device, dtype, non_blocking=at_once).requires_grad_(False)
+
+
+def pick_dtype(dtype: str, name: str | Path, device: torch.device) -> torch.dtype:
+    """The dtype that a word means for the model called `name`, see `load_model`, on a device.
+
+    ``auto`` is bfloat16 for large models on GPUs that compute in it: no difference that can be seen, half the memory.
+    Else it is float32: small models wait for the CPU there, and are no faster in bfloat16, and nor are CPUs. Raises
+    ValueError for an unknown word.
+    """
+    if one_of("dtype", dtype, AUTO_OR_DTYPES) != "auto":
+        return getattr(torch, dtype)
+    if device.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32
+    place = model_place(name)
+    parameters = sum(parameter.numel() for parameter in _system(place).skeleton(place).parameters())
+    return torch.bfloat16 if parameters >= LARGE else torch.float32
 
 
 def describe(name: str = BUILT_IN) -> dict[str, int]:

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from deedsr.batch import Writer
 from deedsr.jobs import Job, Outcome, Saving, make_plan
 from deedsr.ledger import Ledger, content, settings_digest
-from deedsr.models import load_model
-from deedsr.options import DTYPES, Options, one_of
+from deedsr.models import load_model, pick_dtype
+from deedsr.options import Options
 from deedsr.restorer import Restorer
 from deedsr.training.command import plain
 
@@ -91,6 +91,7 @@ class Restoration(pl.LightningModule):
 def load(cfg: DictConfig, options: Options, dtype: torch.dtype, device: torch.device) -> Restorer:
     """The restorer on a device; what of the words changes nothing is said."""
     restorer = Restorer(load_model(cfg.ckpt, dtype=dtype), options, cfg.compile, device, cfg.low_memory)
+    log.info("restoring in %s on %s", str(dtype).removeprefix("torch."), device)
     if options.seed and not restorer.settings.noisy:
         log.warning("options.seed changes nothing: this model restores without noise")
     if cfg.low_memory and device.type == "cpu":
@@ -106,17 +107,17 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     output = Path(cfg.output)
     inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
     options = Options(**plain(cfg.options))
-    dtype = getattr(torch, one_of("dtype", cfg.dtype, DTYPES))
     plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext, frames=cfg.frames)
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
     saving = Saving(cfg.quality, cfg.strip, cfg.keep_times)
-    settings = {**content(options), **asdict(saving), "dtype": cfg.dtype}
-    ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
-    run = Restoration(plan.jobs, ledger, saving, partial(load, cfg, options, dtype))
     trainer: pl.Trainer = hydra.utils.instantiate(
         cfg.trainer, logger=False, enable_checkpointing=False, use_distributed_sampler=False
     )
+    dtype = pick_dtype(cfg.dtype, cfg.ckpt, trainer.strategy.root_device)
+    settings = {**content(options), **asdict(saving), "dtype": str(dtype).removeprefix("torch.")}
+    ledger = Ledger(output, settings_digest(cfg.ckpt, settings))
+    run = Restoration(plan.jobs, ledger, saving, partial(load, cfg, options, dtype))
     trainer.predict(run, return_predictions=False)
     totals = run.totals()
     totals["failed"] += len(plan.failed)

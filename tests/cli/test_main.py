@@ -163,6 +163,7 @@ def test_the_degradation_of_other_pictures(capsys, tmp_path, tiny_model_folder):
         extra = [] if place is None else ["--degradation-of", place]
         code, summary, err = restore(capsys, tiny_model_folder, source, "-o", tmp_path / "out", "--overwrite", *extra)
         assert (code, err) == (0, "")
+        assert summary["options"]["dtype"] == "float32"  # what auto is on a CPU
         assert summary["options"]["degradation_of"] == (None if place is None else [str(place)])
         outputs.append((tmp_path / "out/in.png").read_bytes())
     plain, own, others, folder = outputs

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from deedsr import models
 from deedsr.models import RestorationModel
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.model import SD3Restoration
@@ -91,3 +93,19 @@ def test_a_part_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(model, "phases", lambda: phases)
         with pytest.raises(RuntimeError, match="device"):
             Restorer(model, Options(steps=1), device=CUDA, low_memory=True).restore(LR)
+
+
+def test_large_models_restore_in_bfloat16_unless_told_otherwise(
+    tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = str(tiny_model_folder)
+    with fake_cuda():
+        small = Restorer.from_pretrained(name)
+        monkeypatch.setattr(models, "LARGE", 1000)
+        large, told = Restorer.from_pretrained(name), Restorer.from_pretrained(name, dtype="float32")
+    assert [(one.device.type, one.dtype) for one in (small, large, told)] == [
+        ("cuda", torch.float32),
+        ("cuda", torch.bfloat16),
+        ("cuda", torch.float32),
+    ]
+    assert Restorer.from_pretrained(name, device="cpu").dtype == torch.float32
