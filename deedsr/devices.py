@@ -31,6 +31,21 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError where `torch.compile` finds nothing to compile with for a device."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # each takes seconds
+    from torch.utils._triton import has_triton
+
+    cuda = device.type == "cuda"
+    try:
+        found = has_triton() if cuda else bool(get_cpp_compiler())
+    except RuntimeError:
+        found = False
+    if not found:
+        needed = "Triton, and a GPU that it knows" if cuda else "a C++ compiler"
+        raise ValueError(f"compiling needs {needed}, which is not here: install that, or leave `compile` out")
+
+
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on another device; without waiting for a GPU, which has first to do all it was told."""
     if device.type == "cuda":

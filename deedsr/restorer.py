@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr import colour
-from deedsr.devices import borrowed, pick_device, upload
+from deedsr.devices import borrowed, check_compiler, pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
 from deedsr.layout import Layout
@@ -86,6 +86,8 @@ class Restorer:
         low_memory: as above. Raises ValueError for what can't be had.
         """
         place = pick_device(device)
+        if compile:
+            check_compiler(place)
         model = load_model(name, dtype=pick_dtype(dtype, name, place), runtime=runtime)
         return cls(model, options, compile, place, low_memory)
 

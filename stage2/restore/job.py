@@ -20,6 +20,7 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from deedsr.batch import Writer
+from deedsr.devices import check_compiler
 from deedsr.jobs import Job, Outcome, Saving, make_plan
 from deedsr.ledger import Ledger, content, settings_digest
 from deedsr.models import load_model, pick_dtype
@@ -90,6 +91,8 @@ class Restoration(pl.LightningModule):
 
 def load(cfg: DictConfig, options: Options, dtype: torch.dtype, device: torch.device) -> Restorer:
     """The restorer on a device; what of the words changes nothing is said."""
+    if cfg.compile:
+        check_compiler(device)
     restorer = Restorer(load_model(cfg.ckpt, dtype=dtype), options, cfg.compile, device, cfg.low_memory)
     log.info("restoring in %s on %s", str(dtype).removeprefix("torch."), device)
     if options.seed and not restorer.settings.noisy:

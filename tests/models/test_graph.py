@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 from deedsr.diffusion.free_guidance import FreeGuidance
@@ -46,6 +47,13 @@ def test_restoring_three_sizes_compiles_once(
     for lr, expected in zip(pictures, plain, strict=True):
         assert torch.allclose(restorer.restore(lr), expected, atol=1e-4)
     assert len(graphs) == 1
+
+
+def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setenv("CXX", "/nowhere/cl")
+    with pytest.raises(ValueError, match=r"compiling needs a C\+\+ compiler, which is not here: .* `compile` out"):
+        Restorer.from_pretrained(device="cpu", compile=True)
 
 
 def test_denoising_guided_in_an_interval_is_one_graph_of_every_size(
