@@ -1,8 +1,7 @@
 """Distil a trained model into one that needs few steps: train the result of sampling itself.
 
     python -m stage2.distill data.roots=[PHOTOS] init=FOLDER +model.overrides.defaults.guidance=[0.35,1]
-    python -m stage2.distill data.roots=[PHOTOS] init=FOLDER model=sd21 crop=512 batch=16 optimizer.lr=1e-5 \\
-        '+model.overrides.defaults={steps: 2, eta: 0, spacing: trailing, guidance: [0.2, 1]}'
+    python -m stage2.distill experiment=distill_sd21 data.roots=[PHOTOS] init=FOLDER
 
 The trained part starts as that of FOLDER; base, encoder and how to sample (the model's defaults: steps, start,
 guidance) are the configuration's. The student samples in training as later in use, and what comes out is compared with

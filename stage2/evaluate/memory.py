@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from deedsr import models
 from deedsr.data.batch import Batch, Crops
 from deedsr.diffusion.process import Process
+from deedsr.diffusion.sampler import Settings
 from deedsr.files import write_json, write_text
 from deedsr.geometry import SCALE
 from deedsr.models.contract import Text
@@ -33,15 +34,11 @@ from stage2 import from_config
 from stage2.base import modules as base
 from stage2.base.sizes import base_config
 from stage2.distill.student import student_run
+from stage2.evaluate.forecasts import Forecast, table
 from stage2.vector import Vector
 
 LEARNER = "stage1.from_config"
 """Named, as the commands name their work: the stages don't import each other."""
-
-CARDS = {"24 GB": 23.5, "80 GB": 79.0}
-"""GiB that such a card has for PyTorch, and the share of it to be left: for the driver, for what convolutions work in,
-and because this is a count."""
-SPARE = 0.1
 
 TOKENS = 333
 """Of a text: 77 of CLIP, 256 of T5."""
@@ -54,6 +51,7 @@ SHIPPED = {
     "deedsr_sd21_24gb": [],
     "deedsr_sd21_authors": [],
     "finetune_pairs_sd21": ["init=sd21"],
+    "distill_sd21": ["init=sd21"],
     "dit4sr_sd35": [],
     "dit4sr_sd35_24gb": [],
     "dit4sr_sd35_authors": [],
@@ -78,24 +76,6 @@ class Part:
     name: str
     batch: int
     make: Callable[[], Made]
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run needs. recompute: whether activations are computed again; None where there is no choice. own: whether
-    its configuration says so.
-    """
-
-    name: str
-    batch: int
-    recompute: bool | None
-    own: bool
-    need: Need
-
-    def fits(self) -> str:
-        """The smallest card that holds it with a tenth to spare."""
-        cards = (card for card, size in CARDS.items() if self.need.reserved / GIB <= (1 - SPARE) * size)
-        return next(cards, "none")
 
 
 def report(cfg: DictConfig) -> str:
@@ -126,13 +106,20 @@ def training(cfg: DictConfig, experiment: Any, words: list[str]) -> Iterator[For
     """
     primary, run = configured(cfg.run, experiment, [*words, *typed(cfg.words)])
     own, devices = run.get("recompute"), cfg.trainer.devices or run.trainer.devices
-    devices = ALL if devices == -1 else devices
+    devices, split = ALL if devices == -1 else devices, sharded(run)
     for recompute in [None] if own is None else [own, not own]:
         if recompute is not None:
             run.recompute = recompute
         for part in PARTS[primary](run):
-            need = forecast(run, part.make, part.batch).on(devices, sharded(run))
-            yield Forecast(f"{experiment or primary}{part.name}", part.batch, recompute, recompute == own, need)
+            need = forecast(run, part.make, part.batch).on(devices, split)
+            name = f"{experiment or primary}{part.name}"
+            yield Forecast(name, part.batch, recompute, recompute == own, need, devices, split)
+
+
+def needed(primary: str, run: DictConfig) -> Need:
+    """What a step of a run needs on one device."""
+    part = PARTS[primary](run)[-1]
+    return forecast(run, part.make, part.batch)
 
 
 def configured(primary: str | None, experiment: Any, words: list[str]) -> tuple[str, DictConfig]:
@@ -187,11 +174,18 @@ def bare(cfg: DictConfig) -> models.RestorationModel:
         with CUDA:
             if cfg.model.system == from_config.INIT:
                 model = models.random_model(cfg.init)
+                model.defaults = changed(model.defaults, plain(cfg.model.get("defaults")))
             else:
                 model = models.untrained_model(from_config.with_null(words) if cfg.vector.dropout else words)
         model.process = Process.from_config(model.process.config)  # its levels belong on the CPU
     from_config.make_fit(cfg, model)
     return model
+
+
+def changed(settings: Settings, words: dict[str, Any]) -> Settings:
+    """How to sample, with other numbers where a configuration has some."""
+    others = Settings.from_dict(words)
+    return replace(settings, **{name: getattr(others, name) for name in words})
 
 
 def stage2_parts(cfg: DictConfig, make_run: Callable[..., Run] = from_config.restoration_run) -> list[Part]:
@@ -275,17 +269,3 @@ def tell(model: models.RestorationModel) -> None:
 
 def _peak(need: Need) -> str:
     return f"{need.allocated / GIB:.1f} GiB of tensors at most, {need.reserved / GIB:.1f} taken from the device"
-
-
-HEADS = ("experiment", "batch", "activations", "parameters", "gradients", "optimizer", "average", "allocated")
-
-
-def table(found: list[Forecast]) -> str:
-    """Rows in GiB, as Markdown; those in bold are as the configurations say."""
-    lines = [f"| {' | '.join((*HEADS, 'reserved', 'fits'))} |", "|---" * (len(HEADS) + 2) + "|"]
-    for one in found:
-        sizes = one.need.gigabytes()
-        cells = [one.name, str(one.batch), {None: "kept", True: "recomputed", False: "kept"}[one.recompute]]
-        cells += [f"{sizes[name]:.1f}" for name in (*HEADS[3:], "reserved")] + [one.fits()]
-        lines.append("| " + " | ".join(f"**{cell}**" if one.own else cell for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
