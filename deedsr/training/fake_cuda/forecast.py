@@ -71,7 +71,6 @@ def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int)
     words |= {"accumulate_grad_batches": parts, "fast_dev_run": STEPS * parts, "enable_progress_bar": False}
     with fake_cuda(ENDLESS) as gpu:
         run, sample = make()
-        run.cpu = lambda: run  # where Lightning leaves a run at its end: it would take as much memory here
         trainer = hydra.utils.instantiate(words, _convert_="all")
         trainer.fit(run, Again([sample], batch))
         return Need(
