@@ -18,7 +18,7 @@ from deedsr.data.batch import Crops
 from deedsr.geometry import SCALE
 from deedsr.training.run import in_bytes
 from stage2.evaluate.gpu.bench import Bench, Row
-from stage2.evaluate.gpu.training import configured, repeated, restoration, train
+from stage2.evaluate.gpu.training import configured, repeated, restoration, small, train
 from stage2.evaluate.timing import picture
 
 
@@ -34,8 +34,7 @@ def dit4sr_sd35(bench: Bench) -> Iterator[Row]:
 
 def step(bench: Bench, experiment: str, size: str, *words: str) -> Iterator[Row]:
     """Kernels, waits for the GPU, how busy that is, and with what."""
-    small = ["batch=2", "crop=128"] if bench.tiny else []
-    cfg = configured(bench, "stage2", bench.device.type, f"experiment={experiment}", *words, *small)
+    cfg = configured(bench, "stage2", bench.device.type, f"experiment={experiment}", *words, *small(bench, size))
     watch = Profile(bench)
     hr = torch.cat([picture(SCALE * cfg.crop)] * cfg.batch)
     train(bench, cfg, restoration(bench, cfg, size), repeated(Crops(in_bytes(hr))), 4, watch)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import math
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,18 +20,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deedsr.data.batch import Crops
 from deedsr.devices import peak_memory, tf32
-from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SCALE
 from deedsr.nested import mapped
 from deedsr.training.again import Again
-from deedsr.training.command import CONF
+from deedsr.training.command import CONF, plain
+from deedsr.training.fake_cuda.forecast import GIB, Need
 from deedsr.training.fit import make_trainer
 from deedsr.training.photographs import Batches
 from deedsr.training.run import Run, in_bytes
 from stage2 import from_config, scaling
 from stage2.distill.student import student_run
-from stage2.evaluate.gpu.bench import Bench, Row
+from stage2.evaluate.gpu.bench import TINY, Bench, Row
+from stage2.evaluate.memory import changed, needed
 from stage2.evaluate.timing import matrix_rate, picture, reset_peak
+
+Pool = multiprocessing.get_context("spawn").Pool
+NEAR = 0.1  # how far a forecast of memory may be off
 
 LEARNER = "stage1.from_config"
 """Named, as the commands name their work: the stages don't import each other."""
@@ -151,38 +158,41 @@ STEPS: dict[str, tuple[str, list[str], Callable[[DictConfig], Run]]] = {
 
 def deedsr_sd21(bench: Bench) -> Iterator[Row]:
     """The shipped experiment, on one GPU."""
-    small = ["batch=2", "crop=128"] if bench.tiny else []
-    cfg = configured(bench, "stage2", bench.device.type, "experiment=deedsr_sd21", *small)
-    yield from timed(bench, cfg, restoration(bench, cfg, "sd21"), from_config.photographs(cfg))
+    cfg = configured(bench, "stage2", bench.device.type, "experiment=deedsr_sd21", *small(bench, "sd21"))
+    yield from timed(bench, "stage2", cfg, restoration(bench, cfg, "sd21"), from_config.photographs(cfg))
 
 
 def dit4sr_sd35(bench: Bench) -> Iterator[Row]:
     """The shipped experiment, on one GPU, with one text for all."""
-    small = ["batch=2", "crop=128"] if bench.tiny else []
-    words = ["experiment=dit4sr_sd35", "model.texts=null", *small]
+    words = ["experiment=dit4sr_sd35", "model.texts=null", *small(bench, "dit4sr")]
     cfg = configured(bench, "stage2", bench.device.type, *words)
-    yield from timed(bench, cfg, restoration(bench, cfg, "dit4sr"), from_config.photographs(cfg))
+    yield from timed(bench, "stage2", cfg, restoration(bench, cfg, "dit4sr"), from_config.photographs(cfg))
 
 
 def stage1_deedsr(bench: Bench) -> Iterator[Row]:
     """The shipped experiment, on one GPU."""
-    small = ["batch=2", "crop=128", "encoder.size=small"] if bench.tiny else []
-    words = ["experiment=stage1_deedsr", "trainer.sync_batchnorm=false", "data.workers=8", *small]
+    tiny = ["batch=2", "crop=128", "encoder.size=small"] if bench.tiny else []
+    words = ["experiment=stage1_deedsr", "trainer.sync_batchnorm=false", "data.workers=8", *tiny]
     cfg = configured(bench, "stage1", bench.device.type, *words)
-    yield from timed(bench, cfg, learner(cfg), importlib.import_module(LEARNER).photographs(cfg))
+    yield from timed(bench, "stage1", cfg, learner(cfg), importlib.import_module(LEARNER).photographs(cfg))
 
 
 def distilling(bench: Bench) -> Iterator[Row]:
-    """The large model in two steps, with its critic, in bf16."""
-    words = [
-        *without("model=sd21", "crop=512", "batch=4", "init=none", "frozen_dtype=bfloat16", "optimizer.kind=fused")
-    ]
-    words = [word.lstrip("+") for word in words] + ["trainer.precision=bf16-mixed"]
-    words += ["batch=2", "crop=128"] if bench.tiny else []
+    """The shipped experiment, on one GPU, without the terms that need weights from elsewhere."""
+    size = TINY["sd21"] if bench.tiny else "sd21"
+    words = ["experiment=distill_sd21", f"init={size}", *small(bench)]
+    words += [f"objective.fidelity.{term}=0" for term in ("perceptual", "structure")]
     cfg = configured(bench, "distill", bench.device.type, *words)
     model = restoration_model(bench, cfg, "sd21")
-    model.defaults = Settings(steps=2)
-    yield from timed(bench, cfg, student_run(cfg, model), from_config.photographs(cfg))
+    model.defaults = changed(model.defaults, plain(cfg.model.defaults))
+    yield from timed(bench, "distill", cfg, student_run(cfg, model), from_config.photographs(cfg))
+
+
+def small(bench: Bench, size: str | None = None) -> list[str]:
+    """Words that make a run tiny, its model too where its `size` is given, if the suite is."""
+    if not bench.tiny:
+        return []
+    return ["batch=2", "crop=128", *([] if size is None else [f"model.size={TINY[size]}"])]
 
 
 def restoration(bench: Bench, cfg: DictConfig, size: str) -> Run:
@@ -198,14 +208,22 @@ def restoration_model(bench: Bench, cfg: DictConfig, size: str) -> Any:
     return model
 
 
-def timed(bench: Bench, cfg: DictConfig, run: Run, data: Batches) -> Iterator[Row]:
+def timed(bench: Bench, primary: str, cfg: DictConfig, run: Run, data: Batches) -> Iterator[Row]:
     """Speed, memory and work of a run's steps, photographs read from the disk and degraded in each."""
     number = 4 if bench.tiny else 10
     cfg.data.workers, watch = (0 if bench.tiny else cfg.data.workers), Watch(bench, count=1, quick=True)
     data.workers = cfg.data.workers
-    reset_peak(bench.device)
-    train(bench, cfg, run, data, number, watch)
-    peak, reserved = peak_memory(bench.device), torch.cuda.max_memory_reserved() if bench.cuda else 0
+    with Pool(1, os.putenv, ("CUDA_VISIBLE_DEVICES", "")) as others:  # which counts meanwhile
+        counted = others.apply_async(needed, (primary, copy.deepcopy(cfg)))
+        reset_peak(bench.device)
+        train(bench, cfg, run, data, number, watch)
+        peak, reserved = peak_memory(bench.device), torch.cuda.max_memory_reserved() if bench.cuda else 0
+        yield from speeds(bench, cfg, watch)
+        yield memory(bench, peak, reserved, counted.get())
+
+
+def speeds(bench: Bench, cfg: DictConfig, watch: Watch) -> Iterator[Row]:
+    """What was seen of a run, but for its memory."""
     good = math.isfinite(watch.losses[-1]) and math.isfinite(watch.norms[-1])
     yield Row("loss, gradient", f"{watch.losses[-1]:.4g}, {watch.norms[-1]:.4g}", "finite", good)
     laps = sorted(later - one for one, later in zip(watch.ends[2:], watch.ends[3:], strict=False))
@@ -214,4 +232,10 @@ def timed(bench: Bench, cfg: DictConfig, run: Run, data: Batches) -> Iterator[Ro
     rate, best = watch.flops / lap, matrix_rate(bench.device, torch.bfloat16)
     share = f"{100 * rate / best:.0f} % of a product's"
     yield Row("work", f"{watch.flops / 1e12:.2f} TFLOP a step, {rate / 1e12:.0f} TFLOP/s, {share}")
-    yield Row("memory", f"{peak / 2**30:.1f} GiB at most, {reserved / 2**30:.1f} reserved")
+
+
+def memory(bench: Bench, peak: int, reserved: int, need: Need) -> Row:
+    """What a GPU gave at most, beside what was said before."""
+    text = f"{peak / GIB:.1f} GiB at most, {reserved / GIB:.1f} reserved; forecast {need.allocated / GIB:.1f}, "
+    good = not bench.cuda or abs(reserved / need.reserved - 1) <= NEAR
+    return Row("memory", f"{text}{need.reserved / GIB:.1f}", f"reserved as forecast, to {100 * NEAR:.0f} %", good)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from deedsr.training.fake_cuda.forecast import GIB, Need
 from stage2.evaluate.gpu import agreement, bench, suite, training
 from stage2.evaluate.gpu.bench import Bench, Row
 from stage2.evaluate.timing import report
@@ -87,6 +89,22 @@ def test_a_shipped_experiment_is_timed(tiny: Bench) -> None:
     assert rows["loss, gradient"].good
     assert "(batch 2, crop 128)" in rows["speed"].found
     assert set(rows) == {"loss, gradient", "speed", "work", "memory"}
+    assert "reserved; forecast 0.0, 0.0" in rows["memory"].found
+
+
+def test_memory_that_is_not_as_forecast_is_seen(tmp_path: Path) -> None:
+    there, need = Bench(torch.device("cuda"), True, tmp_path, 0), Need(0, 0, 0, 0, GIB, 2 * GIB)
+    seen = [training.memory(there, GIB, int(reserved * GIB), need) for reserved in (1.7, 1.9, 2.1, 2.3)]
+    assert [row.good for row in seen] == [False, True, True, False]
+    assert seen[1].found == "1.0 GiB at most, 1.9 reserved; forecast 1.0, 2.0"
+
+
+def test_parts_come_in_the_order_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one(_: Bench) -> Iterator[Row]:
+        yield Row("seen", "here")
+
+    monkeypatch.setattr(suite, "PARTS", {"first": one, "second": one})
+    assert re.findall(r"^\| (first|second) \|", configured("parts=[second,first]"), re.MULTILINE) == ["second", "first"]
 
 
 @pytest.mark.gpu
