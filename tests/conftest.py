@@ -31,6 +31,7 @@ from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers
 from deedsr.models.deedsr.model import DeeDSR, random_model
 from deedsr.models.deedsr.sizes import DeeDSRConfig, model_size
 from deedsr.models.frozen.base import stock, write_part, write_scheduler
+from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.models.system import Header
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -109,6 +110,23 @@ def write_base(folder: Path, config: DeeDSRConfig) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("tiny") / "base", tiny())
+
+
+@pytest.fixture(scope="session")
+def tiny_dit_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of a DiT4SR."""
+    folder = tmp_path_factory.mktemp("sd3") / "base"
+    tiny = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
+    transformer = {**SMALL.transformer, **tiny, "in_channels": 4, "out_channels": 4, "joint_attention_dim": 8}
+    transformer |= {"pooled_projection_dim": 8, "pos_embed_max_size": 16, "dual_attention_layers": [0]}
+    vae = {**SMALL.vae, "latent_channels": 4, "encoder_block_out_channels": [8, 8, 16]}
+    vae |= {"decoder_block_out_channels": [8, 8, 16], "encoder_layers_per_block": [0, 1, 1]}
+    vae |= {"decoder_layers_per_block": [0, 1, 1]}
+    torch.manual_seed(1)
+    write_part(folder / "transformer", stock(transformer).state_dict(), transformer)
+    write_part(folder / "vae", stock(vae).state_dict(), vae)
+    write_scheduler(folder, {**SMALL.scheduler, "shift": 3.0})
+    return folder
 
 
 @pytest.fixture(scope="session")

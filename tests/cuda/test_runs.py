@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deedsr import weights
+from deedsr.degradation import Recipe, apply, pipeline
+from deedsr.degradation.recipe import RECIPES
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.training.fake_cuda.device import fake_cuda
 from deedsr.training.saving import WholeCheckpoints
@@ -85,6 +88,20 @@ def test_stage_2_with_all_that_can_be_asked_for(
     assert (tmp_path / "run" / "best" / "adapter.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    "words", [["experiment=dit4sr_small"], ["experiment=dit4sr_sd35", "recompute=true", BF16]], ids=str
+)
+def test_dit4sr(composed: Composed, tmp_path: Path, tiny_dit_base: Path, words: list[str]) -> None:
+    more = [f"model.base={tiny_dit_base}", "model.texts=null", "objective.fidelity=null", "objective.rollout=0"]
+    with fake_cuda() as gpu:
+        stage2.train(composed("stage2", "steps=1", "pictures=null", *words, *more))
+    finished(tmp_path / "run", 1)
+    assert (
+        gpu.launches["_scaled_dot_product_flash_attention_backward"]
+        or gpu.launches["_scaled_dot_product_efficient_attention_backward"]
+    )
+
+
 def test_stage_2_from_a_cache(composed: Composed, tmp_path: Path, files: list[str]) -> None:
     words = [f"cache={tmp_path / 'cache'}", *PLAIN, *files, BF16]
     with fake_cuda():
@@ -142,6 +159,19 @@ def test_going_on_needs_no_more_memory_than_is_held_then(
 
 def on_gpu(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return tree_map_only(Tensor, lambda tensor: tensor.to("cuda") if tensor.ndim else tensor, checkpoint)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_degrading_and_what_would_be_forgotten_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Recipe.named(name).sample(torch.Generator().manual_seed(0), 8)
+    with fake_cuda() as gpu:
+        hr = torch.zeros(8, 3, 64, 64, device="cuda")
+        lr = apply(hr, drawn)
+        assert (lr.shape, lr.device.type, lr.dtype) == ((8, 3, 16, 16), "cuda", torch.float32)
+        assert not gpu.waits
+        monkeypatch.setattr(pipeline, "upload", lambda tensor, device: tensor)
+        with pytest.raises(RuntimeError):
+            apply(hr, drawn)
 
 
 SLIPS = {"a tensor of the CPU": Tensor.cpu, "another dtype": Tensor.bfloat16}

@@ -15,8 +15,6 @@ from deedsr import weights
 from deedsr.cli import main as cli
 from deedsr.diffusion.sampler import Settings
 from deedsr.models import describe, load_model
-from deedsr.models.frozen.base import stock, write_part, write_scheduler
-from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.models.sd3.model import DEFAULTS
 from deedsr.options import Options as RestorerOptions
 from deedsr.pictures import picture as images
@@ -34,22 +32,6 @@ MODELS = {
     "letter": ["experiment=dit4sr_sd35_authors", "frozen_dtype=float32", "optimizer.kind=adamw", "pictures=null"],
     "sd3_controlnet": ["model=sd3_controlnet", "+model.beside.layers=1", *AUTHORS],
 }
-TINY = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "caption_projection_dim": 16}
-
-
-@pytest.fixture(scope="session")
-def tiny_dit_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sd3") / "base"
-    transformer = {**SMALL.transformer, **TINY, "in_channels": 4, "out_channels": 4, "joint_attention_dim": 8}
-    transformer |= {"pooled_projection_dim": 8, "pos_embed_max_size": 16, "dual_attention_layers": [0]}
-    vae = {**SMALL.vae, "latent_channels": 4, "encoder_block_out_channels": [8, 8, 16]}
-    vae |= {"decoder_block_out_channels": [8, 8, 16], "encoder_layers_per_block": [0, 1, 1]}
-    vae |= {"decoder_layers_per_block": [0, 1, 1]}
-    torch.manual_seed(1)
-    write_part(folder / "transformer", stock(transformer).state_dict(), transformer)
-    write_part(folder / "vae", stock(vae).state_dict(), vae)
-    write_scheduler(folder, {**SMALL.scheduler, "shift": 3.0})
-    return folder
 
 
 @pytest.fixture(scope="session")
