@@ -62,7 +62,7 @@ class Diagnosis:
     JPEG took some away. jpeg: quality (libjpeg's) at which it was last compressed; 100: not at all. level: the strength
     of degradation that it looks like, the median of the probabilities in `levels`. dials: what the dials of
     ``deedsr restore`` stand for where they are at 1, blur, noise and quality as the picture's mean vector says; None of
-    a head that was fitted before there were dials, and so is strangeness: above 1, more than half of the picture is
+    a head that was fitted before there was strangeness, and so is that: above 1, more than half of the picture is
     unlike all that the head was fitted to.
     """
 
@@ -154,9 +154,9 @@ class Diagnoser:
         probabilities = levels.mean(0)
         level = LEVELS[int(median_level(probabilities))]
         found = Diagnosis(blur, noise, jpeg, level, dict(zip(LEVELS, probabilities.tolist(), strict=True)))
-        return self._steering(found, vectors) if self.head.steers else found
+        return self._familiar(found, vectors) if self.head.judges else found
 
-    def _steering(self, found: Diagnosis, vectors: Tensor) -> Diagnosis:
+    def _familiar(self, found: Diagnosis, vectors: Tensor) -> Diagnosis:
         """With what the vectors (N, D) of a picture's tiles say of the dials, and how strange the middle one is."""
         mean, std, _ = self.head(vectors.mean(0, keepdim=True))
         blur, noise, jpeg = from_scale(mean, std)[0][0].tolist()

@@ -26,7 +26,7 @@ Places = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Dials:
-    """How much of what is measured a model is told of, 0 to 2: 0 none of it, 1 as measured, 2 twice as much.
+    """How much of each kind of damage a model is to take out, 0 to 2: 0 none of it, 1 what is there, 2 more.
 
     Raises ValueError for a number outside.
     """
@@ -38,7 +38,9 @@ class Dials:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 <= value <= 2:
-                raise ValueError(f"{name} is {value:g}; choose 0 to 2: 0 is off, 1 as measured, 2 twice as much")
+                raise ValueError(
+                    f"{name} is {value:g}; choose 0 to 2: 0 leaves it in, 1 takes out what is there, 2 more"
+                )
 
     @property
     def neutral(self) -> bool:
@@ -56,21 +58,22 @@ class Dials:
 class Options:
     """How to restore; None leaves the choice to the model.
 
-    outscale: output size over input size, 1 to 8, of any fraction. preset: name of one of the model's sampling presets,
-    for instance ``authors``; the other options change it. steps, sampler: of the diffusion; spacing: how its times are
-    spread, ``leading``, ``trailing`` or ``linspace``; few steps need trailing ones. noise_guidance: (weight, steps),
-    the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a tile in pixels of the
-    network's output (four times the input's), rounded up to what the network takes; 0 never tiles, None tiles what is
-    large. overlap: the least that neighbouring tiles share, in the same pixels, less than a tile. colour: how the
-    input's colours are taken over. seed: of the noise, together with the image's content. batch: tiles at a time.
-    text_guidance: scale of the guidance by text, 1 is off, of models that take text. ensemble: mean of what the picture
-    gives when it is flipped and turned in so many ways, 1 to 8, for so many times the time (the geometric self-ensemble
-    of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the noise, the blur and the JPEG damage that the model
-    sees it is told of, 0 to 2: 0 none, 1 as measured, 2 twice as much. degradation_guidance: scale of the guidance by
-    the degradation, 1 is off, of models with a null vector. degradation_of: pictures, or folders of them, that came
-    about as the input did, from the same scanner, phone or tape: the mean of what they tell of the degradation takes
-    the place of what the input tells. width, height: of the output in pixels, in place of outscale; both together are
-    what it has to fit into. megapixels: of the output, likewise.
+    outscale: output size over input size, 1 to 8, of any fraction. preset: name of one of the model's sampling
+    presets, for instance ``authors``; the other options change it. steps, sampler: of the diffusion; spacing: how
+    its times are spread, ``leading``, ``trailing`` or ``linspace``; few steps need trailing ones. noise_guidance:
+    (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a
+    tile in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never
+    tiles, None tiles what is large. overlap: the least that neighbouring tiles share, in the same pixels, less than
+    a tile. colour: how the input's colours are taken over. seed: of the noise, together with the image's content.
+    batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that take text.
+    ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so many
+    times the time (the geometric self-ensemble of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the
+    noise, the blur and the JPEG damage is taken out, 0 to 2: 0 none, 1 what is there, 2 more than that, of models
+    with dials. degradation_guidance: scale of the guidance by the degradation, 1 is off, of models with a null
+    vector. degradation_of: pictures, or folders of them, that came about as the input did, from the same scanner,
+    phone or tape: the mean of what they tell of the degradation takes the place of what the input tells. width,
+    height: of the output in pixels, in place of outscale; both together are what it has to fit into. megapixels: of
+    the output, likewise.
 
     caption: what a picture shows, for models that take text. captions: a file of them by the pictures' names, see
     `deedsr.models.sd3.prompts.read_captions`; caption is then that of pictures without. negative: what guidance by

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import models, weights
+from deedsr.models.deedsr.adapter_config import DIALS
 from deedsr.models.deedsr.folder import DEEDSR, encoder_of
 from deedsr.models.resolver import model_place, reference
 from deedsr.models.system import ADAPTER, HEADER, load_trained, trained_tensors
@@ -20,7 +21,7 @@ from deedsr.training.photographs import Batches, Photographs
 from deedsr.training.recipe import recipe
 from stage2 import scaling
 from stage2.cache.samples import Cached
-from stage2.module import RestorationRun
+from stage2.module import DIALED, NULL, RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.texts.embedded import Texts
 from stage2.vector import Vector
@@ -50,7 +51,7 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
     if cfg.vector.dials:  # refuses now what has none
-        model.turned(torch.zeros(1, model.encoder.dimension), torch.ones(3))
+        model.turned(torch.zeros(1, model.encoder.dimension), torch.ones(DIALS))
     make_fit(cfg, model)
     return trainable
 
@@ -73,8 +74,7 @@ def newly_built(cfg: DictConfig) -> models.TrainableModel:
     """A model of the configuration's parts; what is trained may start as that of ``cfg.init``."""
     words, start = plain(cfg.model), model_place(cfg.init) if cfg.init else None
     tensors = trained_tensors(start) if start else {}
-    if cfg.vector.dropout or "adapter.null" in tensors:
-        words = with_null(words)
+    words = with_what_is_told(words, Vector(**cfg.vector), tensors)
     try:
         trainable = models.trainable_model(words, cfg.seed)
         if start:
@@ -86,12 +86,23 @@ def newly_built(cfg: DictConfig) -> models.TrainableModel:
     return trainable
 
 
-def with_null(words: dict[str, Any]) -> dict[str, Any]:
-    """The words of a model, with a null vector. Raises ValueError for a system that has none."""
+def with_what_is_told(words: dict[str, Any], vector: Vector, tensors: Iterable[str] = ()) -> dict[str, Any]:
+    """The words of a model, with the null vector and the dials that a run trains, or that its start has in `tensors`.
+
+    Raises ValueError for a system that has none.
+    """
+    asked = {
+        "null": vector.dropout or NULL in tensors,
+        "dials": vector.dials or any(DIALED in name for name in tensors),
+    }
+    parts = {name: True for name, wanted in asked.items() if wanted}
+    if not parts:
+        return words
     if words["system"] != DEEDSR.name:
-        raise ValueError(f"vector.dropout is for models that take a degradation vector, not for {words['system']}")
+        named = " and ".join(f"vector.{name}" for name in ("dropout", "dials") if getattr(vector, name))
+        raise ValueError(f"{named} is for models that take a degradation vector, not for {words['system']}")
     overrides = words["overrides"]
-    return {**words, "overrides": {**overrides, "adapter": {**overrides.get("adapter", {}), "null": True}}}
+    return {**words, "overrides": {**overrides, "adapter": {**overrides.get("adapter", {}), **parts}}}
 
 
 def degraded_side(cfg: DictConfig) -> int:
@@ -121,7 +132,7 @@ def restoration_run(cfg: DictConfig, model: models.RestorationModel | None = Non
 def run_words(cfg: DictConfig, model: models.RestorationModel) -> dict[str, Any]:
     """Arguments of `RestorationRun` that are the same for all kinds of runs."""
     vector = Vector(**cfg.vector)
-    numbers = {name: cfg[name] for name in ("steps", "ema", "seed", "crop", "usm")}
+    numbers = {name: cfg[name] for name in ("steps", "ema", "seed", "crop", "usm", "only")}
     return {"model": model, "recipe": recipe(cfg.recipe), "optimizer": cfg.optimizer, "vector": vector, **numbers}
 
 

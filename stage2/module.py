@@ -27,7 +27,9 @@ from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
 from stage2.vector import NEUTRAL, Vector, cut, places, turns, wanted
 
-NULL = "adapter.null"
+NULL, DIALED = "adapter.null", ".dials."
+"""The name of the null vector, and a part of those of what is learned of dials."""
+
 DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
 
@@ -37,7 +39,8 @@ class RestorationRun(Run):
     Those of pairs have their LR already; no dial is turned there.
 
     crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation. usm: strength
-    of the unsharp mask on the ground truth, None for none.
+    of the unsharp mask on the ground truth, None for none. only: part of the names of the parameters that are trained,
+    the others stay; None for all. Raises ValueError where it is part of no name.
     """
 
     average: Average
@@ -54,6 +57,7 @@ class RestorationRun(Run):
         crop: int,
         vector: Vector,
         usm: float | None = None,
+        only: str | None = None,
     ) -> None:
         super().__init__(seed)
         self.model, self.recipe, self.objective, self.crop, self.vector = model, recipe, objective, crop, vector
@@ -61,8 +65,20 @@ class RestorationRun(Run):
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
         for name, parameter in model.trainable():
-            if name == NULL and not self.asks_null():
-                parameter.requires_grad_(False)  # DDP takes one without a gradient for a fault
+            if not self.learns(name) or (only is not None and only not in name):
+                parameter.requires_grad_(
+                    False
+                )  # DDP takes one without a gradient for a fault, an optimizer lets it decay
+        if not any(parameter.requires_grad for _, parameter in model.trainable()):
+            raise ValueError(
+                f"only={only} is part of no trained parameter's name, such as {next(model.trainable())[0]}"
+            )
+
+    def learns(self, name: str) -> bool:
+        """Whether a step may use the trainable parameter."""
+        if name == NULL:
+            return self.asks_null()
+        return DIALED not in name or bool(self.vector.dials)
 
     def asks_null(self) -> bool:
         """Whether a step may use the model's null vector, where it has one."""
@@ -138,7 +154,7 @@ class RestorationRun(Run):
         if vector is None or not self.vector.dropout:
             return vector
         dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)) < self.vector.dropout
-        return torch.where(upload(dropped, lr.device), self.model.null(len(lr)), vector)
+        return torch.where(upload(dropped, lr.device), self.model.nulled(vector), vector)
 
     def pictures(self, batch: Crops | Samples, count: int) -> dict[str, tuple[Tensor, int]]:
         """What the degradation made; of `count` the LR enlarged, restored with averaged weights, and ground truth."""

@@ -294,7 +294,7 @@ def test_devices():
 
 
 def test_an_unknown_dtype():
-    with pytest.raises(ValueError, match="unknown dtype 'int8'; choose one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="unknown dtype 'int8'; choose one of auto, float32, bfloat16, float16"):
         Restorer.from_pretrained("built-in", dtype="int8")
 
 

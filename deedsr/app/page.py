@@ -85,7 +85,7 @@ def _dials() -> dict[str, Any]:
     dials = {"outscale": gr.Slider(1, 8, 4, step=0.5, label="Times larger", elem_id="outscale")}
     said = {"denoise": "Noise", "deblur": "Blur", "dejpeg": "JPEG damage"}
     for name, label in said.items():
-        info = "0 leaves it in, 1 is as measured, 2 twice" if name == "denoise" else None
+        info = "0 leaves it in, 1 takes it out, 2 takes more" if name == "denoise" else None
         dials[name] = gr.Slider(0, 2, 1, step=0.05, label=f"{label} to take out", info=info, elem_id=name)
     return dials
 

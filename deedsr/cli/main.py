@@ -52,7 +52,7 @@ Pull = Annotated[
     typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
 ]
 TextScale = Annotated[float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")]
-Denoise = Annotated[float, typer.Option(help="Noise told to the model: 0 none, 1 what it measures, 2 twice as much.")]
+Denoise = Annotated[float, typer.Option(help="Noise to take out: 0 none, 1 what is there, 2 more.")]
 Deblur = Annotated[float, typer.Option(help="The same for blur: 2 sharpens more, 0 leaves it.")]
 Dejpeg = Annotated[float, typer.Option(help="The same for JPEG damage.")]
 Like = Annotated[

@@ -93,9 +93,10 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
         return None
 
     def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        """Degradation vectors (B, D) of so many times the damage: dials, (3,) or (B, 3), of blur, noise and JPEG.
+        """Degradation vectors (B, D) with what is wished for, which `condition` takes in their place.
 
-        Raises ValueError for a model that can't turn them.
+        dials: (3,) or (B, 3), how many times the blur, the noise and JPEG's damage are to be taken out. Raises
+        ValueError for a model that has no dials.
         """
         raise ValueError("this model knows no degradation vector, so it has no dials: leave them at 1")
 

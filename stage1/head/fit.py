@@ -22,7 +22,7 @@ from deedsr.nested import join
 from deedsr.randomness import seeded
 from stage1.head.truth import Truth, direct, drawn
 from stage1.probe.crops import splits
-from stage1.probe.exam import read, ridge
+from stage1.probe.exam import read
 from stage1.probe.levels import graded
 
 BATCH = 256
@@ -88,23 +88,14 @@ def fit(vectors: Tensor, truth: Truth, held: Tensor, epochs: int, lr: float, hid
     best.half().float()  # as it is stored
     mean, std, _ = best(vectors[held])
     best.widen.copy_(((mean - values[held]) / std).square().mean(0).sqrt())
-    steer(best, vectors, values, held)
+    familiarise(best, vectors, held)
     return best.half().float().requires_grad_(False)
 
 
 @torch.no_grad()
-def steer(head: DiagnosisHead, vectors: Tensor, values: Tensor, held: Tensor) -> None:
-    """Fill the buffers `directions`, `whiten` and `reach` of a head from vectors (N, D) and their `to_scale` (N, 3).
-
-    A linear reading R (D, 3) moves by 1 in one quantity alone, at the least length √(vᵀΣ⁻¹v), along the columns of
-    Σ R (Rᵀ Σ R)⁻¹.
-    """
-    known = vectors[~held].double()
-    covariance = known.T.cov()
-    reading, _ = ridge(known, values[~held].double())
-    moved = covariance @ reading  # (D, 3)
-    head.directions.copy_((moved @ torch.linalg.inv(reading.T @ moved)).T)
-    variances, axes = torch.linalg.eigh(covariance)
+def familiarise(head: DiagnosisHead, vectors: Tensor, held: Tensor) -> None:
+    """Fill the buffers `whiten` and `reach` of a head from vectors (N, D)."""
+    variances, axes = torch.linalg.eigh(vectors[~held].double().T.cov())
     # 1 to 100: float16 holds it, and beyond lies its rounding
     root = (variances / variances[-1]).clamp_min(1e-4).rsqrt()
     head.whiten.copy_(((axes * root) @ axes.T).half())

@@ -176,7 +176,7 @@ def bare(cfg: DictConfig) -> models.RestorationModel:
                 model = models.random_model(cfg.init)
                 model.defaults = changed(model.defaults, plain(cfg.model.get("defaults")))
             else:
-                model = models.untrained_model(from_config.with_null(words) if cfg.vector.dropout else words)
+                model = models.untrained_model(from_config.with_what_is_told(words, Vector(**cfg.vector)))
         model.process = Process.from_config(model.process.config)  # its levels belong on the CPU
     from_config.make_fit(cfg, model)
     return model

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deedsr.models.deedsr.head import DiagnosisHead
-from deedsr.models.deedsr.model import DeeDSR, random_model
+from deedsr.models.deedsr.model import LOUD, DeeDSR, random_model
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.sd3.dit4sr import DiT4SR
 from deedsr.options import Options
@@ -20,15 +19,14 @@ from deedsr.restorer import Restorer
 
 
 @pytest.fixture
-def model(tiny_model: DeeDSR) -> DeeDSR:
-    """One with a head that turns its vectors."""
+def model(tiny_config: DeeDSRConfig) -> DeeDSR:
+    """One whose dials do something."""
     torch.manual_seed(3)
-    head = DiagnosisHead(16, 32, 8)
-    torch.nn.init.normal_(head.directions)
-    head.centre.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    head.reach.fill_(1)
-    tiny_model.take_head(head.requires_grad_(False))
-    return tiny_model
+    model = random_model(dataclasses.replace(tiny_config, adapter=dataclasses.replace(tiny_config.adapter, dials=True)))
+    for name, parameter in model.trainable():
+        if name.endswith(("dials.weight", "attn2.to_out.0.weight")):
+            torch.nn.init.normal_(parameter, std=0.01)
+    return model.eval()
 
 
 @pytest.fixture
@@ -51,6 +49,24 @@ def test_neutral_dials_give_the_same_pixels_and_each_dial_others(model: DeeDSR, 
     assert torch.equal(restored(model, lr, denoise=1, deblur=1, dejpeg=1), plain)
     turned = [restored(model, lr, **{name: 0.0}) for name in ("denoise", "deblur", "dejpeg")]
     assert all(not torch.equal(one, other) for one in turned for other in (plain, *turned) if one is not other)
+
+
+def test_the_vector_stays_the_pictures_own_and_what_is_wished_for_follows_it(model: DeeDSR) -> None:
+    vector, dials = torch.randn(2, 16), torch.tensor([[1.0, 0.0, 1.0], [1.5, 1.0, 1.0]])
+    told = model.turned(vector, dials)
+    assert torch.equal(told[:, :16], vector)
+    assert torch.equal(told[:, 16:] / LOUD, torch.tensor([[0.0, 1, 0, 0, 0, 0], [0, 0, 0, 0.5, 0, 0]]))
+    assert model.turned(vector.bfloat16(), dials).dtype == torch.bfloat16
+    assert model.adapter.told(vector).dials is None
+    assert not model.adapter.told(model.turned(vector, torch.ones(3))).dials.any()
+
+
+def test_the_null_vector_leaves_the_dials_as_they_are(tiny_config: DeeDSRConfig) -> None:
+    adapter = dataclasses.replace(tiny_config.adapter, dials=True, null=True)
+    model = random_model(dataclasses.replace(tiny_config, adapter=adapter))
+    told = model.turned(torch.randn(2, 16), torch.tensor([0.0, 1.0, 2.0]))
+    nulled = model.nulled(told)
+    assert torch.equal(nulled[:, :16], model.null(2)) and torch.equal(nulled[:, 16:], told[:, 16:])
 
 
 def test_a_dial_acts_in_every_tile_and_view(model: DeeDSR, photos: list[Path]) -> None:
@@ -101,7 +117,7 @@ def test_pictures_that_cannot_be_read_are_named_before_any_work(model: DeeDSR, p
 def test_models_that_have_no_dials_say_so(
     tiny_model: DeeDSR, tiny_config: DeeDSRConfig, tiny_dit4sr: DiT4SR, photos: list[Path]
 ) -> None:
-    with pytest.raises(ValueError, match=r"no diagnosis\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no dials: leave them at 1, or give it some"):
         Restorer(tiny_model, Options(denoise=0))
     constant = dataclasses.replace(tiny_config.adapter, degradation="constant", null=True)
     unknowing = random_model(dataclasses.replace(tiny_config, adapter=constant))
@@ -109,8 +125,8 @@ def test_models_that_have_no_dials_say_so(
         for options in ({"dejpeg": 0}, {"degradation_of": photos}):
             with pytest.raises(ValueError, match="knows no degradation vector: leave denoise"):
                 Restorer(model, Options(**options))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="know nothing of the degradation"):
-        unknowing.turned(torch.zeros(1, 16), torch.ones(3))
+    with pytest.raises(ValueError, match="dials=true needs modulation=true, and degradation=own"):
+        dataclasses.replace(constant, dials=True)
 
 
 def test_guidance_by_the_degradation_is_an_option(model: DeeDSR, tiny_config: DeeDSRConfig, photos: list[Path]) -> None:

@@ -109,7 +109,6 @@ def test_the_head_beside_its_encoder_goes_with_it(
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert cli._call(["export", str(tmp_path / "last.ckpt"), str(tmp_path / "new"), "--half"]) == 0
     assert (tmp_path / "new" / DIAGNOSIS).read_bytes() == (tmp_path / DIAGNOSIS).read_bytes()
-    assert load_model(tmp_path / "last.ckpt").head is not None
     assert cli._call(["diagnose", str(tmp_path / "a.png"), "--model", str(tmp_path / "last.ckpt")]) == 0
     assert "blur" in capsys.readouterr().out
 

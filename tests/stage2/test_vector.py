@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,7 @@ from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.degradation.operations import quantize, unsharp
 from deedsr.geometry import upsample
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
-from deedsr.models.deedsr.model import DeeDSR
+from deedsr.models.deedsr.model import LOUD, DeeDSR
 from deedsr.models.system import ADAPTER
 from deedsr.restorer import Restorer
 from stage2.cache.writing import make_cache
@@ -259,25 +257,32 @@ def test_rows_are_turned_as_they_would_be_alone() -> None:
         assert torch.allclose(picture, alone, atol=1e-6)
 
 
-def test_dials_without_a_head_are_refused_before_training(
-    composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
+def test_dials_of_a_model_that_is_not_told_are_refused_before_training(
+    composed: Composed, stage2_options: Options, tmp_path: Path
 ) -> None:
-    words = [f"model.encoder={tiled_encoder}", "vector.dials=0.3"]
-    with pytest.raises(ValueError, match=r"no diagnosis\.safetensors, which dials need; `python -m stage1\.head`"):
+    words = ["+model.overrides.adapter.degradation=shuffled", "vector.dials=0.3"]
+    with pytest.raises(ValueError, match="dials=true needs modulation=true, and degradation=own"):
         restoration_run(composed("stage2", stage2_options(tmp_path, *words)))
+
+
+def test_dials_are_trained_given_to_a_model_without_and_kept(
+    composed: Composed, stage2_options: Options, tmp_path: Path
+) -> None:
+    plain = train(composed("stage2", stage2_options(tmp_path / "plain", "steps=1")))
+    words = [f"init={plain}", "vector.dials=0.9", "optimizer.schedule=constant", "steps=2"]
+    folder = train(composed("stage2", stage2_options(tmp_path / "dials", *words)))
+    learned = {name: part for name, part in weights.load(folder / ADAPTER).tensors.items() if ".dials." in name}
+    assert learned and all(part.any() for part in learned.values())
+    further = restoration_run(composed("stage2", stage2_options(tmp_path / "next", f"init={folder}")))
+    assert further.model.adapter.config.dials  # a model that has some keeps them
+    for name, parameter in further.model.trainable():
+        assert name not in learned or torch.equal(parameter, learned[name].float())
 
 
 def test_turned_dials_are_told_and_asked_for(
     composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "encoder"
-    shutil.copytree(tiled_encoder.parent, folder)
-    torch.manual_seed(0)
-    head = DiagnosisHead(16, TILE)
-    head.directions.normal_()
-    head.reach.fill_(1)
-    weights.save(folder / DIAGNOSIS, head.state_dict(), head.config())
-    words = [f"model.encoder={folder / 'encoder.safetensors'}", "vector.dials=0.6", "recipe=heavy"]
+    words = [f"model.encoder={tiled_encoder}", "vector.dials=0.6", "recipe=heavy"]
     run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *words)))
     hr = two_photographs(64).repeat(4, 1, 1, 1)
     made = run.samples(Crops(hr), torch.Generator().manual_seed(0))
@@ -287,5 +292,18 @@ def test_turned_dials_are_told_and_asked_for(
     assert changed.sum() >= turned.sum() - 2 and not (changed & ~turned).any()  # a turned dial may find nothing to do
     lr = made.lr.float() / 255
     told, own = run.told(lr, made.dials), run.model.vector(lr)
-    assert torch.equal(told[~turned], own[~turned])
-    assert (told != own).any(1)[turned].float().mean() > 0.5
+    assert torch.equal(told[:, :16], own)
+    assert torch.allclose(told[:, 19:] - told[:, 16:19], LOUD * (made.dials - 1))
+
+
+def test_dials_alone_can_be_trained_and_leave_the_rest_to_the_bit(
+    composed: Composed, stage2_options: Options, tmp_path: Path
+) -> None:
+    plain = train(composed("stage2", stage2_options(tmp_path / "plain", "steps=1")))
+    words = [f"init={plain}", "vector.dials=0.9", "only=dials", "optimizer.schedule=constant", "steps=2"]
+    folder = train(composed("stage2", stage2_options(tmp_path / "dials", *words)))
+    before, after = (weights.load(place / ADAPTER).tensors for place in (plain, folder))
+    assert all(torch.equal(part, after[name]) for name, part in before.items())
+    assert after.keys() - before.keys() and all(after[name].any() for name in after.keys() - before.keys())
+    with pytest.raises(ValueError, match=r"only=nothing is part of no trained parameter's name, such as adapter\."):
+        restoration_run(composed("stage2", stage2_options(tmp_path / "no", "only=nothing")))

@@ -148,15 +148,17 @@ class DegradationBlock(nn.Module):
 class Modulation(nn.Module):
     """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so both get gradients from the first step.
 
-    vector: length of a degradation vector that adds to γ and β by a linear map, which starts at zero; 0: none.
+    vector, dials: lengths of a degradation vector, and of what is wished for, that add to γ and β by linear maps, which
+    start at zero; 0: none.
     """
 
-    def __init__(self, maps: int, channels: int, hidden: int, vector: int = 0) -> None:
+    def __init__(self, maps: int, channels: int, hidden: int, vector: int = 0, dials: int = 0) -> None:
         super().__init__()
         self.vector = nn.Linear(vector, 2 * channels) if vector else None
-        if self.vector is not None:
-            nn.init.zeros_(self.vector.weight)
-            nn.init.zeros_(self.vector.bias)
+        self.dials = nn.Linear(dials, 2 * channels, bias=False) if dials else None
+        for linear in (self.vector, self.dials):
+            for parameter in () if linear is None else linear.parameters():
+                nn.init.zeros_(parameter)
         self.shared = nn.Conv2d(maps, hidden, 3, padding=1)
         self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
@@ -164,11 +166,15 @@ class Modulation(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, h: Tensor, maps: Tensor, vector: Tensor | None = None) -> Tensor:
-        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W) and, if it takes one, the `vector` (B, D)."""
+    def forward(self, h: Tensor, maps: Tensor, vector: Tensor | None = None, dials: Tensor | None = None) -> Tensor:
+        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W) and, if it takes one, the `vector` (B, D).
+
+        dials: (B, dials); None where nothing is wished for.
+        """
         shared = functional.relu(self.shared(maps))
         gamma, beta = self.gamma(shared), self.beta(shared)
-        if self.vector is not None:
-            more = self.vector(vector)[:, :, None, None].chunk(2, 1)
-            gamma, beta = gamma + more[0], beta + more[1]
+        for linear, told in ((self.vector, vector), (self.dials, dials)):
+            if linear is not None and told is not None:
+                more = linear(told)[:, :, None, None].chunk(2, 1)
+                gamma, beta = gamma + more[0], beta + more[1]
         return h * (1 + gamma) + beta

@@ -20,7 +20,7 @@ from deedsr.diffusion.sampler import Settings
 from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.graphs import OnnxDeeDSR, write_graphs
-from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, DiagnosisHead, load_head
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER
 from deedsr.models.deedsr.model import DeeDSR, Kind, described, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
@@ -53,7 +53,6 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         if (given := encoder.dimension) != taken:
             raise ValueError(f"{trained.companion}: gives {given} numbers, but the adapter beside it takes {taken}")
         model = model_on_base(trained.base, encoder, trained.header, device="meta")
-        model.take_head(head_beside(trained.companion, encoder))
         load_trained(model, weights.cast(trained.tensors(), torch.float32), trained.file, assign=True)
         return model
 
@@ -75,7 +74,6 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         model = self._skeleton(place, OnnxDeeDSR)
         model.process = trained.base.process()  # the skeleton's is on the meta device
         model.take_graphs(place, trained.tensors().get("adapter.null"))
-        model.take_head(head_beside(trained.companion, model.encoder))
         return model
 
     def write_onnx(self, place: Path) -> None:
@@ -113,7 +111,6 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         header = Header(reference(words["base"]), DeeDSRNumbers(adapter, size.sft_hidden), size.defaults)
         torch.manual_seed(seed)
         model = model_on_base(base, encoder, header)
-        model.take_head(head_beside(file, encoder))
 
         def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             weights.save(folder / ENCODER, encoder.state_dict(), encoder.config())
@@ -123,9 +120,7 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         return TrainableModel(model, {**self.config(header), "encoder": str(file.resolve())}, save)
 
     def untrained(self, words: Mapping[str, Any]) -> DeeDSR:
-        model = random_model(model_size(words["size"], words["overrides"], TRAINABLE))
-        model.take_head(DiagnosisHead(model.encoder.dimension))
-        return model
+        return random_model(model_size(words["size"], words["overrides"], TRAINABLE))
 
 
 def load_encoder(file: Path) -> DegradationEncoder:
@@ -149,12 +144,6 @@ def encoder_of(place: Path) -> Path:
     if file == place or not file.is_file():
         raise ValueError(f"{place}: has no {ENCODER}: it is no DeeDSR, or not a whole one")
     return file
-
-
-def head_beside(file: Path, encoder: DegradationEncoder) -> DiagnosisHead | None:
-    """The head that lies beside an encoder's file, if there is one."""
-    head = file.with_name(DIAGNOSIS)
-    return load_head(head, encoder) if head.is_file() else None
 
 
 def model_on_base(

@@ -1,4 +1,4 @@
-"""The head that reads a degradation vector: blur, noise and JPEG quality; and that turns it to more or less of them."""
+"""The head that reads a degradation vector: blur, noise and JPEG quality, and how strange it is."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ SIGNS, OFFSETS = (1, 1, -1), (0.3, 1.0, -110.0)
 CLEAN = (0.34, 0.0, 100.0)
 """Of each quantity where nothing is wrong. The blur is `edge_sigma` of an antialiased down-sampling."""
 
-STEERING = ("directions", "whiten", "reach")
-"""Buffers that files from before there were dials lack."""
+FAMILIAR = ("whiten", "reach")
+"""Buffers that files from before there was `strangeness` lack."""
 
 
 class DiagnosisHead(nn.Module):
     """Degradation vector -> mean and variance of each of `QUANTITIES`, and the levels' probabilities.
 
     vector: length D of the vector. tile: side in pixels of the pictures that it was fitted to; others are cut into
-    such. hidden: width of the two hidden layers. The buffers `directions` (3, D): the change of a vector, the smallest
-    by the vectors' covariance Σ, that moves one quantity by 1 on `to_scale` and leaves the others. `whiten` (D, D):
-    Σ^(−1/2), but for a factor. `reach`: of a whitened vector, the root mean square that 99 % of the pictures held back
-    from the fit are below.
+    such. hidden: width of the two hidden layers. The buffers `whiten` (D, D): Σ^(−1/2), but for a factor, of the
+    vectors' covariance Σ. `reach`: of a whitened vector, the root mean square that 99 % of the pictures held back from
+    the fit are below.
     """
 
     mean: Tensor
@@ -40,7 +39,6 @@ class DiagnosisHead(nn.Module):
     centre: Tensor
     spread: Tensor
     widen: Tensor
-    directions: Tensor
     whiten: Tensor
     reach: Tensor
     file: Path | None = None
@@ -54,7 +52,6 @@ class DiagnosisHead(nn.Module):
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("spread", torch.ones(count))
         self.register_buffer("widen", torch.ones(count))
-        self.register_buffer("directions", torch.zeros(count, vector))
         self.register_buffer("whiten", torch.zeros(vector, vector))
         self.register_buffer("reach", torch.zeros(()))
         self.layers = nn.Sequential(
@@ -70,8 +67,8 @@ class DiagnosisHead(nn.Module):
         return {"vector": self.vector, "tile": self.tile, "hidden": self.hidden}
 
     @property
-    def steers(self) -> bool:
-        """Whether `turned` and `strangeness` are known; not of a head that was fitted before there were dials."""
+    def judges(self) -> bool:
+        """Whether `strangeness` is known; not of a head that was fitted before there was one."""
         return bool(self.reach > 0)
 
     def raw(self, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,27 +83,15 @@ class DiagnosisHead(nn.Module):
         std = (log_variance / 2).exp() * self.spread * self.widen
         return mean * self.spread + self.centre, std, logits.softmax(1)
 
-    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        """Vectors (B, D) of pictures with so many times the damage: dials (3,) or (B, 3), as `Dials`.
-
-        Where a dial is 1 nothing is added. Raises ValueError for a head that was fitted before there were dials.
-        """
-        self._need_steering()
-        mean, std, _ = self(vector)
-        measured, _ = from_scale(mean, std)  # (B, 3)
-        dials = dials.to(vector).expand_as(measured)
-        shift = to_scale(wanted(measured, dials)) - to_scale(measured)
-        return vector + torch.where(dials == 1, 0, shift) @ self.directions
-
     def strangeness(self, vector: Tensor) -> Tensor:
-        """(B, D) -> (B,): above 1, the vector lies outside of what the head was fitted to. Errors as `turned`."""
-        self._need_steering()
-        return ((vector - self.mean) @ self.whiten).square().mean(1).sqrt() / self.reach
+        """(B, D) -> (B,): above 1, the vector lies outside of what the head was fitted to.
 
-    def _need_steering(self) -> None:
-        if not self.steers:
+        Raises ValueError for a head that was fitted before there was strangeness.
+        """
+        if not self.judges:
             file = self.file or Path(DIAGNOSIS)
-            raise ValueError(f"{file}: was fitted before there were dials; make it anew with {command(file)}")
+            raise ValueError(f"{file}: knows no strangeness yet; make it anew with {command(file)}")
+        return ((vector - self.mean) @ self.whiten).square().mean(1).sqrt() / self.reach
 
 
 def to_scale(values: Tensor) -> Tensor:
@@ -121,13 +106,6 @@ def from_scale(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse of `to_scale` for means and, to the first order, standard deviations (..., 3); values within bounds."""
     value = mean.exp() * mean.new_tensor(SIGNS) - mean.new_tensor(OFFSETS)
     return _bounded(value), std * mean.exp()
-
-
-def wanted(measured: Tensor, dials: Tensor) -> Tensor:
-    """Values of `QUANTITIES` (..., 3) with so many times the damage (..., 3): what they have beyond `CLEAN`."""
-    signs = measured.new_tensor(SIGNS)
-    damage = ((measured - measured.new_tensor(CLEAN)) * signs).clamp_min(0)
-    return _bounded(measured + (dials - 1) * damage * signs)
 
 
 def _bounded(values: Tensor) -> Tensor:
@@ -152,7 +130,7 @@ def load_head(file: Path, encoder: DegradationEncoder) -> DiagnosisHead:
     if head.vector != encoder.dimension:
         given = f"reads {head.vector} numbers, but the encoder gives {encoder.dimension}"
         raise ValueError(f"{file}: {given}; make it anew with {command(file)}")
-    weights.load_strict(head, stored.tensors, file, allow_missing=STEERING)
+    weights.load_strict(head, stored.tensors, file, allow_missing=FAMILIAR)
     head.file = file
     return head.eval().requires_grad_(False)
 

@@ -20,15 +20,17 @@ from deedsr.geometry import SizeRequirement
 from deedsr.models import authors
 from deedsr.models.contract import RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter, Told
-from deedsr.models.deedsr.adapter_config import AdapterConfig
+from deedsr.models.deedsr.adapter_config import WISHES, AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.head import DIAGNOSIS, DiagnosisHead
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen import latents, lora
 from deedsr.models.frozen.base import stock
 from deedsr.nested import join
 from deedsr.tiling import Window
+
+LOUD = 20.0
+"""What a dial that is turned by 1 is told as: so loud that γ and β follow it within some hundred steps."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,19 @@ class DeeDSRCondition:
 
 
 class Maps:
-    """The local-detail maps of the call under way, from the finest level on, and its vector; kept until backward."""
+    """The local-detail maps of the call under way, from the finest level on, and its vector and dials; kept until
+    backward.
+    """
 
     def __init__(self) -> None:
-        self.by_level: list[Tensor] = []
-        self.vector: Tensor | None = None
+        self.fill([])
 
-    def fill(self, maps: list[Tensor], vector: Tensor | None = None) -> None:
-        self.by_level, self.vector = maps, vector
+    def fill(self, maps: list[Tensor], vector: Tensor | None = None, dials: Tensor | None = None) -> None:
+        self.by_level, self.vector, self.dials = maps, vector, dials
 
 
 def _modulate(maps: Maps, modulation: Modulation, level: int, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
-    return modulation(h, maps.by_level[level], maps.vector)
+    return modulation(h, maps.by_level[level], maps.vector, maps.dials)
 
 
 def _levels(unet: nn.Module) -> dict[nn.Module, int]:
@@ -106,12 +109,17 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         self.adapter = Adapter(adapter, unet.config.cross_attention_dim)
         self.knows_degradation = adapter.degradation not in ("zero", "constant")
         self.guided_by_degradation = adapter.null and self.knows_degradation
-        self.take_head(None)
         if self.adapter.null is not None and not self.adapter.null.is_meta:
             self.adapter.null.data.copy_(encoder.middle())
         blocks = _levels(unet) if adapter.modulation else {}
         self.modulations = nn.ModuleList(
-            Modulation(adapter.maps, block.conv2.out_channels, sft_hidden, adapter.vector * adapter.modulate)
+            Modulation(
+                adapter.maps,
+                block.conv2.out_channels,
+                sft_hidden,
+                adapter.vector * adapter.modulate,
+                WISHES * adapter.dials,
+            )
             for block in blocks
         )
         self.maps = Maps()
@@ -147,8 +155,10 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             yield from module.named_parameters(prefix=prefix)
 
     def additions(self) -> set[str]:
-        """Names of the trained tensors that only models with a null vector, prompts, vector modulation or LoRA have."""
-        parts = re.compile(r"adapter\.null|adapter\.prompts\.|modulations\.\d+\.vector\.")
+        """Names of the trained tensors that only models with a null vector, prompts, modulation by vector or dials, or
+        LoRA have.
+        """
+        parts = re.compile(r"adapter\.null|adapter\.dials\.|adapter\.prompts\.|modulations\.\d+\.(vector|dials)\.")
         return {name for name, _ in self.trainable() if parts.match(name) or lora.is_lora(name)}
 
     def blocks(self) -> Iterator[nn.Module]:
@@ -188,31 +198,24 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
     def _told(self, vector: Tensor) -> Told:
         return self.adapter.told(vector)
 
-    @property
-    def head(self) -> DiagnosisHead | None:
-        """What reads its vectors, if it has one. No submodule: it stays in float32 and out of all that is stored."""
-        return self._head[0]
-
-    def take_head(self, head: DiagnosisHead | None) -> None:
-        """Have `head` read the vectors."""
-        self._head = (head,)
-
-    @torch.no_grad()
     def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        if not self.knows_degradation:
-            raise ValueError("this model was trained to know nothing of the degradation, so it has no dials")
-        if self.head is None:
-            raise ValueError(f"this model has no {DIAGNOSIS}, which dials need; `python -m stage1.head` makes it")
-        if self.head.reach.device != vector.device:
-            with torch.inference_mode(False):
-                self.head.to(vector.device)
-        return self.head.turned(vector.float(), dials).to(vector.dtype)
+        if not self.adapter.config.dials:
+            raise ValueError(
+                "this model has no dials: leave them at 1, or give it some: stage2.train or stage2.distill with "
+                "init=MODEL model=… vector.dials=0.9 only=dials"
+            )
+        more = (dials.to(vector) - 1).expand(len(vector), -1)
+        return torch.cat([vector, LOUD * (-more).clamp_min(0), LOUD * more.clamp_min(0)], 1)
 
     def null(self, batch: int) -> Tensor:
         """The null vector of `batch` images (B, D). Raises ValueError where the model has none."""
         if self.adapter.null is None:
             raise ValueError("this model has no null vector: it was trained without vector.dropout")
         return self.adapter.null.expand(batch, -1)
+
+    def nulled(self, vector: Tensor) -> Tensor:
+        """The null vector in place of each of (B, D), with what is wished for behind it. Errors as `null`."""
+        return torch.cat([self.null(len(vector)), vector[:, self.adapter.config.vector :]], 1)
 
     def condition(
         self,
@@ -226,8 +229,9 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         """Raises ValueError for a text, and for guidance where there is no null vector."""
         if text is not None or negative is not None:
             raise ValueError("DeeDSR takes no text")
-        told = self._told(self.vector(lr) if vector is None else vector)
-        null = None if guidance.scale == 1 else self._told(self.null(len(z_lr)))
+        vector = self.vector(lr) if vector is None else vector
+        null = None if guidance.scale == 1 else self._told(self.nulled(vector))
+        told = self._told(vector)
         return DeeDSRCondition(z_lr, told, null, guidance)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: DeeDSRCondition) -> Tensor:
@@ -239,7 +243,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
 
     def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, told: Told) -> Tensor:
         steering = self.adapter(z_lr, t, told)
-        self.maps.fill(steering.maps, told.vector)
+        self.maps.fill(steering.maps, told.vector, told.dials)
         tokens = steering.tokens
         if tokens is None:
             tokens = x_t.new_zeros(len(x_t), 1, self.unet.config.cross_attention_dim)

@@ -121,7 +121,7 @@ def _dials(panels: Sequence[Axes], row: Mapping[str, Any]) -> None:
         panel.axhline(0, color="black", linewidth=0.8)
         panel.axvline(1, color="grey", linewidth=0.8, linestyle=":")
         panel.set_title(f"--{dial}", fontsize=10)
-        panel.set_xlabel("position (1: as measured)", fontsize=9)
+        panel.set_xlabel("position (1: neutral)", fontsize=9)
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=8)
     panels[0].set_ylabel("change (SD over pictures)", fontsize=9)

@@ -14,7 +14,7 @@ from deedsr.degradation.kernels import make_kernel
 from deedsr.degradation.operations import filter2d
 from deedsr.geometry import SCALE
 from deedsr.models.deedsr.folder import load_encoder
-from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, from_scale, load_head, to_scale
+from deedsr.models.deedsr.head import DIAGNOSIS, ENCODER, from_scale, load_head
 from deedsr.randomness import seeded
 from stage1.from_config import train
 from stage1.head.fit import fit, fit_and_judge, judge
@@ -110,13 +110,11 @@ def test_a_head_finds_what_is_in_the_vector_and_how_sure_that_is(
     assert (std[loud].mean(0) > 1.2 * std[quiet].mean(0)).all()
 
 
-def test_directions_move_one_quantity_alone_and_strange_vectors_are_told(
+def test_strange_vectors_are_told(
     told: tuple[torch.Tensor, Truth, torch.Tensor],
 ) -> None:
     vectors, truth, held = told
     head = fit(vectors, truth, held, epochs=2, lr=3e-3, hidden=16, seed=0)
-    reading = torch.linalg.lstsq(torch.cat([vectors, torch.ones(len(vectors), 1)], 1), to_scale(truth.values)).solution
-    assert torch.allclose(head.directions @ reading[:-1], torch.eye(3), atol=0.1)
     assert 0 < float((head.strangeness(vectors[held]) > 1).float().mean()) < 0.02
     assert (head.strangeness(vectors + 6) > 1).all()
     assert all(torch.equal(tensor, tensor.half().float()) for tensor in head.state_dict().values()), "as it is stored"
@@ -135,7 +133,6 @@ def test_the_command_writes_a_small_head_that_loads(tiny: Compose, tmp_path: Pat
     head = load_head(output, load_encoder(file))
     assert head.vector == load_encoder(file).dimension
     assert torch.isfinite(head.widen).all()
-    assert head.steers
-    assert torch.isfinite(head.directions).all()
+    assert head.judges
     with pytest.raises(ValueError, match=r"none\.safetensors"):
         fit_and_judge(tiny(tmp_path, f"weights={tmp_path / 'none.safetensors'}", f"output={output}", config="head"))

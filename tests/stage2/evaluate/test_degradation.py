@@ -17,7 +17,6 @@ from torch import Tensor
 from deedsr.data.photos import list_photos
 from deedsr.degradation import Recipe, apply
 from deedsr.models import random_model
-from deedsr.models.deedsr.head import DiagnosisHead
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.model import random_model as random_deedsr
 from deedsr.models.deedsr.sizes import DeeDSRConfig
@@ -259,16 +258,16 @@ def test_the_flattest_crops_and_the_vector_of_many(arm: Arm, scenes: Scenes) -> 
     assert low <= row["psnr"]["shared - crop"]["difference"] <= high
 
 
-def test_dials_move_the_output_and_do_nothing_at_one(arm: Arm, scenes: Scenes) -> None:
+def test_dials_move_the_output_and_do_nothing_at_one(arm: Arm, scenes: Scenes, tiny_config: DeeDSRConfig) -> None:
     response = Response("blur-2+noise-12+jpeg-45", 64, (0, 1, 2), 1)
-    assert "has no diagnosis.safetensors" in response.run(arm, scenes, False)["missing"]
+    assert "this model has no dials" in response.run(arm, scenes, False)["missing"]
     torch.manual_seed(0)
-    head = DiagnosisHead(16, hidden=8)
-    head.reach.fill_(1)
-    head.centre.copy_(torch.tensor([1.5, 13.0, 60.0]).log())  # about what is wrong with these pictures
-    torch.nn.init.normal_(head.directions)
-    assert isinstance(arm.model, DeeDSR)
-    arm.model.take_head(head.eval())
+    adapter = dataclasses.replace(tiny_config.adapter, dials=True)
+    dialed = random_deedsr(dataclasses.replace(tiny_config, adapter=adapter))
+    for name, parameter in dialed.trainable():
+        if ".dials." in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    arm = Arm("with dials", dialed.requires_grad_(False), OPTIONS)
     found = response.run(arm, scenes, False)
     assert (found["neutral"], found["pictures"], found["positions"]) == (True, 4, [0, 1, 2])
     for dial, (measure, _) in DIALS.items():

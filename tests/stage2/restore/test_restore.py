@@ -103,7 +103,7 @@ def test_the_pictures_that_the_degradation_is_measured_on_count_by_content(run: 
     assert run(f"options.degradation_of=[{like / 'a.png'}]")["kept"] == 3
     picture(like / "a.png", seed=6)
     assert run(f"options.degradation_of={like}")["restored"] == 3
-    with pytest.raises(ValueError, match=r"no diagnosis\.safetensors"):
+    with pytest.raises(ValueError, match="this model has no dials"):
         run("options.denoise=0.5")
 
 
@@ -144,7 +144,8 @@ def test_outputs_are_written_as_asked_for(run: Run, inputs: Path) -> None:
 
 
 def test_low_memory_on_a_cpu_says_that_it_changes_nothing(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    assert run("low_memory=true")["restored"] == 3
+    with caplog.at_level("WARNING"):  # which the command line, called by another test, may have turned off
+        assert run("low_memory=true")["restored"] == 3
     assert "low_memory changes nothing: the model runs on the CPU" in caplog.text
     assert run()["kept"] == 3
 
