@@ -69,7 +69,7 @@ class RestorationRun(Run):
                 parameter.requires_grad_(
                     False
                 )  # DDP takes one without a gradient for a fault, an optimizer lets it decay
-        if not any(parameter.requires_grad for _, parameter in model.trainable()):
+        if only is not None and not any(only in name for name, _ in model.trainable()):
             raise ValueError(
                 f"only={only} is part of no trained parameter's name, such as {next(model.trainable())[0]}"
             )
