@@ -65,10 +65,9 @@ class RestorationRun(Run):
         self.optimizer_config, self.steps = optimizer, steps
         self.average = Average(model.trainable(), ema)
         for name, parameter in model.trainable():
+            # DDP takes one without a gradient for a fault, and an optimizer lets it decay
             if not self.learns(name) or (only is not None and only not in name):
-                parameter.requires_grad_(
-                    False
-                )  # DDP takes one without a gradient for a fault, an optimizer lets it decay
+                parameter.requires_grad_(False)
         if only is not None and not any(only in name for name, _ in model.trainable()):
             raise ValueError(
                 f"only={only} is part of no trained parameter's name, such as {next(model.trainable())[0]}"

@@ -38,15 +38,25 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photographs of smooth noise."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(4):
-        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
+def make_photos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """`make_photos(count)`: a folder of so many photographs of smooth noise."""
+
+    def make(count: int) -> Path:
+        folder = tmp_path_factory.mktemp("data") / "photos"
+        folder.mkdir()
+        random = np.random.default_rng(0)
+        for number in range(count):
+            small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
+            small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def photos(make_photos: Callable[[int], Path]) -> Path:
+    """Four of them."""
+    return make_photos(4)
 
 
 @pytest.fixture(scope="session")

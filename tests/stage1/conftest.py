@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from PIL import Image
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(make_photos: Callable[[int], Path]) -> Path:
     """Six photographs of smooth noise, four in the split `train` and two in `val`."""
-    folder = tmp_path_factory.mktemp("data") / "photos"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(6):
-        small = Image.fromarray(random.integers(0, 256, (24, 30, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    folder = make_photos(6)
     rows = [f"{number}.png\t{'train' if number < 4 else 'val'}" for number in range(6)]
     folder.with_suffix(".tsv").write_text("\n".join(["file\tsplit", *rows]) + "\n", encoding="utf-8")
     return folder
