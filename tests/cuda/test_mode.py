@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import DefaultDeviceType, checkpoint
 
 from deedsr.training.fake_cuda.device import fake_cuda
 from deedsr.training.fake_cuda.memory import Allocator
@@ -134,3 +134,17 @@ def test_the_allocator_keeps_segments_joins_blocks_and_gives_back_what_is_idle()
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
         memory.take(40 * MIB)
     assert (memory.allocated, memory.reserved) == (80 * MIB, 80 * MIB)
+
+
+def test_what_was_checkpointed_on_the_cpu_before_does_not_count() -> None:
+    """PyTorch asks once in a process which device that is where no tensor among the positional arguments says it."""
+    layer = nn.Linear(8, 8)
+    checkpoint(layer, torch.ones(4, 8), use_reentrant=False).sum().backward()
+    default = DefaultDeviceType.get_device_type()
+    with fake_cuda():
+        layer = nn.Linear(8, 8).to("cuda")
+        with torch.autocast("cuda", torch.bfloat16):
+            output = checkpoint(layer, input=cuda(4, 8), use_reentrant=False).sin()
+        output.float().sum().backward()
+        assert layer.weight.grad is not None
+    assert DefaultDeviceType.get_device_type() == default

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_map_only
 
 from deedsr.training.fake_cuda.attention import on_cuda
@@ -101,6 +102,7 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         (torch.cuda.amp.common, "amp_definitely_not_available", always(False)),
         (torch.accelerator, "is_available", always(True)),
         (torch.accelerator, "current_accelerator", always(CUDA)),
+        (checkpoint.DefaultDeviceType, "_default_device_type", CUDA.type),  # asked for once in a process
         (torch, "Generator", Generator),
         (torch.utils, "swap_tensors", _swap),
         (torch, "save", _save),
