@@ -199,7 +199,7 @@ def _restored(job: Job, restorer: Restorer, progress: Callable[[float], None] | 
     most = restorer.groups.most
     restored = restorer(picture, progress, job.source)
     fewer = [f"too little memory for more than {restorer.groups.most} of its tiles at a time"] * (
-        restorer.groups.most < most
+        restorer.groups.most != most
     )
     return _Made(restored, target, source, (*picture.notes, *fewer))
 

@@ -118,6 +118,12 @@ def peak_memory(device: torch.device) -> int:
     return int(line.split()[1]) * 1024
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that there are for tensors: what nobody has, and what PyTorch keeps of those that are gone."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that a device has not enough memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):

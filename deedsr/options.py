@@ -65,7 +65,8 @@ class Options:
     tile in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never
     tiles, None tiles what is large. overlap: the least that neighbouring tiles share, in the same pixels, less than
     a tile. colour: how the input's colours are taken over. seed: of the noise, together with the image's content.
-    batch: tiles at a time. text_guidance: scale of the guidance by text, 1 is off, of models that take text.
+    batch: tiles at a time; None is one, and on a GPU as many as its memory holds, see `deedsr.tiling.Groups`.
+    text_guidance: scale of the guidance by text, 1 is off, of models that take text.
     ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so many
     times the time (the geometric self-ensemble of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the
     noise, the blur and the JPEG damage is taken out, 0 to 2: 0 none, 1 what is there, 2 more than that, of models

@@ -15,7 +15,7 @@ from deedsr import colour
 from deedsr.devices import borrowed, check_compiler, pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
-from deedsr.layout import Layout
+from deedsr.layout import UNTILED, Layout
 from deedsr.models import load_model, pick_dtype
 from deedsr.models.contract import Condition, RestorationModel, Text
 from deedsr.models.frozen.latents import unsigned
@@ -25,8 +25,6 @@ from deedsr.pictures.found import pictures
 from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.randomness import content_seed
 from deedsr.tiling import SIGMAS, Groups, Window, merge
-
-BATCH = {"cuda": 4}  # tiles at a time by device; 1 on all others
 
 Progress = Callable[[float], None]
 
@@ -61,7 +59,8 @@ class Restorer:
         model.to(home)
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
-        self.groups = Groups(self.options.batch or BATCH.get(self.device.type, 1))
+        gpu = self.device if self.device.type == "cuda" else None
+        self.groups = Groups(self.options.batch, 0 if gpu is None else UNTILED // model.factor**2, gpu)
         self.compiled = compile
         if compile:
             model.compile(dynamic=True)
@@ -220,20 +219,24 @@ class Restorer:
         height, width = image.shape[-2] // factor, image.shape[-1] // factor
         coded = [Window(0, 0, height, width)] if settings.tiles == "dit4sr" else tiles
 
-        def blended(function: Callable[[list[Window]], Tensor], tiles: list[Window], scale: int = 1) -> Tensor:
-            return merge(self._pieces(function, tiles, run), height, width, scale, SIGMAS[settings.tiles])
+        def blended(
+            phase: str, function: Callable[[list[Window]], Tensor], tiles: list[Window], scale: int = 1
+        ) -> Tensor:
+            return merge(self._pieces(phase, function, tiles, run), height, width, scale, SIGMAS[settings.tiles])
 
         seen = unsigned(image) if settings.lr == "deedsr" else image
         drawn = run.generator if settings.posterior == "sample" else None
         with self._at_work("encode"):
             z_lr = blended(
-                lambda group: self.model.encode(self._cut(seen, [w.scaled(factor) for w in group]), drawn), coded
+                "encode",
+                lambda group: self.model.encode(self._cut(seen, [w.scaled(factor) for w in group]), drawn),
+                coded,
             )
             self._check(run)
         known, vector = (lr.to(self.dtype), z_lr.to(self.dtype), run.text), self.vector(lr)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return blended(lambda group: self._denoise(x_t, t, condition, group), tiles)
+            return blended("denoise", lambda group: self._denoise(x_t, t, condition, group), tiles)
 
         noise = upload(torch.randn(z_lr.shape, generator=run.generator), self.device)
         with self._at_work("denoise"):
@@ -241,7 +244,7 @@ class Restorer:
             latent = sample(denoise, process, z_lr, settings, noise, run.generator, on_step, checked=False)
             self._check(run)
         with self._at_work("decode"):
-            decoded = blended(lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
+            decoded = blended("decode", lambda group: self.model.decode(self._cut(latent, group)), coded, factor)
             self._check(run)
             return decoded
 
@@ -261,10 +264,10 @@ class Restorer:
         return torch.cat([image[window.slices] for window in group]).to(self.dtype)
 
     def _pieces(
-        self, function: Callable[[list[Window]], Tensor], tiles: list[Window], run: _Run
+        self, phase: str, function: Callable[[list[Window]], Tensor], tiles: list[Window], run: _Run
     ) -> Iterator[tuple[Window, Tensor]]:
         """Each tile with what the function gives for it, computed a group at a time."""
-        for group, output in self.groups(function, tiles):
+        for group, output in self.groups(function, tiles, phase):
             run.finite &= torch.isfinite(output).all()
             yield from zip(group, output.split(1), strict=True)
             run.add(len(group))

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from deedsr.devices import lacks_memory
+from deedsr.devices import free_memory, lacks_memory
 
 T = TypeVar("T")
 
@@ -27,6 +27,11 @@ equal strides from the upper left corner, the last flush with the end; the autoe
 deedsr, as DeeDSR's authors do: at equal strides, too, but every tile is sampled, decoded and coloured by itself.
 """
 
+MORE = 4
+"""Times as many pixels as in its first group a GPU may take at a time: beyond, launching is not what takes the time."""
+SHARE = 0.8
+"""Of its free memory for a group; what the groups give is put together beside it."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -36,6 +41,11 @@ class Window:
     left: int
     height: int
     width: int
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.height * self.width
 
     @property
     def slices(self) -> tuple[EllipsisType, slice, slice]:
@@ -147,31 +157,55 @@ def _weight(window: Window, device: torch.device, sigma: float | None) -> Tensor
 
 
 class Groups:
-    """Takes windows in groups. most: the largest group; it is halved where a device has no memory for as many."""
+    """Takes windows in groups alike in size.
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    most: windows of a group; None for as many as have `pixels` together, but at least one. device: a GPU that takes up
+    to `MORE` times as many pixels, as far as it has memory, once a first group of the same `kind` of work has shown how
+    much of it a pixel needs. Where memory lacks all the same, groups are halved, and `most` says so from then on.
+    """
+
+    def __init__(self, most: int | None, pixels: int = 0, device: torch.device | None = None) -> None:
+        self.most, self.pixels, self.device = most, pixels, device
+        self.needs: dict[str, float] = {}
 
     def __call__(
-        self, function: Callable[[list[Window]], Tensor], windows: Sequence[Window]
+        self, function: Callable[[list[Window]], Tensor], windows: Sequence[Window], kind: str = ""
     ) -> Iterator[tuple[list[Window], Tensor]]:
         """Each group with what the function gives for it; raises what that raises, of memory for a single window."""
         left = list(windows)
-        size = self._size(left)
         while left:
+            group = left[: self._size(left, kind)]
             try:
-                output = function(left[:size])
+                output = self._called(function, group, kind)
             except (MemoryError, RuntimeError) as error:
-                if size == 1 or not lacks_memory(error):
+                if len(group) == 1 or not lacks_memory(error):
                     raise
                 output = None  # and on, where the error is gone, which holds what was in memory
             if output is None:
-                self.most = size // 2
-                size = self._size(left)
+                self.most = len(group) // 2
             else:
-                yield left[:size], output
-                left = left[size:]
+                yield group, output
+                left = left[len(group) :]
 
-    def _size(self, windows: Sequence[Window]) -> int:
-        """Of groups alike, so that none is nearly empty."""
-        return -(-len(windows) // -(-len(windows) // self.most))
+    def _size(self, left: Sequence[Window], kind: str) -> int:
+        """Of the next group, so that none is nearly empty."""
+        most = self.most or self._fitting(left[0], kind)
+        return -(-len(left) // -(-len(left) // most))
+
+    def _fitting(self, window: Window, kind: str) -> int:
+        """How many windows of a size there may be at a time."""
+        pixels: float = self.pixels
+        if self.device is not None and kind in self.needs:
+            pixels = min(MORE * pixels, SHARE * free_memory(self.device) / self.needs[kind])
+        return max(1, int(pixels / window.area))
+
+    def _called(self, function: Callable[[list[Window]], Tensor], group: list[Window], kind: str) -> Tensor:
+        """What the function gives for a group; of a first one with a note of the memory that it needs."""
+        if self.device is None or self.most is not None or kind in self.needs:
+            return function(group)
+        torch.cuda.empty_cache()  # or it would work in what others have left
+        before = torch.cuda.memory_reserved(self.device)
+        output = function(group)
+        taken = torch.cuda.memory_reserved(self.device) - before
+        self.needs[kind] = max(taken, 1) / sum(window.area for window in group)
+        return output

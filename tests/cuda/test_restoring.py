@@ -14,10 +14,12 @@ from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.model import SD3Restoration
 from deedsr.options import Options
 from deedsr.restorer import Restorer
+from deedsr.tiling import Groups, Window, windows
 from deedsr.training.fake_cuda.device import ENDLESS, fake_cuda
 from deedsr.training.fake_cuda.mode import CUDA
 from stage2.evaluate.timing import model_named
 
+MIB = 2**20
 LR = torch.zeros(1, 3, 8, 40)
 TILES = {"tile": 128, "batch": 1, "ensemble": 2, "steps": 1}
 CASES: dict[str, tuple[str, torch.dtype, dict[str, Any]]] = {
@@ -84,6 +86,43 @@ def test_tiles_are_fewer_at_a_time_where_memory_lacks(tiny_model: DeeDSR) -> Non
     assert (most, peak < four) == (2, True)
     with pytest.raises(torch.OutOfMemoryError):
         restored(two // 4, None)
+
+
+def test_tiles_are_more_at_a_time_once_a_first_group_has_told_what_they_take(
+    tiny_model: DeeDSR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deedsr.restorer.UNTILED", 2 * 128**2)
+    groups: dict[str, list[int]] = {"unet": [], "decoder": []}
+    with fake_cuda():
+        restorer = Restorer(tiny_model, Options(tile=128, steps=2), device=CUDA)
+        for name, module in (("unet", tiny_model.unet), ("decoder", tiny_model.vae.decoder)):
+            module.register_forward_pre_hook(lambda _, given, name=name: groups[name].append(len(given[0])))
+        restorer.restore(torch.zeros(1, 3, 96, 96))
+    assert groups == {"unet": [2, 8, 8, 7, 9, 8, 8], "decoder": [2, 8, 8, 7]}
+
+
+@pytest.mark.parametrize(
+    ("total", "held", "sizes"),
+    [(ENDLESS, 0, [2, 6, 6, 6]), (100 * MIB, 0, [2, 6, 6, 6]), (100 * MIB, 50, [2, *[3] * 6])],
+)
+def test_groups_are_what_free_memory_holds(total: int, held: int, sizes: list[int]) -> None:
+    """Each window takes 10 MiB; what PyTorch keeps of tensors that are gone is free."""
+
+    def function(group: list[Window]) -> torch.Tensor:
+        torch.empty(len(group) * 10 * MIB, dtype=torch.uint8, device=CUDA)
+        return torch.zeros(len(group), device=CUDA)
+
+    found = windows(8, 8 * 20, 8, 0)
+    with fake_cuda(total):
+        others = torch.empty(held * MIB, dtype=torch.uint8, device=CUDA)
+        torch.empty(30 * MIB, dtype=torch.uint8, device=CUDA)
+        groups = Groups(None, 2 * 8 * 8, CUDA)
+        assert [len(group) for group, _ in groups(function, found)] == sizes
+        assert groups.most is None, "none of them lacked memory"
+        again = [len(group) for group, _ in groups(function, found)]
+        assert again == ([7, 7, 6] if max(sizes) == 6 else [3] * 6 + [2]), "of known work"
+        assert [len(group) for group, _ in groups(function, found, "other work")] == sizes
+        del others
 
 
 def test_a_part_that_is_forgotten_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,7 @@ def test_stage_2_with_all_that_can_be_asked_for(
 LARGE_DIT = ["experiment=dit4sr_sd35", BF16]
 
 
-@pytest.mark.parametrize(
-    "words", [["experiment=dit4sr_small"], LARGE_DIT, [*LARGE_DIT, "recompute=true"]], ids=str
-)
+@pytest.mark.parametrize("words", [["experiment=dit4sr_small"], LARGE_DIT, [*LARGE_DIT, "recompute=true"]], ids=str)
 def test_dit4sr(composed: Composed, tmp_path: Path, tiny_dit_base: Path, words: list[str]) -> None:
     more = [f"model.base={tiny_dit_base}", "model.texts=null", "objective.fidelity=null", "objective.rollout=0"]
     with fake_cuda() as gpu:
