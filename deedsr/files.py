@@ -1,4 +1,7 @@
-"""Files and folders: what is in them, such as appear whole or not at all, and what is said where one fails."""
+"""Files and folders: what is in them, such as appear whole or not at all, and what is said where one fails.
+
+Of the standard streams as well.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 
 def visible(folder: Path) -> list[Path]:
@@ -118,11 +124,70 @@ def one_line(message: str) -> str:
     return re.sub(r"\s*[\r\n]+\s*", " ", message.strip())
 
 
-def show_any_name() -> None:
-    """Let standard output and standard error show what they have no character for as an escape, and go on."""
+_warn = cache(logging.getLogger(__name__).warning)
+
+
+def say_once(messages: Iterable[str]) -> None:
+    """Log warnings, each once in a process."""
+    for message in messages:
+        _warn(message)
+
+
+class Output:
+    """Standard output of a command. Where it can't be written to, that is said once, and the work goes on without it.
+
+    name: what comes before a message of the command. Raises BrokenPipeError where nobody reads it any more.
+    """
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._lost = stream, name, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(partial(self._stream.write, text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def status(self, code: int) -> int:
+        """The command's exit status once all is written: `code`, or 1 in place of 0 where output was lost."""
+        try:
+            self._attempt(self._stream.flush, told=code != 0)
+        except BrokenPipeError:
+            return code or 1
+        return code or int(self._lost)
+
+    def _attempt(self, work: Callable[[], object], told: bool = False) -> None:
+        try:
+            work()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # for what is still to be written
+            if isinstance(error, BrokenPipeError):
+                raise
+            self._lost = True
+            if not told:
+                reason, _ = _REASONS.get(error.errno or 0, (error.strerror or str(error), ""))
+                sys.stderr.write(f"{self._name}: standard output can't be written to: {reason}; send it elsewhere\n")
+
+
+def open_streams(name: str) -> None:
+    """Let the standard streams show what they have no character for as an escape, and standard output be an `Output`.
+
+    name: what comes before a message of the command.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is not None:  # else it is closed
+        sys.stdout = cast("TextIO", Output(sys.stdout, name))
+
+
+def final_status(code: int = 0) -> int:
+    """The exit status of a command that ends with `code`, see `Output.status`."""
+    return sys.stdout.status(code) if isinstance(sys.stdout, Output) else code
 
 
 def check_python() -> None:

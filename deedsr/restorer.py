@@ -14,6 +14,7 @@ from torch import Tensor
 from deedsr import colour
 from deedsr.devices import borrowed, check_compiler, pick_device, upload
 from deedsr.diffusion.sampler import OnStep, sample
+from deedsr.files import say_once
 from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
 from deedsr.layout import UNTILED, Layout
 from deedsr.models import load_model, pick_dtype
@@ -25,8 +26,6 @@ from deedsr.pictures.found import pictures
 from deedsr.pictures.picture import Picture, from_pil, luma, read
 from deedsr.randomness import content_seed
 from deedsr.tiling import SIGMAS, Groups, Window, merge
-
-Progress = Callable[[float], None]
 
 
 class Restorer:
@@ -47,7 +46,7 @@ class Restorer:
 
         device: to move the model to, once the encoders of texts are gone from there; its own where None.
         low_memory: each part lies there only while it works, and on the CPU otherwise, where texts are embedded as
-        well. Raises ValueError for options that are not of this model.
+        well. `notes` says what of all this changes nothing. Raises ValueError for options that are not of this model.
         """
         self.model = model.eval()
         self.options = options or Options()
@@ -55,7 +54,10 @@ class Restorer:
         self.settings = model.settings(self.options)
         self.phases, home = (model.phases(), torch.device("cpu")) if low_memory else ({}, self.device)
         self.texts = model.texts(self.options, self.settings, home)
-        self.note = model.untold(self.options, self.settings)
+        self.notes = model.notes(self.options, self.settings)
+        if low_memory and self.device.type == "cpu":
+            self.notes.append("`low_memory` changes nothing: the model runs on the CPU")
+        say_once(self.notes)
         model.to(home)
         if self.dtype != torch.float32 and not any(parameter.requires_grad for parameter in model.parameters()):
             model.to(memory_format=torch.channels_last)  # faster, but not in float32; in training it stays as it is
@@ -93,7 +95,7 @@ class Restorer:
     def __call__(
         self,
         image: Picture | Image.Image | str | Path,
-        progress: Progress | None = None,
+        progress: Callable[[float], None] | None = None,
         name: str | Path | None = None,
     ) -> Picture:
         """Restore a picture, a Pillow image or a file; the result keeps all else that the file says of it.
@@ -119,7 +121,7 @@ class Restorer:
     def restore(
         self,
         lr: Tensor,
-        progress: Progress | None = None,
+        progress: Callable[[float], None] | None = None,
         on_step: OnStep | None = None,
         name: str | Path | None = None,
     ) -> Tensor:
@@ -281,13 +283,11 @@ class Restorer:
 
 @dataclass
 class _Run:
-    """Of one picture: whether all that networks gave is finite, where its noise comes from, its texts, and who is told
-    the fraction of the tiles done.
-    """
+    """Of one picture: whether networks gave finite values, its noise and texts, and who is told how much is done."""
 
     finite: Tensor
     generator: torch.Generator
-    progress: Progress | None
+    progress: Callable[[float], None] | None
     text: Text | None
     negative: Text | None
     done: int = 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deedsr import colour
+from deedsr import colour, files
 from deedsr.devices import pick_device
 from deedsr.geometry import pad_to, upsample
 from deedsr.layout import MARGIN
@@ -169,6 +169,20 @@ def test_other_steps_than_the_presets_are_spread_over_all_noise_levels(tiny_mode
     assert Restorer(tiny_model, Options(steps=8)).settings.spacing == "leading"
     assert Restorer(tiny_model, Options(sampler="unipc")).settings.spacing == "leading"
     assert Restorer(tiny_model, Options(steps=8, spacing="trailing")).settings.spacing == "trailing"
+
+
+def test_options_that_change_nothing_are_noted_and_logged_once(tiny_model, caplog):
+    assert Restorer(tiny_model, Options(seed=1, spacing="leading")).notes == []
+    tiny_model.defaults = tiny_model.defaults.with_(noise=0.0, start=0.5)
+    files._warn.cache_clear()
+    with caplog.at_level("WARNING"):
+        for _ in range(2):
+            restorers = [Restorer(tiny_model, Options(seed=seed), low_memory=True) for seed in (0, 1)]
+    memory = "`low_memory` changes nothing: the model runs on the CPU"
+    noise = "`seed` changes nothing: this model restores without noise"
+    assert [restorer.notes for restorer in restorers] == [[memory], [noise, memory]]
+    assert caplog.messages == [memory, noise]
+    assert torch.equal(*(restorer.restore(smooth(16, 16)) for restorer in restorers))
 
 
 def test_a_picture_keeps_what_its_file_says(tiny_model):

@@ -22,9 +22,9 @@ from deedsr.restorer import Restorer
 PREVIEW = 2048  # pixels of the longer side of what the page shows; what is downloaded is whole
 QUALITY = 90  # of what it shows, in WebP
 
-FIELDS = {"ext": "Format", "tile": "Tile side"}
+FIELDS = {"ext": "Format", "tile": "Tile side", "seed": "Seed"}
 """What the page calls the arguments that the library's advice names."""
-_QUOTED = re.compile(r"`(ext|tile)='?(\w+)'?`|`\.(\w+)`")
+_QUOTED = re.compile(rf"`({'|'.join(FIELDS)})(?:='?(\w+)'?)?`|`\.(\w+)`")
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,19 @@ class Result:
 class Desk:
     """Diagnoses and restores uploads, with one model in memory at a time.
 
-    folder: for results; who opens the desk removes it. device, dtype, runtime: as of `Restorer.from_pretrained`.
+    folder: for results; who opens the desk removes it. device, dtype, runtime, low_memory: as of
+    `Restorer.from_pretrained`.
     """
 
-    def __init__(self, folder: Path, device: str = "auto", dtype: str = "auto", runtime: str = "torch") -> None:
-        self.folder, self.place = folder, (device, dtype, runtime)
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        runtime: str = "torch",
+        low_memory: bool = False,
+    ) -> None:
+        self.folder, self.place, self.low_memory = folder, (device, dtype, runtime), low_memory
         self._restorer: tuple[str, Restorer] | None = None
         self._diagnoser: tuple[str, Diagnoser] | None = None
 
@@ -57,8 +65,10 @@ class Desk:
         """Raises ValueError for a model that can't be had, and for options that are not of it."""
         if self._restorer is None or self._restorer[0] != model:
             device, dtype, runtime = self.place
-            self._restorer = (model, Restorer.from_pretrained(model, None, device, dtype, runtime=runtime))
-        return Restorer(self._restorer[1].model, options)
+            loaded = Restorer.from_pretrained(model, None, device, dtype, False, runtime, self.low_memory)
+            self._restorer = (model, loaded)
+        _, loaded = self._restorer
+        return Restorer(loaded.model, options, device=loaded.device, low_memory=self.low_memory)
 
     def diagnose(self, uploads: Sequence[Path], model: str) -> Iterator[tuple[str, Diagnosis | str]]:
         """Each upload's name with its diagnosis, or with what is wrong."""
@@ -105,7 +115,7 @@ def on_page(message: str, *files: Path) -> str:
 
     def field(found: re.Match[str]) -> str:
         name, value, extension = found.groups()
-        return f"{FIELDS['ext']}: {extension}" if extension else f"{FIELDS[name]}: {value}"
+        return f"{FIELDS['ext']}: {extension}" if extension else f"{FIELDS[name]}: {value}" if value else FIELDS[name]
 
     for file in files:
         message = message.replace(str(file), file.name)

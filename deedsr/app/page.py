@@ -11,7 +11,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from deedsr.app.bars import CSS, bars, fault
-from deedsr.app.desk import FIELDS, Desk, Result
+from deedsr.app.desk import FIELDS, Desk, Result, on_page
 from deedsr.options import COLOURS, SAMPLERS, Options, parse_guidance
 from deedsr.pictures.formats import FORMATS
 
@@ -99,23 +99,23 @@ def _more() -> dict[str, Any]:
     with gr.Accordion("More", open=False):
         return {
             "extension": one_of(FIELDS["ext"], [key[1:] for key, kind in FORMATS.items() if kind.here], SAME),
-            "guidance": gr.Textbox(label="Noise guidance", placeholder="W:K, as 0.5:1"),
+            "noise_guidance": gr.Textbox(label="Noise guidance", placeholder="W:K, as 0.5:1"),
             "degradation_guidance": one_of("Guidance by the degradation", [1, 1.25, 1.5, 2, 3]),
             "steps": one_of("Steps", [1, 2, 4, 8, 16, 50]),
             "sampler": one_of("Sampler", SAMPLERS),
             "ensemble": one_of("Views", range(1, 9), info="the mean of so many flips and turns"),
             "colour": one_of("Colours of the input", COLOURS),
             "tile": one_of(FIELDS["tile"], [0, 128, 256, 512, 1024], info="0: never in tiles"),
-            "seed": gr.Number(value=0, label="Seed", precision=0, minimum=0),
+            "seed": gr.Number(value=0, label=FIELDS["seed"], precision=0, minimum=0),
         }
 
 
 def _options(values: dict[str, Any]) -> Options:
     """Raises ValueError for what can't be chosen."""
-    guidance = (values.pop("guidance") or "").strip()
     chosen: dict[str, Any] = {name: None if value == OWN else value for name, value in values.items()}
-    chosen["seed"] = chosen["seed"] or 0
-    return Options(**chosen, noise_guidance=parse_guidance(guidance) if guidance else None)
+    guidance = (chosen["noise_guidance"] or "").strip()
+    chosen |= {"seed": chosen["seed"] or 0, "noise_guidance": parse_guidance(guidance) if guidance else None}
+    return Options(**chosen)
 
 
 def _diagnose(desk: Desk, uploads: list[str] | None, model: str) -> Iterator[str]:
@@ -144,8 +144,9 @@ def _restore(
     try:
         restorer = desk.restorer(model, _options(knobs))
     except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+        raise gr.Error(on_page(str(error)), print_exception=False) from None
     progress(0, desc="beginning")
+    notes = "".join(fault("", on_page(note)) for note in restorer.notes)
     done: list[Result] = []
     places = [Path(upload) for upload in uploads]
     for result in desk.restore(places, restorer, None if extension == SAME else extension, progress):
@@ -157,7 +158,7 @@ def _restore(
             _show(good, len(good) - 1),
             gr.Dropdown(choices, value=len(good) - 1 if good else None, visible=len(good) > 1),
             [str(one.result) for one in good] or None,
-            "".join(fault(one.name, line) for one in done for line in one.told),
+            notes + "".join(fault(one.name, line) for one in done for line in one.told),
         )
 
 

@@ -30,6 +30,7 @@ def app_command(
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     dtype: Annotated[str, typer.Option(help=f"{', '.join(AUTO_OR_DTYPES)}: as of `restore`.")] = "auto",
     runtime: Annotated[str, typer.Option(help=", ".join(RUNTIMES))] = "torch",
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="As of `restore`.")] = False,
 ) -> int:
     """Serve a page that restores the pictures dropped on it, until Ctrl-C. Pictures are removed at the end.
 
@@ -55,7 +56,8 @@ def app_command(
             model_place(name)
         results = Path(folder) / "results"
         results.mkdir()
-        where, close = serve(Desk(results, device, dtype, runtime), models, host, port, share, upload_limit)
+        desk = Desk(results, device, dtype, runtime, low_memory)
+        where, close = serve(desk, models, host, port, share, upload_limit)
         typer.echo(f"restoring at {where}; Ctrl-C ends it")
         try:
             while True:

@@ -7,7 +7,7 @@ import re
 _SHORT = {"output": "-o", "tile": "-t"}
 _FLAGS = (
     "output|suffix|ext|dtype|device|runtime|tile|frames|overwrite|download|with_base|merge|onnx|replace_card|captions?|"
-    "negative|embeddings|compile"
+    "negative|embeddings|compile|seed|spacing|low_memory"
 )
 _QUOTED = re.compile(rf"`({_FLAGS})(?:='?(\w+)'?)?`|`\.(\w+)`")
 

@@ -22,7 +22,7 @@ from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.export import export_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
-from deedsr.files import check_python, explain, one_line, show_any_name
+from deedsr.files import check_python, explain, final_status, one_line, open_streams
 from deedsr.ledger import Ledger, content, remembered, settings_digest
 from deedsr.options import (
     AUTO_OR_DTYPES,
@@ -197,12 +197,8 @@ def _load(
     if runtime == "onnx" and compile:
         raise ValueError("ONNX graphs are compiled as they are: leave --compile out")
     restorer = Restorer.from_pretrained(model, options, device, dtype, compile, runtime, low_memory)
-    if options.seed and not restorer.settings.noisy:
-        typer.echo("deedsr: --seed changes nothing: this model restores without noise", err=True)
-    if low_memory and restorer.device.type == "cpu":
-        typer.echo("deedsr: --low-memory changes nothing: the model runs on the CPU", err=True)
-    if restorer.note is not None:
-        typer.echo(f"deedsr: {in_flags(restorer.note)}", err=True)
+    for note in restorer.notes:
+        typer.echo(f"deedsr: {in_flags(note)}", err=True)
     return restorer
 
 
@@ -258,11 +254,11 @@ app.add_typer(convert_app, name="convert")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
-    show_any_name()
+    open_streams("deedsr")
     logging.disable(logging.WARNING)  # of the libraries beneath
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    sys.exit(_call(arguments))
+    sys.exit(final_status(_call(arguments)))
 
 
 def _call(arguments: Sequence[str] | None) -> int:

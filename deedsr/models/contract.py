@@ -144,9 +144,14 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
             raise ValueError("this model takes no text, so it can't be guided by one either: leave text guidance at 1")
         return None
 
-    def untold(self, options: Options, settings: Settings) -> str | None:
-        """What to say to the user where guidance by text is the model's way, but there is no text."""
-        return None
+    def notes(self, options: Options, settings: Settings) -> list[str]:
+        """What to say to the user, a line each: which of the `options` change nothing, and what the model lacks."""
+        notes = []
+        if options.seed and not settings.noisy:
+            notes.append("`seed` changes nothing: this model restores without noise")
+        if options.spacing is not None and self.process.flows:
+            notes.append("`spacing` changes nothing: this model's times are spread in one way alone")
+        return notes
 
     def guidance(self, settings: Settings) -> FreeGuidance:
         """That of `settings` which is this model's: by text, or by the degradation."""

@@ -27,7 +27,7 @@ except KeyboardInterrupt:
     sys.stderr.write("interrupted\n")
     sys.exit(130)
 
-from deedsr.files import check_python, show_any_name
+from deedsr.files import check_python, final_status, open_streams
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -38,6 +38,8 @@ NOISE = (
     ".*LeafSpec",
 )
 """Beginnings of Lightning's warnings."""
+NULL = re.compile(r"(?<![^=,(\[\s])null(?![^,)\]\s])")
+"""The word alone, also as one of several choices."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -63,15 +65,21 @@ def main(work: str, config: str, trains: bool = False) -> None:
         check_python()
     except ValueError as error:
         sys.exit(f"error: {error}")
-    sys.argv[1:] = map(_null_as_none, sys.argv[1:])
+    sys.argv[1:] = [_null_as_none(word, file.parent) for word in sys.argv[1:]]
     readable(sys.argv[1:])
-    show_any_name()
+    open_streams("error")
     quiet()
     try:
         run()
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code:  # Hydra's after its help is 0
+            raise
+    sys.exit(final_status())
 
 
 class Begin(Callback):
@@ -107,7 +115,7 @@ def whole(values: dict[str, Any]) -> None:
 def known(config: str, words: Iterable[str]) -> None:
     """End the process where an experiment among the `words` typed sets what the configuration `config` has not."""
     given = [word.partition("=")[2].strip("[]") for word in words if word.startswith("experiment=")]
-    names = [name.strip() for name in ",".join(given).split(",") if name.strip() not in ("", "null")]
+    names = [name.strip() for name in ",".join(given).split(",") if name.strip()]
     own = compose(config, []).keys() if names else ()
     for name in names:
         if strange := [str(word) for word in compose(config, [f"experiment={name}"]) if word not in own]:
@@ -139,10 +147,17 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _null_as_none(word: str) -> str:
-    # Hydra takes GROUP=null for an error
+def _null_as_none(word: str, root: Path) -> str:
+    """`word` with ``none`` for ``null``, an error of Hydra's, where it chooses of a group of files in `root`.
+
+    Ends the process where there is no such choice.
+    """
     group, _, value = word.partition("=")
-    return f"{group}=none" if value == "null" and (CONF / group / "none.yaml").is_file() else word
+    choices = sorted(file.stem for file in (root / group).glob("*.yaml"))
+    named = NULL.sub("none", value) if choices else value
+    if named != value and "none" not in choices:
+        sys.exit(f"error: {word} can't be had: choose of {', '.join(choices)}")
+    return word if named == value else f"{group}={named}"
 
 
 def job_folder(words: Sequence[str], above: Sequence[str]) -> str:
@@ -173,14 +188,14 @@ def command(work: str, cfg: DictConfig) -> None:
     module, _, name = work.partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(cfg)
+        if isinstance(result, dict):
+            result = json.dumps(rounded(result), indent=2) + "\n"
+        if isinstance(result, str):
+            sys.stdout.write(result)
     except InstantiationException as error:  # Hydra's, around the error proper
         sys.exit(f"error: {_last_line(error.__cause__ or error)}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {_last_line(error)}")
-    if isinstance(result, dict):
-        result = json.dumps(rounded(result), indent=2) + "\n"
-    if isinstance(result, str):
-        sys.stdout.write(result)
 
 
 def rounded(value: Any) -> Any:

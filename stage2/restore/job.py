@@ -90,15 +90,11 @@ class Restoration(pl.LightningModule):
 
 
 def load(cfg: DictConfig, options: Options, dtype: torch.dtype, device: torch.device) -> Restorer:
-    """The restorer on a device; what of the words changes nothing is said."""
+    """The restorer on a device."""
     if cfg.compile:
         check_compiler(device)
     restorer = Restorer(load_model(cfg.ckpt, dtype=dtype), options, cfg.compile, device, cfg.low_memory)
     log.info("restoring in %s on %s", str(dtype).removeprefix("torch."), device)
-    if options.seed and not restorer.settings.noisy:
-        log.warning("options.seed changes nothing: this model restores without noise")
-    if cfg.low_memory and device.type == "cpu":
-        log.warning("low_memory changes nothing: the model runs on the CPU")
     return restorer
 
 

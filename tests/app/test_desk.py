@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deedsr.app.bars import bars, fault
 from deedsr.app.desk import Desk, on_page
 from deedsr.cli import main as cli
+from deedsr.cli.app import app_command
 from deedsr.diagnosis import Diagnosis, Estimate
 from deedsr.options import Options
 from deedsr.pictures.picture import read
+from deedsr.restorer import Restorer
 from tests.processes import finished
 
 
@@ -76,6 +80,7 @@ def test_a_format_that_cannot_be_written_is_said_in_the_pages_words(tmp_path: Pa
     assert one.result is None
     assert one.told == ("clear.jpg: JPEG holds no transparency; use Format: png",)
     assert on_page(f"{clear}: too large; use `tile=256`", clear) == "clear.png: too large; use Tile side: 256"
+    assert on_page("`seed` and `low_memory` change nothing") == "Seed and --low-memory change nothing"
 
 
 def test_what_was_not_taken_of_a_file_is_told_beside_its_result(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -85,6 +90,26 @@ def test_what_was_not_taken_of_a_file_is_told_beside_its_result(tmp_path: Path, 
     (one,) = desk.restore([tmp_path / "two.tif"], desk.restorer(str(tiny_model_folder), Options(steps=1)))
     assert one.result is not None
     assert one.told == ("two.tif: holds 2 pictures, the first was taken; --frames takes all",)
+
+
+def test_the_command_hands_on_all_that_says_where_and_how_a_model_runs() -> None:
+    words = set(signature(Restorer.from_pretrained).parameters) - {"name", "options"}
+    words.remove("compile")  # whoever comes first would wait for minutes
+    assert "low_memory" in words
+    for taking in (app_command, Desk):
+        assert words <= set(signature(taking).parameters), taking
+
+
+def test_memory_is_saved_where_that_is_asked_for(tmp_path: Path, tiny_model_folder: Path) -> None:
+    source = photo(tmp_path / "a.png")
+    results = []
+    for low_memory in (False, True):
+        desk = Desk(tmp_path, device="cpu", low_memory=low_memory)
+        restorer = desk.restorer(str(tiny_model_folder), Options(steps=1))
+        assert bool(restorer.phases) is low_memory
+        assert bool(restorer.notes) is low_memory
+        results.append(restorer(source).rgb)
+    assert torch.equal(*results)
 
 
 def test_one_model_is_kept(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -8,20 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 
+from deedsr.options import Options
 from tests.processes import ROOT, finished, free_port, started
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytest.importorskip("gradio", reason="the page is made with Gradio, of the extra app")
+gradio = pytest.importorskip("gradio", reason="the page is made with Gradio, of the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
 
 DEEDSR = (sys.executable, "-m", "deedsr.cli.main")
@@ -81,6 +82,55 @@ def uploads(tmp_path: Path) -> list[Path]:
     files[1].write_bytes(b"no picture")
     photo.crop((100, 50, 140, 80)).save(files[2])
     return files
+
+
+@pytest.fixture
+def knobs() -> dict[str, Any]:
+    """What is chosen on the page, by name, as it is at first."""
+    from deedsr.app import page
+
+    with gradio.Blocks():
+        return {name: knob.value for name, knob in (page._dials() | page._more()).items()}
+
+
+ELSEWHERE = {
+    "of one picture or one set of them": {"width", "height", "megapixels", "degradation_of"},
+    "of models told what pictures show": {"caption", "captions", "negative", "embeddings", "text_length"},
+    "of guidance by that": {"text_guidance"},
+    "follows from what is there": {"preset", "spacing", "overlap", "batch"},
+}
+"""The options that only the command line has."""
+
+
+def test_each_option_is_on_the_page_or_left_to_the_command_line(knobs: dict[str, Any]) -> None:
+    options = {field.name for field in fields(Options)}
+    assert set(knobs) - {"extension"} == options - set().union(*ELSEWHERE.values())
+
+
+def test_options_that_change_nothing_are_told_with_the_results(
+    knobs: dict[str, Any], uploads: list[Path], tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    from deedsr.app.desk import Desk
+    from deedsr.app.page import _restore
+
+    desk = Desk(tmp_path, device="cpu", low_memory=True)
+    told = []
+    for steps in (1, 2000):
+        values = {**knobs, "steps": steps}.values()
+        try:
+            *_, last = _restore(
+                desk,
+                tuple(knobs),
+                [str(uploads[0])],
+                str(tiny_model_folder),
+                *values,
+                progress=lambda *_, **__: None,
+            )
+            told.append(last[-1])
+        except gradio.Error as error:
+            told.append(error.message)
+    assert "--low-memory changes nothing: the model runs on the CPU" in told[0]
+    assert told[1] == "steps is 2000; choose a number from 1 to 1000"
 
 
 def upload(page: Page, files: list[Path]) -> None:

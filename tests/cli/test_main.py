@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from deedsr.cli import main as cli
 from deedsr.cli.flags import in_flags
+from deedsr.files import Output, final_status
 from deedsr.pictures import picture as images
 from tests.processes import ended, finished, started
 
@@ -311,6 +313,50 @@ def test_a_closed_stream_is_said_in_one_line(capsys, tmp_path, tiny_model_folder
     monkeypatch.setattr(sys, f"std{name.removesuffix('put')}", None)
     assert cli._call(["restore", "--model", str(tiny_model_folder), "--steps", "1", *arguments]) == 1
     assert capsys.readouterr().err == f"deedsr: -: standard {name} is closed; leave it open, or name a file\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("module", ["deedsr.cli", "stage2.train"])
+def test_a_full_standard_output_is_said_in_one_line(tmp_path, module, unbuffered):
+    if not Path("/dev/full").exists():
+        pytest.skip("no stream here that is always full")
+    command = [sys.executable, "-m", module, "--help"]
+    env = {**environment(), "PYTHONUNBUFFERED": unbuffered}
+    with (
+        open("/dev/full", "w") as full,
+        started(command, cwd=tmp_path, env=env, stdout=full, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        _, told = ended(process)
+    name = "deedsr" if module == "deedsr.cli" else "error"
+    assert told == f"{name}: standard output can't be written to: the disk is full; send it elsewhere\n"
+    assert process.returncode == 1
+
+
+def test_work_goes_on_where_standard_output_is_full(tmp_path, tiny_model_folder, monkeypatch, capsys):
+    for name in ("a", "b"):
+        photo(tmp_path / f"{name}.png")
+    command = ["restore", "--model", tiny_model_folder, "--steps", 1, tmp_path / "a.png", tmp_path / "b.png"]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", Output(full, "deedsr"))
+        assert final_status(cli._call([str(word) for word in [*command, "-o", tmp_path / "out"]])) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert (
+        capsys.readouterr().err == "deedsr: standard output can't be written to: the disk is full; send it elsewhere\n"
+    )
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", Output(full, "deedsr"))
+        assert final_status(cli._call([str(word) for word in [*command[:-1], "-o", "-"]])) == 1
+    assert capsys.readouterr().err == "deedsr: -: the disk is full; free some space or choose another folder with -o\n"
+
+
+def test_who_reads_no_further_ends_the_command_without_a_word(tmp_path):
+    command = [sys.executable, "-m", "deedsr.cli", "info"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with started(command, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writing)
+        assert ended(process)[1] == ""
+    assert process.returncode == 1
 
 
 def test_one_bad_file_is_reported_and_the_rest_goes_on(capsys, tmp_path, tiny_model_folder):

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from deedsr.training.command import CONF, readable
+from deedsr.training.command import CONF, _null_as_none, readable
 from tests.processes import ROOT, ended, finished, started
 
 WORK = r'^    main\("([\w.]+):(\w+)", "([\w/]+)"(, trains=True)?'
@@ -156,6 +156,35 @@ def test_a_value_that_hydra_cannot_read_gets_the_way_to_quote_it(value: str) -> 
     message = str(caught.value)
     assert message.startswith(f"error: input={value} can't be read: put the value between quotes, ")
     readable([message.rpartition(", ")[2].strip("'"), "--multirun", "steps=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("experiment=null,deedsr_sd21", "experiment=none,deedsr_sd21"),
+        ("experiment=choice(deedsr_sd21, null)", "experiment=choice(deedsr_sd21, none)"),
+        ("experiment=[null,deedsr_sd21]", "experiment=[none,deedsr_sd21]"),
+        ("logger=null", "logger=none"),
+        ("logger=nullable", "logger=nullable"),
+        ("model.overrides=null", "model.overrides=null"),
+        ("init=null", "init=null"),
+        ("--multirun", "--multirun"),
+    ],
+)
+def test_null_is_the_choice_called_none(word: str, read: str) -> None:
+    assert _null_as_none(word, CONF) == read
+    assert _null_as_none(word, CONF / "evaluate") == word, "there they are values, no choices"
+
+
+def test_null_where_there_must_be_a_choice_is_told_which_there_are() -> None:
+    with pytest.raises(SystemExit, match="error: trainer=null,cpu can't be had: choose of cpu, default, fsdp, gpu"):
+        _null_as_none("trainer=null,cpu", CONF)
+
+
+@pytest.mark.parametrize("primary", ["base", "distill", "stage1", "stage2"])
+def test_no_experiment_changes_nothing(primary: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(primary, ["experiment=none"]) == compose(primary)
 
 
 def test_a_folder_that_can_not_be_had_is_said_in_one_line(tmp_path: Path) -> None:

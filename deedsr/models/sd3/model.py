@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +33,6 @@ UNTOLD = (
     "this model is guided by what pictures show, and is told nothing: it restores with an empty token and without "
     "guidance; `caption`, `captions` or `embeddings` tell it more"
 )
-log = logging.getLogger(__name__)
-
-
-@cache
-def _warn(message: str) -> None:
-    """Once in a process."""
-    log.warning(message)
 
 
 @dataclass(frozen=True)
@@ -128,11 +119,9 @@ class SD3Restoration(RestorationModel[SD3Condition]):
             found = Prompts(own, default, by_text.get(negative), str(options.captions))
         return found
 
-    def untold(self, options: Options, settings: Settings) -> str | None:
-        if self.has_texts or options.tells or settings.text.scale == 1:
-            return None
-        _warn(UNTOLD)
-        return UNTOLD
+    def notes(self, options: Options, settings: Settings) -> list[str]:
+        told = self.has_texts or options.tells or settings.text.scale == 1
+        return [*super().notes(options, settings), *([] if told else [UNTOLD])]
 
     def text(self, name: str) -> Text:
         """The text called ``positive`` or ``negative``."""

@@ -15,6 +15,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from PIL import Image
 
+from deedsr import files
 from deedsr.cli import main as cli
 from deedsr.models import load_model, random_model
 from deedsr.models.authors import DIT4SR
@@ -112,15 +113,17 @@ def test_the_authors_put_words_behind_captions(folder: Path) -> None:
 
 
 def test_who_is_told_nothing_says_so_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sd3._warn.cache_clear()
+    files._warn.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             restorer = Restorer.from_pretrained(str(folder / "model"), Options(steps=2), "cpu")
-            assert restorer.note == sd3.UNTOLD
-    assert [record.message for record in caplog.records if record.name == sd3.__name__] == [sd3.UNTOLD]
+            assert restorer.notes == [sd3.UNTOLD]
+    assert [record.message for record in caplog.records if record.name == files.__name__] == [sd3.UNTOLD]
     quiet = Restorer.from_pretrained(str(folder / "model"), Options(steps=2, text_guidance=1), "cpu")
-    assert quiet.note is None
+    assert quiet.notes == []
     assert torch.equal(restorer(folder / "a.png").rgb, quiet(folder / "a.png").rgb)
+    spread = Restorer.from_pretrained(str(folder / "model"), Options(text_guidance=1, spacing="leading"), "cpu")
+    assert spread.notes == ["`spacing` changes nothing: this model's times are spread in one way alone"]
     with pytest.raises(ValueError, match="guidance by text needs one: give `caption`"):
         Restorer.from_pretrained(str(folder / "model"), Options(text_guidance=8), "cpu")
     with pytest.raises(ValueError, match="takes no text: leave caption"):
