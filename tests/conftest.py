@@ -6,7 +6,7 @@ import dataclasses
 import os
 import signal
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -239,6 +239,16 @@ def write_text_encoders() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine on which PyTorch finds no C++ compiler."""
+    import torch._inductor.config  # which takes seconds
+
+    monkeypatch.setenv("CXX", "/nowhere/cl")
+    with torch._inductor.config.patch("cpp.cxx", ("/nowhere/g++",)):  # monkeypatch would hide it ever after
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ProgressBar
 
 from deedsr import weights
+from deedsr.devices import check_compiler, pick_device
 from deedsr.training.command import plain
 from deedsr.training.loggers import make_logger
 from deedsr.training.optimizer import KINDS, SCHEDULES, UNITS, known
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise ValueError for what no run can heed: counts, words of optimizer and trainer, a GPU that is none."""
+    """Raise ValueError for what no run can heed: counts, words of optimizer and trainer, no GPU, no compiler."""
     for name in COUNTS:
         value = OmegaConf.select(cfg, name)
         if value is not None and not (isinstance(value, int | float) and value >= 1):
@@ -79,6 +80,9 @@ def check(cfg: DictConfig) -> None:
         )
     if words["accelerator"] in ("gpu", "cuda") and not torch.accelerator.is_available():
         raise ValueError("this machine has no GPU that torch can use: say trainer=cpu, or install a torch for its GPU")
+    asked = cfg.get("compile")
+    if asked is True or (isinstance(asked, DictConfig) and asked.get("backend", "inductor") == "inductor"):
+        check_compiler(pick_device("cpu" if words["accelerator"] == "cpu" else "auto"))
 
 
 def make_trainer(cfg: DictConfig, output: Path, steps: int, callbacks: Sequence[Callback] = ()) -> pl.Trainer:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from deedsr.devices import peak_memory, pick_device
+from deedsr.devices import check_compiler, peak_memory, pick_device
 from deedsr.diffusion.process import Process
 from deedsr.files import write_json
 from deedsr.geometry import SCALE
@@ -171,6 +171,8 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
     if cfg.repeats < 1:
         raise ValueError(f"repeats is {cfg.repeats}; it must be at least 1")
     device = pick_device(cfg.device)
+    if cfg.compile:
+        check_compiler(device)
     model, reference = models(cfg, device)
     options = Options(**plain(cfg.options))
     restorer, lr = Restorer(model, options, cfg.compile), picture(cfg.size)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch._inductor.config
 from torch import Tensor
 
 from deedsr.diffusion.free_guidance import FreeGuidance
@@ -49,9 +48,8 @@ def test_restoring_three_sizes_compiles_once(
     assert len(graphs) == 1
 
 
-def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setenv("CXX", "/nowhere/cl")
+@pytest.mark.usefixtures("no_compiler")
+def test_a_machine_without_a_compiler_is_told_so() -> None:
     with pytest.raises(ValueError, match=r"compiling needs a C\+\+ compiler, which is not here: .* `compile` out"):
         Restorer.from_pretrained(device="cpu", compile=True)
 

@@ -51,6 +51,21 @@ def test_what_counts_steps_is_at_least_one(name: str, value: str) -> None:
         check(composed(f"{name}={value}", config=config))
 
 
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("words", ["stage1 compile=true", "stage2 compile={}", "stage2 compile={mode:max-autotune}"])
+def test_a_machine_without_a_compiler_is_told_so(words: str) -> None:
+    config, word = words.split()
+    with pytest.raises(ValueError, match=r"^compiling needs a C\+\+ compiler, which is not here: .* `compile` out$"):
+        check(composed(word, config=config))
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_what_needs_no_compiler_is_not_refused_without_one() -> None:
+    for word in ("compile=null", "compile={backend:eager}"):
+        check(composed(word))
+    check(composed("compile=false", config="stage1"))
+
+
 def test_what_is_not_counted_is_not_refused() -> None:
     check(composed("pictures=null", "steps=1e3"))
 
