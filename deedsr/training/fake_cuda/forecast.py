@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import hydra
+import pytorch_lightning as pl
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from deedsr.data.batch import Batch
 from deedsr.training.again import Again
 from deedsr.training.command import plain
 from deedsr.training.fake_cuda.device import ENDLESS, fake_cuda
+from deedsr.training.fake_cuda.mode import FakeCuda
 from deedsr.training.run import Run
 
 GIB = 2**30
@@ -26,6 +28,8 @@ class Need:
     """Bytes, of each device. average: of the weights. allocated: of all tensors together, at most, with the others in
     it; reserved: what PyTorch's allocator takes from the device for them, before it is short of memory. gathered: the
     largest two of the model's blocks, which are whole on a device where it is split: the one at work and the next.
+
+    kernels, waits: no bytes, but how many the last batch launches, and how often the CPU waits for the device in it.
     """
 
     parameters: int
@@ -35,6 +39,8 @@ class Need:
     allocated: int
     reserved: int
     gathered: int = 0
+    kernels: int = 0
+    waits: int = 0
 
     @property
     def activations(self) -> int:
@@ -56,7 +62,8 @@ class Need:
 
     def gigabytes(self) -> dict[str, float]:
         """GiB by name."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = (field.name for field in fields(self) if field.name not in ("kernels", "waits"))
+        found = {name: getattr(self, name) for name in names}
         return {name: size / GIB for name, size in {**found, "activations": self.activations}.items()}
 
 
@@ -71,7 +78,8 @@ def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int)
     words |= {"accumulate_grad_batches": parts, "fast_dev_run": STEPS * parts, "enable_progress_bar": False}
     with fake_cuda(ENDLESS) as gpu:
         run, sample = make()
-        trainer = hydra.utils.instantiate(words, _convert_="all")
+        counts = Counts(gpu)
+        trainer = hydra.utils.instantiate(words, callbacks=[counts], _convert_="all")
         trainer.fit(run, Again([sample], batch))
         return Need(
             size(run.parameters()) + size(run.buffers()),
@@ -81,7 +89,24 @@ def forecast(cfg: DictConfig, make: Callable[[], tuple[Run, Batch]], batch: int)
             gpu.memory.peak_allocated,
             gpu.memory.peak_reserved,
             gathered(run.model.blocks()) if hasattr(run, "model") else 0,
+            *counts.of_the_last,
         )
+
+
+class Counts(pl.Callback):
+    """of_the_last: kernels that the last batch launched, and how often the CPU waited for the device meanwhile."""
+
+    def __init__(self, gpu: FakeCuda) -> None:
+        self.gpu = gpu
+
+    def now(self) -> tuple[int, int]:
+        return self.gpu.launches.total(), self.gpu.waits.total() + self.gpu.uploads.total()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.before = self.now()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.of_the_last = [now - before for now, before in zip(self.now(), self.before, strict=True)]
 
 
 def size(tensors: Iterable[Tensor]) -> int:

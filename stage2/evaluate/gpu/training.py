@@ -219,7 +219,9 @@ def timed(bench: Bench, primary: str, cfg: DictConfig, run: Run, data: Batches) 
         train(bench, cfg, run, data, number, watch)
         peak, reserved = peak_memory(bench.device), torch.cuda.max_memory_reserved() if bench.cuda else 0
         yield from speeds(bench, cfg, watch)
-        yield memory(bench, peak, reserved, counted.get())
+        need = counted.get()
+        yield Row("counted", f"{need.kernels} kernels a step, {need.waits} waits for the GPU")
+        yield memory(bench, peak, reserved, need)
 
 
 def speeds(bench: Bench, cfg: DictConfig, watch: Watch) -> Iterator[Row]:

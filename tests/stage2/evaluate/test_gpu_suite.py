@@ -88,7 +88,9 @@ def test_a_shipped_experiment_is_timed(tiny: Bench) -> None:
     rows = {row.what: row for row in training.stage1_deedsr(tiny)}
     assert rows["loss, gradient"].good
     assert "(batch 2, crop 128)" in rows["speed"].found
-    assert set(rows) == {"loss, gradient", "speed", "work", "memory"}
+    assert set(rows) == {"loss, gradient", "speed", "work", "counted", "memory"}
+    kernels, waits = map(int, re.findall(r"\d+", rows["counted"].found))
+    assert (1000 < kernels < 2000, waits) == (True, 0), "as tests/cuda/test_counts.py holds"
     assert "reserved; forecast 0.0, 0.0" in rows["memory"].found
 
 
