@@ -150,3 +150,14 @@ def test_strengths_are_a_term_of_their_own() -> None:
     other, none = (loss.picture(made, second, 3) for made in (first, torch.full_like(second, 0.5)))
     assert other["pixel"] > none["pixel"]
     assert other["strengths"] < 0.1 * none["strengths"]
+
+
+def test_a_grid_costs_more_as_edges_than_a_shade() -> None:
+    """Both are .02 off everywhere: pixels can't tell them apart."""
+    plain = torch.full((1, 3, 32, 32), 0.5)
+    grid = plain + 0.04 * (torch.arange(32) % 2) - 0.02
+    loss = FidelityLoss(Fidelity(latent=0.0, pixel=1.0, perceptual=0.0, edges=1.0))
+    of_grid, of_shade = (loss.picture(made, plain, 0) for made in (grid, plain + 0.02))
+    torch.testing.assert_close(of_grid["pixel"], of_shade["pixel"])
+    torch.testing.assert_close(of_grid["edges"], torch.tensor(0.04))
+    assert of_shade["edges"] < 1e-6
