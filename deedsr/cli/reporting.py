@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -59,7 +60,8 @@ def run(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=not quiet) as bar:
+    above = not quiet and sys.stdout is not None and sys.stdout.isatty()  # the bar; a file gets its lines
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, redirect_stdout=above) as bar:
         task = bar.add_task("restoring", total=None)
 
         def report(outcome: jobs.Outcome) -> None:

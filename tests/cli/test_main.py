@@ -406,6 +406,17 @@ def test_plain_output_names_every_picture(capsys, tmp_path, tiny_model_folder):
     assert call(capsys, *arguments)[1] == "0 restored, 1 kept\n"
 
 
+def test_a_bar_takes_no_line_away_from_a_file(capsys, tmp_path, tiny_model_folder, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as if standard error were a terminal
+    source = photo(tmp_path / "a.png")
+    arguments = ["restore", source, "-o", tmp_path / "b.png", "--model", tiny_model_folder, "--steps", 1]
+    code, out, err = call(capsys, *arguments)
+    assert code == 0
+    assert out.startswith(f"{source} -> {tmp_path / 'b.png'} (")
+    assert out.endswith("\n1 restored\n")
+    assert "restoring" in err and "->" not in err
+
+
 def test_a_full_disk(capsys, tmp_path, tiny_model_folder, monkeypatch):
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
