@@ -10,7 +10,6 @@ from torch import Tensor
 
 from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.models.contract import Text
-from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.dit4sr import DiT4SR
 from deedsr.options import Options
 from deedsr.restorer import Restorer
@@ -34,18 +33,27 @@ def backend(graphs: list[torch.fx.GraphModule]) -> Callable:
     return keep
 
 
+@pytest.mark.parametrize("name", ["tiny_model", "tiny_dit4sr"])
 def test_restoring_three_sizes_compiles_once(
-    tiny_model: DeeDSR, graphs: list[torch.fx.GraphModule], backend: Callable, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    graphs: list[torch.fx.GraphModule],
+    backend: Callable,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where the first one is square; on a CPU small convolutions are other kernels, and here all are."""
+    """Also where the first one is square; on a CPU small convolutions are other kernels, and here all are.
+
+    DeeDSR is a graph; DiT4SR one for each kind of block: with and without a second attention, and the last.
+    """
+    model = request.getfixturevalue(name)
     pictures = [torch.rand(1, 3, height, width) for height, width in [(40, 40), (44, 60), (56, 28)]]
-    plain = [Restorer(tiny_model, Options(steps=1)).restore(lr) for lr in pictures]
-    compile = tiny_model.compile
-    monkeypatch.setattr(tiny_model, "compile", lambda **words: compile(backend=backend, fullgraph=True, **words))
-    restorer = Restorer(tiny_model, Options(steps=1), compile=True)
+    plain = [Restorer(model, Options(steps=1)).restore(lr) for lr in pictures]
+    compile = model.compile
+    monkeypatch.setattr(model, "compile", lambda **words: compile(backend=backend, fullgraph=True, **words))
+    restorer = Restorer(model, Options(steps=1), compile=True)
     for lr, expected in zip(pictures, plain, strict=True):
         assert torch.allclose(restorer.restore(lr), expected, atol=1e-4)
-    assert len(graphs) == 1
+    assert len(graphs) == (1 if name == "tiny_model" else 3)
 
 
 @pytest.mark.usefixtures("no_compiler")

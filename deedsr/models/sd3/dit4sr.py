@@ -43,6 +43,10 @@ class DiT4SR(SD3Restoration):
     def additions(self) -> set[str]:
         return {name for name, _ in self.trainable() if lora.is_lora(name)}
 
+    def compile(self, *args: Any, **words: Any) -> None:
+        super().compile(*args, **words)
+        self.transformer.grid.varies = True
+
     def predict(self, x_t: Tensor, time: Tensor, text: Text, z_lr: Tensor) -> Tensor:
         return self.transformer(
             x_t, text.tokens, text.pooled, time, joint_attention_kwargs={"lr_latents": z_lr}, return_dict=False

@@ -194,10 +194,21 @@ def _text(attention: Attention, c: Tensor) -> Stream:
 
 
 class TokenGrid:
-    """Rows and columns of the tokens of the call under way, known where only the sequence is seen."""
+    """Rows and columns of the tokens of the call under way, known where only the sequence is seen.
+
+    They are the shape of a tensor, which a compiler takes for sizes that may change; plain numbers it takes for fixed
+    ones. varies: whether they do from the first call on, also where there are as many rows as columns.
+    """
 
     def __init__(self) -> None:
-        self.size: tuple[int, int] = (0, 0)
+        self.varies = False
+        self.set(torch.empty(0, 0))
+
+    def set(self, tokens: Tensor) -> None:
+        """tokens: (rows, columns), whatever is in it."""
+        self.tokens = tokens
+        if self.varies:
+            torch._dynamo.maybe_mark_dynamic(tokens, (0, 1))
 
 
 class CrossStreamConv(nn.Conv2d):
@@ -212,7 +223,7 @@ class CrossStreamConv(nn.Conv2d):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x, lr = tokens.chunk(2, dim=1)  # (B, N, C) each
-        image = lr.transpose(1, 2).unflatten(2, self.grid.size)  # (B, C, h, w)
+        image = lr.transpose(1, 2).unflatten(2, self.grid.tokens.shape)  # (B, C, h, w)
         return torch.cat([x + self.scale * super().forward(image).flatten(2).transpose(1, 2), lr], dim=1)
 
 

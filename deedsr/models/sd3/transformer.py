@@ -143,7 +143,8 @@ class DiT4SRTransformer(SD3Transformer2DModel):
             shapes = f"{tuple(lr.shape)} with {tuple(hidden_states.shape)}"
             raise ValueError(f"lr_latents must have the shape of hidden_states, not {shapes}")
         patch = self.config.patch_size
-        self.grid.size = (hidden_states.shape[-2] // patch, hidden_states.shape[-1] // patch)
+        rows, columns = (side // patch for side in hidden_states.shape[-2:])
+        self.grid.set(hidden_states.new_empty(rows, columns))
         both = torch.cat([hidden_states, lr.to(hidden_states).repeat(len(hidden_states) // len(lr), 1, 1, 1)])
         return super().forward(both, *args, joint_attention_kwargs=joint, **kwargs)
 

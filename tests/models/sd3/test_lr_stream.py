@@ -114,7 +114,7 @@ def test_a_swapped_stock_block_equals_three_streams_by_hand(tiny_sd3: DiT4SRConf
     x, lr = (torch.randn(2, 15, 64, generator=generator, dtype=torch.float64) for _ in range(2))
     text = torch.randn(2, 7, 64, generator=generator, dtype=torch.float64)
     embedding = torch.randn(2, 64, generator=generator, dtype=torch.float64)
-    model.grid.size = (3, 5)
+    model.grid.set(torch.empty(3, 5))
     found_text, found = block(torch.cat([x, lr], dim=1), text, embedding)
     expected_x, expected_lr, expected_text = block_by_hand(block, (x, lr, text), embedding, (3, 5), stream)
     assert (found - torch.cat([expected_x, expected_lr], dim=1)).abs().max() < 1e-10
