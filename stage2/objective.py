@@ -14,15 +14,11 @@ from deedsr.degradation.operations import luma
 from deedsr.degradation.statistics import BLOCK, blockiness
 from deedsr.diffusion.process import Process
 from deedsr.geometry import SCALE
-from deedsr.metrics.perceptual import dists_loss, lpips_loss
+from deedsr.metrics.perceptual import dists_loss, lpips_loss, shifted
 from deedsr.models.contract import RestorationModel
 
 WEIGHTS = ("plain", "sigma_squared")
 LOGIT_NORMAL = "logit_normal"
-
-STRIDE = 4
-"""Of the first layer of LPIPS's AlexNet, pixels, and of the latents of autoencoders a multiple."""
-GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, less whole numbers, come everywhere, whichever are taken
 
 STEEP, CALM = 0.04, 0.25
 """Shares of a picture: of the gradients that say how sharp it is, and of the patches that noise is measured in."""
@@ -97,16 +93,6 @@ def strengths(pictures: Tensor) -> Tensor:
     patches = functional.avg_pool2d(diagonal, PATCH - 1, PATCH).flatten(1)
     noise = patches.topk(math.ceil(CALM * patches.shape[1]), largest=False).values.mean(1) * math.sqrt(math.pi / 2)
     return torch.stack([sharpness, noise, blockiness(small, BLOCK)[:, 0]], 1)
-
-
-def shifted(pictures: Tensor, count: int) -> Tensor:
-    """(B, C, H, W) without up to three rows and columns at the top and left: at each count others, in 16 ways.
-
-    A network with strides sees the grid of a decoder always from the same place, and where it is blind there, a grid
-    of its period grows.
-    """
-    top, left = divmod(int(STRIDE**2 * (count * GOLDEN % 1)), STRIDE)
-    return pictures[..., top:, left:]
 
 
 class FidelityLoss(nn.Module):

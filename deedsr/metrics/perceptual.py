@@ -6,6 +6,7 @@ pyiqa's licence is non-commercial (see README.md): it is imported only where one
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -35,6 +36,21 @@ def load_perceptual(metric: Metric, device: torch.device | str = "cpu", download
             return float(model(*(picture.to(device) for picture in pictures)))
 
     return score
+
+
+STRIDE = 4
+"""Of the first layer of LPIPS's AlexNet, pixels, and of the latents of autoencoders a multiple."""
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, less whole numbers, come everywhere, whichever are taken
+
+
+def shifted(pictures: Tensor, count: int) -> Tensor:
+    """(B, C, H, W) without up to three rows and columns at the top and left: at each count others, in 16 ways.
+
+    A network with strides sees the grid of a decoder always from the same place, and where it is blind there, a grid
+    of its period grows.
+    """
+    top, left = divmod(int(STRIDE**2 * (count * GOLDEN % 1)), STRIDE)
+    return pictures[..., top:, left:]
 
 
 class PerceptualLoss(nn.Module):

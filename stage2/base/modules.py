@@ -11,7 +11,7 @@ from deedsr.data.batch import Crops
 from deedsr.devices import upload
 from deedsr.diffusion.process import Process
 from deedsr.ema import Average
-from deedsr.metrics.perceptual import lpips_loss
+from deedsr.metrics.perceptual import lpips_loss, shifted
 from deedsr.models.frozen import latents
 from deedsr.training.optimizer import scheduled
 from deedsr.training.run import Run, pixels
@@ -68,7 +68,8 @@ class AutoencoderRun(BaseRun):
         l1 = functional.l1_loss(result, image)
         loss = l1 + self.cfg.latent_penalty * square
         if self.perceptual is not None and self.global_step % self.cfg.perceptual_every == 0:
-            lpips = self.perceptual(result.clamp(0, 1), image)
+            count = self.global_step // self.cfg.perceptual_every
+            lpips = self.perceptual(shifted(result.clamp(0, 1), count), shifted(image, count))
             loss = loss + self.cfg.perceptual_weight * lpips
             self.log("lpips", lpips)
         self.log("l1", l1)

@@ -9,10 +9,11 @@ from omegaconf import DictConfig
 from deedsr.degradation import Recipe
 from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings, sample
+from deedsr.metrics.perceptual import shifted
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.sizes import model_size
 from stage2.module import RestorationRun
-from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, shifted, snr_weight, strengths
+from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, snr_weight, strengths
 from stage2.vector import Vector
 
 CONFIG = model_size("sd21").scheduler

@@ -13,6 +13,7 @@ from deedsr import weights
 from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import upsample
+from deedsr.metrics.perceptual import shifted
 from deedsr.models import load_model
 from deedsr.models.card import KEY
 from deedsr.training.fit import fit
@@ -21,7 +22,7 @@ from deedsr.training.run import BAD_BATCH
 from stage2.distill import student as distill
 from stage2.distill.adversary import Adversary
 from stage2.from_config import train, trainable_model
-from stage2.objective import Fidelity, FidelityLoss, shifted
+from stage2.objective import Fidelity, FidelityLoss
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
