@@ -23,6 +23,7 @@ LOGIT_NORMAL = "logit_normal"
 STEEP, CALM = 0.04, 0.25
 """Shares of a picture: of the gradients that say how sharp it is, and of the patches that noise is measured in."""
 PATCH = 16
+"""Side of those, LR pixels."""
 SPREAD = (1.1, 3.0, 0.13)
 """Of `strengths`, the standard deviations over photographs: `python -m stage2.evaluate.degradation parts=[dials]`."""
 

@@ -23,13 +23,13 @@ from stage2.evaluate.degradation.pictures import WHOLE, Field, Scenes, cut
 from stage2.evaluate.degradation.recipes import recipe
 from stage2.evaluate.degradation.restoring import Arm
 from stage2.evaluate.rows import eight_bits
+from stage2.objective import CALM, PATCH
 from stage2.vector import wanted
 
 DIALS = {"deblur": ("sharpness", 1), "denoise": ("noise", -1), "dejpeg": ("blockiness", -1)}
 """In the order in which models take them: the measure that each is to move, and in which direction."""
 MEASURES = ("sharpness", "noise", "blockiness")
 STEEP = 0.98  # quantile of the gradients that says how sharp a picture is
-PATCH, CALM = 16, 0.25  # side, LR pixels, of the patches that noise is measured in; the quantile: where detail is not
 TARGETS = "(what is asked for)"  # the row of what models with dials are trained to: no model can do better
 MONOTONE = 0.9  # least rank correlation that counts as a dial which only goes one way
 
