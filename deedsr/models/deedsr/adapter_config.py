@@ -26,7 +26,8 @@ class AdapterConfig:
     vector, join those of the cross-attention (the paper speaks of degradation prompts and has none). modulate: whether
     the vector itself adds to γ and β of the modulations. dials: whether there are three, of blur, noise and JPEG, that
     move the vector and add to γ and β. lora_rank: of what is trained in addition to the U-Net's own
-    self-attention, 0 for nothing, as in the paper.
+    self-attention, 0 for nothing, as in the paper. decoder: whether the decoder of the VAE is trained as well, which
+    learns what latents come out of sampling (the second stage of CCSR, arXiv 2401.00877), from losses on pictures.
 
     Ablations; all three have an effect in training and in restoring. degradation: the vector that steers the adapter:
     the picture's ``own``; ``constant``, always the null vector, which is then there; none (``zero``: v = 0, and what is
@@ -52,6 +53,7 @@ class AdapterConfig:
     modulate: bool = False
     dials: bool = False
     lora_rank: int = 0
+    decoder: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (("degradation", DEGRADATION), ("cross_attention", CROSS_ATTENTION)):

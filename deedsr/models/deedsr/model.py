@@ -18,7 +18,7 @@ from deedsr.diffusion.process import Process
 from deedsr.diffusion.sampler import Settings
 from deedsr.geometry import SizeRequirement
 from deedsr.models import authors
-from deedsr.models.contract import RestorationModel, Text
+from deedsr.models.contract import DECODING, RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter, Told
 from deedsr.models.deedsr.adapter_config import WISHES, AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
@@ -143,7 +143,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         return (module for name, module in self.unet.named_modules() if name.endswith(".attn1"))
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The adapter, the modulations and every attn2, of these what the ablations leave; LoRA where there is some."""
+        """Adapter, modulations and every attn2, of these what the ablations leave; LoRA and decoder where trained."""
         parts = [("adapter", self.adapter), ("modulations", self.modulations), *lora.parts(self.unet, "unet")]
         kind = self.adapter.config.cross_attention
         if kind == "fresh":
@@ -151,14 +151,14 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         elif kind == "projected":
             for name, attention in self.cross_attentions():
                 parts += [(f"{name}.to_q", attention.to_q), (f"{name}.to_out", attention.to_out)]
+        if self.adapter.config.decoder:
+            parts += [(f"vae.{name}", module) for name, module in self.vae.named_children() if name in DECODING]
         for prefix, module in parts:
             yield from module.named_parameters(prefix=prefix)
 
     def additions(self) -> set[str]:
-        """Names of the trained tensors that only models with a null vector, prompts, modulation by vector or dials, or
-        LoRA have.
-        """
-        parts = re.compile(r"adapter\.null|adapter\.dials\.|adapter\.prompts\.|modulations\.\d+\.(vector|dials)\.")
+        """Names of the trained tensors that not all models have: null vector, prompts, dials, LoRA, own decoder, …"""
+        parts = re.compile(r"adapter\.(null|dials\.|prompts\.)|modulations\.\d+\.(vector|dials)\.|vae\.")
         return {name for name, _ in self.trainable() if parts.match(name) or lora.is_lora(name)}
 
     def blocks(self) -> Iterator[nn.Module]:
