@@ -118,7 +118,7 @@ class FidelityLoss(nn.Module):
         if self.weights.strengths > 0:
             apart = (strengths(picture) - strengths(hr)).abs() / picture.new_tensor(SPREAD)
             terms["strengths"] = self.weights.strengths * apart.mean()
-        picture, hr = shifted(picture, step // self.weights.every), shifted(hr, step // self.weights.every)
+        picture, hr = shifted(picture, step), shifted(hr, step)
         if self.perceptual is not None:
             terms["perceptual"] = self.weights.perceptual * self.perceptual(picture, hr)
         if self.structure is not None and step % self.weights.structure_every == 0:

@@ -210,7 +210,7 @@ def test_terms_are_weighted_and_dists_comes_at_its_steps(needs_weights: Callable
     assert plain.picture(one, other, 4) == {"pixel": torch.tensor(1.0)}
     needs_weights("dists")
     loss = FidelityLoss(Fidelity(latent=0.5, pixel=2.0, perceptual=0.0, structure=3.0, structure_every=2))
-    assert loss.picture(one, other, 4)["structure"] == 3 * loss.structure(shifted(one, 2), shifted(other, 2))
+    assert loss.picture(one, other, 4)["structure"] == 3 * loss.structure(shifted(one, 4), shifted(other, 4))
     assert "structure" not in loss.picture(one, other, 5)
 
 
