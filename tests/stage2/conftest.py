@@ -15,6 +15,9 @@ from omegaconf import DictConfig
 from deedsr import weights
 from deedsr.data.batch import Crops
 from deedsr.data.photos import PhotoCrops
+from deedsr.models import load_model
+from deedsr.models.system import ADAPTER
+from stage2.from_config import restoration_run, train
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -130,3 +133,30 @@ def assert_same_runs() -> Callable[[Path, Path], None]:
                     assert_same(states[0].get(part), states[1].get(part), f"{file}/{part}")
 
     return compare
+
+
+@pytest.fixture
+def trained_and_resumed(
+    composed: Callable, stage2_options: Callable, tmp_path: Path, assert_same_runs: Callable
+) -> Callable[..., Path]:
+    """The folder of a run of three steps with the words given: `trained_and_resumed("WORD=VALUE", …)`.
+
+    The same comes of it in one go and in parts, to the bit; it changes and stores what is trainable, nothing else.
+    """
+
+    def make(*words: str) -> Path:
+        common = [*words, "optimizer.schedule=constant", "optimizer.lr=0.01"]
+        start = restoration_run(composed("stage2", stage2_options(tmp_path, *common))).model.state_dict()
+        whole = tmp_path / "whole"
+        train(composed("stage2", stage2_options(whole, *common, "steps=3")))
+        for steps in (2, 3):
+            train(composed("stage2", stage2_options(tmp_path / "parts", *common, f"steps={steps}")))
+        assert_same_runs(whole, tmp_path / "parts")
+        model = load_model(whole / "model")
+        trained = {name for name, _ in model.trainable()}
+        same = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, start[name])}
+        assert same == start.keys() - trained
+        assert weights.load(whole / "model" / ADAPTER).tensors.keys() == trained
+        return whole
+
+    return make

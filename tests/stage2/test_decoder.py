@@ -9,33 +9,21 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from deedsr import weights
 from deedsr.models import load_model
-from deedsr.models.system import ADAPTER
 from stage2.from_config import restoration_run, train
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
+Resumed = Callable[..., Path]
 
 DECODER = "+model.overrides.adapter.decoder=true"
 
 
-def test_it_is_trained_resumed_to_the_bit_and_nothing_else_of_the_base_is(
-    composed: Composed, stage2_options: Options, tmp_path: Path, assert_same_runs: Callable
-) -> None:
-    common = [DECODER, "optimizer.schedule=constant", "optimizer.lr=0.01"]
-    start = restoration_run(composed("stage2", stage2_options(tmp_path, *common))).model.state_dict()
-    train(composed("stage2", stage2_options(tmp_path / "whole", *common, "steps=3")))
-    for steps in (2, 3):
-        train(composed("stage2", stage2_options(tmp_path / "parts", *common, f"steps={steps}")))
-    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
-    folder = tmp_path / "whole" / "model"
-    model = load_model(folder)
+def test_it_is_trained_resumed_to_the_bit_and_nothing_else_of_the_base_is(trained_and_resumed: Resumed) -> None:
+    model = load_model(trained_and_resumed(DECODER) / "model")
     trained, state = {name for name, _ in model.trainable()}, model.state_dict()
-    assert {name for name, tensor in state.items() if torch.equal(tensor, start[name])} == start.keys() - trained
     of_vae = {name for name in trained if name.startswith("vae.")}
     assert of_vae == {name for name in state if name.startswith(("vae.decoder.", "vae.post_quant_conv."))}
-    assert weights.load(folder / ADAPTER).tensors.keys() == trained
 
 
 def test_it_starts_as_that_of_the_base(
