@@ -60,10 +60,8 @@ class Diagnosis:
     blur: σ, in pixels of this picture, of the Gaussian that blurs an ideal edge as its edges are; 0.3 is as sharp as
     pixels can be. noise: standard deviation of what noise still changes in it, 0-255, less than what was added where
     JPEG took some away. jpeg: quality (libjpeg's) at which it was last compressed; 100: not at all. level: the strength
-    of degradation that it looks like, the median of the probabilities in `levels`. dials: what the dials of
-    ``deedsr restore`` stand for where they are at 1, blur, noise and quality as the picture's mean vector says; None of
-    a head that was fitted before there was strangeness, and so is that: above 1, more than half of the picture is
-    unlike all that the head was fitted to.
+    of degradation that it looks like, the median of the probabilities in `levels`. strangeness: above 1,
+    more than half of the picture is unlike all that the head was fitted to; None of a head from before there was it.
     """
 
     blur: Estimate
@@ -71,7 +69,6 @@ class Diagnosis:
     jpeg: Estimate
     level: str
     levels: dict[str, float]
-    dials: dict[str, float] | None = None
     strangeness: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -84,8 +81,7 @@ class Diagnosis:
             "level": self.level,
             "levels": {name: round(p, 3) for name, p in self.levels.items()},
         }
-        if self.dials is not None and self.strangeness is not None:
-            found["dials"] = {name: round(number, 2) for name, number in self.dials.items()}
+        if self.strangeness is not None:
             found["strangeness"] = round(self.strangeness, 2)
         return found
 
@@ -98,15 +94,10 @@ class Diagnosis:
             f"jpeg   {_word('jpeg', jpeg)}: quality {jpeg.value:.0f} ± {jpeg.std:.0f} of 100",
             f"level  {self.level} ({', '.join(f'{name} {p:.0%}' for name, p in self.levels.items())})",
         ]
-        if self.dials is not None:
-            lines.append(
-                "dials  at 1: --deblur takes out sigma {deblur:.1f}, --denoise sigma {denoise:.0f}, --dejpeg quality "
-                "{dejpeg:.0f}".format(**self.dials)
-            )
         if self.strangeness is not None and self.strangeness > 1:
             lines.append(
                 f"warning: unlike what the model was trained on, {self.strangeness:.1f} times as far as 99 % of it: "
-                "trust neither the numbers nor the dials"
+                "trust neither the numbers nor what dials leave in"
             )
         return lines
 
@@ -154,14 +145,9 @@ class Diagnoser:
         probabilities = levels.mean(0)
         level = LEVELS[int(median_level(probabilities))]
         found = Diagnosis(blur, noise, jpeg, level, dict(zip(LEVELS, probabilities.tolist(), strict=True)))
-        return self._familiar(found, vectors) if self.head.judges else found
-
-    def _familiar(self, found: Diagnosis, vectors: Tensor) -> Diagnosis:
-        """With what the vectors (N, D) of a picture's tiles say of the dials, and how strange the middle one is."""
-        mean, std, _ = self.head(vectors.mean(0, keepdim=True))
-        blur, noise, jpeg = from_scale(mean, std)[0][0].tolist()
-        dials = {"denoise": noise, "deblur": blur, "dejpeg": jpeg}
-        return replace(found, dials=dials, strangeness=float(self.head.strangeness(vectors).median()))
+        if not self.head.judges:
+            return found
+        return replace(found, strangeness=float(self.head.strangeness(vectors).median()))
 
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""

@@ -6,10 +6,6 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 COLOURS = ("wavelet", "adain", "none")
 SAMPLERS = ("ddim", "dpm++", "unipc", "euler")
@@ -26,7 +22,7 @@ Places = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Dials:
-    """How much of each kind of damage a model is to take out, 0 to 2: 0 none of it, 1 what is there, 2 more.
+    """How much of each kind of damage is to be taken out, 0 to 2: 0 none of it, 1 what is there, 2 more.
 
     Raises ValueError for a number outside.
     """
@@ -47,12 +43,6 @@ class Dials:
         """Whether they change nothing."""
         return self == Dials()
 
-    def tensor(self) -> Tensor:
-        """(3,), in the order of `deedsr.models.deedsr.head.QUANTITIES`: blur, noise, JPEG."""
-        import torch
-
-        return torch.tensor([self.deblur, self.denoise, self.dejpeg])
-
 
 @dataclass(frozen=True)
 class Options:
@@ -69,8 +59,8 @@ class Options:
     text_guidance: scale of the guidance by text, 1 is off, of models that take text.
     ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so many
     times the time (the geometric self-ensemble of arXiv 1707.02921). denoise, deblur, dejpeg: how much of the
-    noise, the blur and the JPEG damage is taken out, 0 to 2: 0 none, 1 what is there, 2 more than that, of models
-    with dials. degradation_guidance: scale of the guidance by the degradation, 1 is off, of models with a null
+    noise, the blur and the JPEG damage is taken out, 0 to 2: 0 none, 1 what is there, 2 more than that, see
+    `deedsr.dials`. degradation_guidance: scale of the guidance by the degradation, 1 is off, of models with a null
     vector. degradation_of: pictures, or folders of them, that came about as the input did, from the same scanner,
     phone or tape: the mean of what they tell of the degradation takes the place of what the input tells. width,
     height: of the output in pixels, in place of outscale; both together are what it has to fit into. megapixels: of

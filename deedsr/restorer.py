@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deedsr import colour
+from deedsr import colour, dials
 from deedsr.devices import borrowed, check_compiler, pick_device, upload
+from deedsr.diagnosis import Diagnoser
 from deedsr.diffusion.sampler import OnStep, sample
 from deedsr.files import say_once
-from deedsr.geometry import LEAST_SIDE, SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
+from deedsr.geometry import SCALE, check_size, enlarged, pad_to, resize, resize_8bit, turned, turned_back
 from deedsr.layout import UNTILED, Layout
 from deedsr.models import load_model, pick_dtype
 from deedsr.models.contract import Condition, RestorationModel, Text
@@ -67,8 +68,7 @@ class Restorer:
         if compile:
             model.compile(dynamic=True)
         self.reference = self._mean_vector(self.options.references) if self.options.references else None
-        if not self.options.dials.neutral:
-            self.vector(torch.zeros(1, 3, LEAST_SIDE, LEAST_SIDE))  # refuses what doesn't fit
+        self.diagnoser = None if self.options.dials.neutral else Diagnoser.from_pretrained(device="cpu")
 
     @classmethod
     def from_pretrained(
@@ -139,7 +139,11 @@ class Restorer:
         for view in range(1, self.settings.ensemble):
             restored += turned_back(self._restore_view(turned(lr, view), run), view)
         restored /= self.settings.ensemble
-        return resize(self._finished(restored, lr), self.options.output_size(*lr.shape[-2:])).cpu()
+        restored = self._finished(restored, lr)
+        if self.diagnoser is not None:
+            found = self.diagnoser(Picture(lr.cpu()))
+            restored = dials.turned(restored, self.options.dials, found, content_seed(lr, self.options.seed))
+        return resize(restored, self.options.output_size(*lr.shape[-2:])).cpu()
 
     def _finished(self, restored: Tensor, lr: Tensor) -> Tensor:
         """What the network made of LR (1, 3, H, W), with its colours, rounded, (1, 3, 4H, 4W)."""
@@ -160,12 +164,8 @@ class Restorer:
 
     @torch.inference_mode()
     def vector(self, lr: Tensor) -> Tensor | None:
-        """The degradation vector (1, D) for `lr` (1, 3, H, W), as the options want it; None of a model without one.
-
-        Raises ValueError for dials of a model that has none.
-        """
-        vector, dials = self._own_vector(lr) if self.reference is None else self.reference, self.options.dials
-        return vector if dials.neutral else self.model.turned(self._known(vector), dials.tensor())
+        """The degradation vector (1, D) for `lr` (1, 3, H, W), as the options want it; None of a model without one."""
+        return self._own_vector(lr) if self.reference is None else self.reference
 
     def _own_vector(self, lr: Tensor) -> Tensor | None:
         with self._at_work("vector"):
@@ -173,9 +173,7 @@ class Restorer:
 
     def _known(self, vector: Tensor | None) -> Tensor:
         if vector is None or not self.model.knows_degradation:
-            raise ValueError(
-                "this model knows no degradation vector: leave denoise, deblur and dejpeg at 1, and degradation-of out"
-            )
+            raise ValueError("this model knows no degradation vector: leave degradation-of out")
         return vector
 
     @torch.inference_mode()

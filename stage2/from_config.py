@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 
 from deedsr import models, weights
-from deedsr.models.deedsr.adapter_config import DIALS
 from deedsr.models.deedsr.folder import DEEDSR, encoder_of
 from deedsr.models.resolver import model_place, reference
 from deedsr.models.system import ADAPTER, HEADER, load_trained, trained_tensors
@@ -21,7 +19,7 @@ from deedsr.training.photographs import Batches, Photographs
 from deedsr.training.recipe import recipe
 from stage2 import scaling
 from stage2.cache.samples import Cached
-from stage2.module import DIALED, NULL, RestorationRun
+from stage2.module import NULL, RestorationRun
 from stage2.objective import Fidelity, Objective
 from stage2.texts.embedded import Texts
 from stage2.vector import Vector
@@ -36,7 +34,7 @@ def origin(cfg: DictConfig) -> dict[str, Any]:
     words = cfg.recipe if isinstance(cfg.recipe, str) else plain(cfg.recipe)
     folder = cfg.model.get("texts")
     numbers = {name: cfg[name] for name in ("crop", "enlarge", "seed", *(["null_text"] if folder else []))}
-    vector = {name: cfg.vector[name] for name in ("context", "dials") if cfg.vector[name]}
+    vector = {"context": cfg.vector.context} if cfg.vector.context else {}
     numbers["usm"] = cfg.usm
     base = cfg.init if cfg.model.system == INIT else cfg.model.base
     return {"base": reference(base), "recipe": words, "texts": folder, **numbers, **vector}
@@ -50,8 +48,6 @@ def trainable_model(cfg: DictConfig) -> models.TrainableModel:
         raise ValueError(f"vector={dict(cfg.vector)} is for models that take a degradation vector: leave it out")
     if cfg.crop % model.size.multiple:
         raise ValueError(f"crop must be a multiple of {model.size.multiple} with this model, not {cfg.crop}")
-    if cfg.vector.dials:  # refuses now what has none
-        model.turned(torch.zeros(1, model.encoder.dimension), torch.ones(DIALS))
     make_fit(cfg, model)
     return trainable
 
@@ -87,22 +83,16 @@ def newly_built(cfg: DictConfig) -> models.TrainableModel:
 
 
 def with_what_is_told(words: dict[str, Any], vector: Vector, tensors: Iterable[str] = ()) -> dict[str, Any]:
-    """The words of a model, with the null vector and the dials that a run trains, or that its start has in `tensors`.
+    """The words of a model, with the null vector that a run trains, or that its start has in `tensors`.
 
     Raises ValueError for a system that has none.
     """
-    asked = {
-        "null": vector.dropout or NULL in tensors,
-        "dials": vector.dials or any(DIALED in name for name in tensors),
-    }
-    parts = {name: True for name, wanted in asked.items() if wanted}
-    if not parts:
+    if not vector.dropout and NULL not in tensors:
         return words
     if words["system"] != DEEDSR.name:
-        named = " and ".join(f"vector.{name}" for name in ("dropout", "dials") if getattr(vector, name))
-        raise ValueError(f"{named} is for models that take a degradation vector, not for {words['system']}")
+        raise ValueError(f"vector.dropout is for models that take a degradation vector, not for {words['system']}")
     overrides = words["overrides"]
-    return {**words, "overrides": {**overrides, "adapter": {**overrides.get("adapter", {}), **parts}}}
+    return {**words, "overrides": {**overrides, "adapter": {**overrides.get("adapter", {}), "null": True}}}
 
 
 def degraded_side(cfg: DictConfig) -> int:

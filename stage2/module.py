@@ -25,10 +25,10 @@ from deedsr.training.run import Run, in_bytes, pixels
 from stage2.cache.samples import Samples
 from stage2.objective import Objective, draw_times
 from stage2.scaling import shard
-from stage2.vector import NEUTRAL, Vector, cut, places, turns, wanted
+from stage2.vector import Vector, cut, places
 
-NULL, DIALED = "adapter.null", ".dials."
-"""The name of the null vector, and a part of those of what is learned of dials."""
+NULL = "adapter.null"
+"""The name of the null vector."""
 
 DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
 
@@ -36,7 +36,7 @@ DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of 
 class RestorationRun(Run):
     """Degrades pictures, uint8 (B, 3, S, S), on the device and trains what `model` says is trainable.
 
-    Those of pairs have their LR already; no dial is turned there.
+    Those of pairs have their LR already.
 
     crop: HR pixels of the part of each that the network sees. vector: what it is told of the degradation. usm: strength
     of the unsharp mask on the ground truth, None for none. only: part of the names of the parameters that are trained,
@@ -75,9 +75,7 @@ class RestorationRun(Run):
 
     def learns(self, name: str) -> bool:
         """Whether a step may use the trainable parameter."""
-        if name == NULL:
-            return self.asks_null()
-        return DIALED not in name or bool(self.vector.dials)
+        return name != NULL or self.asks_null()
 
     def asks_null(self) -> bool:
         """Whether a step may use the model's null vector, where it has one."""
@@ -121,18 +119,12 @@ class RestorationRun(Run):
                 hr = in_bytes(image)
             degradation = self.recipe.sample(generator, len(image))
             lr = degraded(image, degradation, batch.lr, batch.paired)
-            enlarged, dials = upsample(lr), None
-            if self.vector.dials:
-                dials = turns(len(image), self.vector.dials, generator)
-                if batch.paired is not None:
-                    dials[batch.paired] = NEUTRAL
-                image = wanted(image, degradation, dials)
-                hr, dials = in_bytes(image), upload(dials, lr.device)
+            enlarged = upsample(lr)
         if image.shape[-1] > self.crop:
             seen = places(len(image), image.shape[-1], self.crop, generator)
             hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
         z, z_lr = self.model.encode(image), self.model.encode(enlarged)
-        return Samples(in_bytes(lr) if self.recipe.eight_bits else lr, z, z_lr, hr, batch.tokens, batch.pooled, dials)
+        return Samples(in_bytes(lr) if self.recipe.eight_bits else lr, z, z_lr, hr, batch.tokens, batch.pooled)
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE
@@ -142,18 +134,16 @@ class RestorationRun(Run):
         hr = None if made.hr is None else pixels(made.hr)
         text = None if made.tokens is None or made.pooled is None else Text(made.tokens, made.pooled)
         lr = pixels(made.lr)
-        condition = self.model.condition(lr, made.z_lr.float(), text, guidance, self.told(lr, made.dials))
+        condition = self.model.condition(lr, made.z_lr.float(), text, guidance, self.told(lr))
         return hr, made.z.float(), condition
 
-    def told(self, lr: Tensor, dials: Tensor | None) -> Tensor | None:
-        """The degradation vectors (B, D) for LR images: with turned dials (B, 3), and now and then the null vector."""
+    def told(self, lr: Tensor) -> Tensor | None:
+        """The degradation vectors (B, D) for LR images, and now and then the null vector."""
         vector = self.model.vector(lr)
-        if vector is not None and dials is not None:
-            vector = self.model.turned(vector, dials)
         if vector is None or not self.vector.dropout:
             return vector
         dropped = torch.rand(len(lr), 1, generator=self.generator(DROPOUT)) < self.vector.dropout
-        return torch.where(upload(dropped, lr.device), self.model.nulled(vector), vector)
+        return torch.where(upload(dropped, lr.device), self.model.null(len(lr)), vector)
 
     def pictures(self, batch: Crops | Samples, count: int) -> dict[str, tuple[Tensor, int]]:
         """What the degradation made; of `count` the LR enlarged, restored with averaged weights, and ground truth."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,22 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deedsr.degradation.operations import luma
-from deedsr.degradation.statistics import BLOCK, blockiness
 from deedsr.diffusion.process import Process
-from deedsr.geometry import SCALE
 from deedsr.metrics.perceptual import dists_loss, lpips_loss, shifted
 from deedsr.models.contract import RestorationModel
 
 WEIGHTS = ("plain", "sigma_squared")
 LOGIT_NORMAL = "logit_normal"
-
-STEEP, CALM = 0.04, 0.25
-"""Shares of a picture: of the gradients that say how sharp it is, and of the patches that noise is measured in."""
-PATCH = 16
-"""Side of those, LR pixels."""
-SPREAD = (1.1, 3.0, 0.13)
-"""Of `strengths`, the standard deviations over photographs: `python -m stage2.evaluate.degradation parts=[dials]`."""
 
 
 def draw_times(process: Process, batch: int, bias: float | str, generator: torch.Generator) -> Tensor:
@@ -62,8 +51,6 @@ class Fidelity:
     """Weights of the terms: L1 on the latent; on its decoded picture L1, LPIPS (`network`) and DISTS (`structure`).
 
     edges: L1 on the differences of neighbouring pixels, which sees a faint grid and a torn edge better than `pixel`.
-    strengths: of what dials are to move, see `strengths`, in standard deviations of them. It is for noise that JPEG has
-    made unforeseeable: pixel by pixel a network is right to leave it out. Pictures must be of at least 64².
     every: a picture is decoded every so many steps; structure_every: DISTS, the slowest term, counts every so many.
     """
 
@@ -75,25 +62,6 @@ class Fidelity:
     structure: float = 0.0
     structure_every: int = 1
     edges: float = 0.0
-    strengths: float = 0.0
-
-
-def strengths(pictures: Tensor) -> Tensor:
-    """Sharpness, noise and blockiness of RGB pictures (B, 3, H, W) in [0, 1]: (B, 3), with gradients everywhere.
-
-    sharpness: the logarithm of the mean of the luma's steepest gradients, a share `STEEP` of all. noise, 0-255: the
-    mean size of the finest diagonal Haar coefficients in the calmest patches of 16², a share `CALM`, as standard
-    deviation of white noise; and `blockiness` of 8 pixels: both of the luma averaged down to LR size.
-    """
-    plane = luma(pictures) * 255
-    squares = plane.diff(dim=-1)[..., 1:, :].square() + plane.diff(dim=-2)[..., 1:].square()
-    steps = (squares + 1e-3).sqrt().flatten(1)
-    sharpness = steps.topk(round(STEEP * steps.shape[1])).values.mean(1).log()
-    small = functional.avg_pool2d(plane, SCALE)
-    diagonal = small.diff(dim=-1).diff(dim=-2).abs() / 2
-    patches = functional.avg_pool2d(diagonal, PATCH - 1, PATCH).flatten(1)
-    noise = patches.topk(math.ceil(CALM * patches.shape[1]), largest=False).values.mean(1) * math.sqrt(math.pi / 2)
-    return torch.stack([sharpness, noise, blockiness(small, BLOCK)[:, 0]], 1)
 
 
 class FidelityLoss(nn.Module):
@@ -115,9 +83,6 @@ class FidelityLoss(nn.Module):
         if self.weights.edges > 0:
             apart = picture - hr
             terms["edges"] = self.weights.edges * (apart.diff(dim=-1).abs().mean() + apart.diff(dim=-2).abs().mean())
-        if self.weights.strengths > 0:
-            apart = (strengths(picture) - strengths(hr)).abs() / picture.new_tensor(SPREAD)
-            terms["strengths"] = self.weights.strengths * apart.mean()
         picture, hr = shifted(picture, step), shifted(hr, step)
         if self.perceptual is not None:
             terms["perceptual"] = self.weights.perceptual * self.perceptual(picture, hr)

@@ -14,7 +14,6 @@ from tests.processes import ROOT, finished
 TRAINING = {"pytorch_lightning", "lightning", "hydra", "omegaconf"}
 EXTRAS = (
     *sorted(TRAINING),
-    "kornia",
     "basicsr",
     "torchvision",
     "pyiqa",
@@ -44,6 +43,7 @@ FLOORS = (
         "deedsr.metrics",
         "deedsr.convert",
         "deedsr.diagnosis",
+        "deedsr.dials",
     },
     {"deedsr.models", "deedsr.data"},
     {"deedsr.diffusion", "deedsr.degradation", "deedsr.pictures", "deedsr.geometry", "deedsr.tiling"}

@@ -14,7 +14,6 @@ from deedsr import Restorer, colour, weights
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import pad_to, upsample
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.adapter_config import WISHES
 from deedsr.models.resolver import ASSETS, BUILT_IN, BUILT_IN_DIT
 from deedsr.options import Options
 from deedsr.pictures.picture import read
@@ -50,12 +49,11 @@ def test_all_parts_together_are_small_and_half_precision(name: str, limit: int) 
 @pytest.mark.parametrize(("name", "size"), [(BUILT_IN, "small"), (BUILT_IN_DIT, "dit4sr_small")])
 def test_it_is_the_small_size(name: str, size: str) -> None:
     expected = describe(size)
-    if name == BUILT_IN:  # besides, a null vector, dials, and maps from both to γ and β
+    if name == BUILT_IN:  # besides, a null vector, and maps from the vector to γ and β
         numbers = weights.load(FOLDER / "adapter.safetensors").tensors.items()
-        maps = sum(part.numel() for name, part in numbers if re.match(r"modulations\.\d+\.(vector|dials)\.", name))
-        vector = weights.header(FOLDER / "encoder.safetensors")["vector"]
-        told = vector + WISHES * vector
-        more = {"adapter": told, "sft": maps, "unet_total": maps, "trained": told + maps}
+        maps = sum(part.numel() for name, part in numbers if re.match(r"modulations\.\d+\.vector\.", name))
+        null = weights.header(FOLDER / "encoder.safetensors")["vector"]
+        more = {"adapter": null, "sft": maps, "unet_total": maps, "trained": null + maps}
         expected |= {part: expected[part] + count for part, count in more.items()}
     assert describe(name) == expected
 

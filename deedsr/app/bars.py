@@ -36,7 +36,7 @@ def fault(name: str, message: str) -> str:
 def _card(name: str, diagnosis: Diagnosis) -> str:
     words = dict(line.split(maxsplit=1) for line in diagnosis.lines())
     rows = "".join(_bar(quantity, getattr(diagnosis, quantity), words[quantity]) for quantity in FULL)
-    rest = "".join(f"<div>{escape(line)}</div>" for line in diagnosis.lines()[len(FULL) :] if line[:5] != "dials")
+    rest = "".join(f"<div>{escape(line)}</div>" for line in diagnosis.lines()[len(FULL) :])
     return f'<div class="bars"><b>{escape(name)}</b>{rows}{rest}</div>'
 
 

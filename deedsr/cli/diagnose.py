@@ -26,7 +26,7 @@ def diagnose_command(
 
     Blur is the sigma of a Gaussian in pixels of the picture, noise a standard deviation on the scale 0-255, jpeg the
     quality of the last compression (100: none), level the strength of degradation that the picture looks like. The
-    dials of `deedsr restore` take out as much of them as is said where they are at 1.
+    dials of `deedsr restore` leave as much of blur, noise and JPEG in as is said where they are at 0.
     """
     one_of("device", device.partition(":")[0], DEVICES)
     there = find(inputs)

@@ -92,14 +92,6 @@ class RestorationModel(nn.Module, ABC, Generic[Known]):
         """The degradation vector (B, D) of LR images (B, 3, h, w) in [0, 1]; None of a model that knows none."""
         return None
 
-    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        """Degradation vectors (B, D) with what is wished for, which `condition` takes in their place.
-
-        dials: (3,) or (B, 3), how many times the blur, the noise and JPEG's damage are to be taken out. Raises
-        ValueError for a model that has no dials.
-        """
-        raise ValueError("this model knows no degradation vector, so it has no dials: leave them at 1")
-
     @abstractmethod
     def condition(
         self,

@@ -26,6 +26,7 @@ from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import ADAPTER
 
 HEADER = "model"  # key of a checkpoint
+GONE = "dials"  # of adapters from before dials did without a network: at 1 they had no say, and so they are left out
 
 Model = TypeVar("Model", bound=RestorationModel)
 Numbers = TypeVar("Numbers")
@@ -265,9 +266,9 @@ class System(ABC, Generic[Model, Numbers]):
 def trained_tensors(place: Path) -> dict[str, Tensor]:
     """All that is trained of the model folder or checkpoint `place`, by name; of a checkpoint, the averaged values."""
     if not place.is_file():
-        return weights.load(place / ADAPTER).tensors
+        return {name: part for name, part in weights.load(place / ADAPTER).tensors.items() if f".{GONE}." not in name}
     averages = weights.load_checkpoint(place).get("average", {}).get("tensors", {})
-    return {name: tensor.clone() for name, tensor in averages.items()}
+    return {name: part.clone() for name, part in averages.items() if f".{GONE}." not in name}
 
 
 def header_of(place: Path) -> dict[str, Any]:

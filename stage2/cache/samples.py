@@ -28,7 +28,7 @@ class Samples(Batch):
 
     lr: uint8, or where the recipe has more than 8 bits, in [0, 1]; the images may show more than the latents, see
     `stage2.vector.Vector`. hr: the crops that they were made of, where a loss looks at pictures. tokens, pooled: as in
-    `Crops`. dials: how they stand, (B, 3); None: all at 1.
+    `Crops`.
     """
 
     lr: Tensor
@@ -37,7 +37,6 @@ class Samples(Batch):
     hr: Tensor | None = None
     tokens: Tensor | None = None
     pooled: Tensor | None = None
-    dials: Tensor | None = None
 
 
 class CachedSamples(Stream):

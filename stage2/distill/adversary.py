@@ -31,31 +31,21 @@ class Adversary(nn.Module):
         self.weight, self.rise, self.pixels = weight, rise, one_of("adversary.of", of, SIGHTS) == "pixels"
         self.critic = PixelCritic(width) if self.pixels else latent_critic(width, channels)
 
-    def forward(
-        self, restored: Tensor, real: Tensor, beside: Tensor, step: int = 0, rows: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, restored: Tensor, real: Tensor, beside: Tensor, step: int = 0) -> dict[str, Tensor]:
         """The term of the student and that of the critic in a step.
 
-        restored, real: latents (B, C, h, w), or pictures (B, 3, H, W) in [0, 1]. beside: the LR images' latents. rows:
-        (B,) bool, those that count; None: all.
+        restored, real: latents (B, C, h, w), or pictures (B, 3, H, W) in [0, 1]. beside: the LR images' latents.
         """
         weight = self.weight * min(step / self.rise, 1.0) if self.rise else self.weight
         self.critic.requires_grad_(False)
-        adversarial = -weight * mean(self.judged(restored, beside), rows)
+        adversarial = -weight * self.judged(restored, beside).mean()
         self.critic.requires_grad_(True)
         on_real, on_restored = self.judged(real, beside), self.judged(restored.detach(), beside)
-        critic = mean(functional.relu(1 - on_real) + functional.relu(1 + on_restored), rows)
+        critic = functional.relu(1 - on_real).mean() + functional.relu(1 + on_restored).mean()
         return {"adversarial": adversarial, "critic": critic}
 
     def judged(self, seen: Tensor, beside: Tensor) -> Tensor:
         return self.critic(seen if self.pixels else torch.cat([seen, beside], 1)).float()
-
-
-def mean(verdicts: Tensor, rows: Tensor | None) -> Tensor:
-    """Of (B, 1, h, w), the mean over `rows`, 0 without any; it never waits for a GPU."""
-    if rows is None:
-        return verdicts.mean()
-    return (verdicts.mean((1, 2, 3)) * rows).sum() / rows.sum().clamp(min=1)
 
 
 def latent_critic(width: int, channels: int) -> nn.Sequential:

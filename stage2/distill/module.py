@@ -14,16 +14,14 @@ from deedsr.models.contract import Condition
 from deedsr.training.optimizer import scheduled
 from stage2.cache.samples import Samples
 from stage2.distill.adversary import Adversary
-from stage2.module import DEGRADATION, DIFFUSION, RestorationRun
-from stage2.vector import NEUTRAL
+from stage2.module import DIFFUSION, RestorationRun
 
 
 class StudentRun(RestorationRun):
     """Samples as the model's defaults say, all steps with gradients, and compares the result with the ground truth.
 
     run: of `RestorationRun`; of the objective only the terms of fidelity count. adversary: arguments of `Adversary` and
-    lr, the critic's learning rate; None for none. Samples that a dial was turned in are not judged: no such picture is
-    real.
+    lr, the critic's learning rate; None for none.
     """
 
     def __init__(self, adversary: dict[str, Any] | None, **run: Any) -> None:
@@ -41,16 +39,14 @@ class StudentRun(RestorationRun):
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         fidelity = self.objective.fidelity
-        made = self.samples(batch, self.generator(DEGRADATION))
-        hr, z, condition = self.conditioned(made, self.model.guidance(self.model.defaults))
+        hr, z, condition = self.conditioned(batch, self.model.guidance(self.model.defaults))
         assert hr is not None and fidelity is not None
         clean = self.sampled(condition, self.generator(DIFFUSION))
         picture = self.model.decode(clean).float()
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
-            plain = None if made.dials is None else (made.dials == NEUTRAL).all(1)
             restored, real = (picture, hr) if self.adversary.pixels else (clean, z)
-            terms |= self.adversary(restored, real, condition.z_lr, self.global_step, plain)
+            terms |= self.adversary(restored, real, condition.z_lr, self.global_step)
         return self.total(terms)
 
     def sampled(self, condition: Condition, generator: torch.Generator) -> Tensor:

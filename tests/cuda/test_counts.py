@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from deedsr.degradation import Recipe
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.dit4sr import SMALL, random_model
 from deedsr.options import Options
@@ -20,7 +19,6 @@ from deedsr.training.run import Run
 from stage1 import from_config as stage1
 from stage2 import from_config as stage2
 from stage2.distill.student import train as distill
-from stage2.vector import turns, wanted
 
 QUIET = ["steps=3", "checkpoint_every=1000", "trainer.log_every_n_steps=1000"]
 STAGE_2 = ["pictures=null", "objective.fidelity=null", "objective.rollout=0"]
@@ -51,16 +49,6 @@ def test_a_step_of_stage_1(composed: Callable, monkeypatch: pytest.MonkeyPatch) 
     launches, waits = second_step(monkeypatch, stage1.train, composed("stage1", *QUIET))
     assert launches <= 1600
     assert waits == 0
-
-
-def test_what_turned_dials_ask_for() -> None:
-    generator = torch.Generator().manual_seed(0)
-    degradation, dials = Recipe.named("heavy").sample(generator, 16), turns(16, 0.99, generator)
-    with fake_cuda() as gpu:
-        wanted(torch.zeros(16, 3, 64, 64, device="cuda"), degradation, dials)
-        launches, waits = counted(gpu)
-    assert launches <= 1050
-    assert waits <= 1, "for the tables of JPEG, once in a process"
 
 
 def test_a_step_of_stage_2(

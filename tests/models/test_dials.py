@@ -1,156 +1,160 @@
-"""Restoring with dials, with the degradation of other pictures, and guided by it."""
+"""What dials put back into a restored picture, and what more they do."""
 
 from __future__ import annotations
 
-import dataclasses
-from inspect import signature
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from deedsr.models.deedsr.model import LOUD, DeeDSR, random_model
-from deedsr.models.deedsr.sizes import DeeDSRConfig
+import deedsr.dials
+from deedsr import weights
+from deedsr.degradation import jpeg
+from deedsr.degradation.statistics import BLOCK, blockiness
+from deedsr.diagnosis import Diagnosis, Estimate
+from deedsr.dials import turned
+from deedsr.geometry import upsample
+from deedsr.models import load_model
+from deedsr.models.contract import RestorationModel
+from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.sd3.dit4sr import DiT4SR
-from deedsr.options import Options
-from deedsr.pictures.picture import Picture, read, write
+from deedsr.models.system import ADAPTER
+from deedsr.options import Dials, Options
+from deedsr.pictures.picture import Picture
 from deedsr.restorer import Restorer
 
 
-@pytest.fixture
-def model(tiny_config: DeeDSRConfig) -> DeeDSR:
-    """One whose dials do something."""
-    torch.manual_seed(3)
-    model = random_model(dataclasses.replace(tiny_config, adapter=dataclasses.replace(tiny_config.adapter, dials=True)))
-    for name, parameter in model.trainable():
-        if name.endswith(("dials.weight", "attn2.to_out.0.weight")):
-            torch.nn.init.normal_(parameter, std=0.01)
-    return model.eval()
+def diagnosed(blur: float = 0.34, noise: float = 0.0, jpeg: float = 100.0) -> Diagnosis:
+    return Diagnosis(*(Estimate(value, 0.1) for value in (blur, noise, jpeg)), level="medium", levels={})
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
-    """Three pictures in a folder, of unlike damage and sizes."""
-    generator = torch.Generator().manual_seed(1)
-    for number, size in enumerate(((24, 20), (16, 40), (30, 30))):
-        rgb = torch.rand(1, 3, *size, generator=generator) ** (1 + 2 * number)
-        write(tmp_path / "like" / f"{number}.png", Picture(rgb))
-    return sorted((tmp_path / "like").iterdir())
+def picture() -> Tensor:
+    """Soft edges in all directions, and calm between: (1, 3, 256, 192)."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 256), torch.linspace(-1, 1, 192), indexing="ij")
+    rings = 0.5 + 0.3 * torch.tanh(
+        8 * torch.sin(6 * (x.square() + y.square()) + torch.tensor([0.0, 1, 2]).view(3, 1, 1))
+    )
+    return functional.avg_pool2d(rings[None], 5, 1, 2, count_include_pad=False)
 
 
-def restored(model: DeeDSR | DiT4SR, lr: Tensor, **options: object) -> Tensor:
+def small(image: Tensor) -> Tensor:
+    return functional.avg_pool2d(image, 4)
+
+
+def steepness(image: Tensor) -> float:
+    return float(image.diff(dim=-1).abs().flatten().quantile(0.98))
+
+
+def test_at_one_nothing_changes(picture: Tensor) -> None:
+    assert turned(picture, Dials(), diagnosed(2, 20, 30), 0) is picture
+
+
+def test_noise_is_put_back_as_strong_as_it_was_found(picture: Tensor) -> None:
+    found = diagnosed(noise=10)
+    whole, half = (turned(picture, Dials(denoise=dial), found, 5) - picture for dial in (0, 0.5))
+    enlarged = upsample(0.5 + torch.randn(1, 1, 64, 48) * 10 / 255)
+    assert float(whole.std()) == pytest.approx(float(enlarged.std()), rel=0.1)
+    assert torch.allclose(half, whole / 2, atol=1e-6)
+    assert torch.allclose(whole[:, 0], whole[:, 2], atol=1e-6), "grain has no colour"
+    assert torch.equal(turned(picture, Dials(denoise=0), found, 5) - picture, whole)
+    assert not torch.equal(turned(picture, Dials(denoise=0), found, 6) - picture, whole)
+
+
+def test_blur_is_put_back_as_wide_as_it_was_found(picture: Tensor) -> None:
+    widths = [steepness(turned(picture, Dials(deblur=0), diagnosed(blur), 0)) for blur in (0.34, 1, 2)]
+    assert steepness(picture) >= widths[0] > 1.3 * widths[1] > 1.3 * widths[2]
+
+
+def test_blur_is_left_out_where_noise_would_have_hidden_it(picture: Tensor) -> None:
+    faint = 0.5 + (picture - 0.5) / 20
+    soft, hidden = (turned(faint, Dials(deblur=0), diagnosed(2, noise), 0) - faint for noise in (0, 20))
+    assert hidden.abs().max() < 0.05 * soft.abs().max()
+
+
+def test_more_than_deblurred_is_steeper_and_the_same_when_made_small(picture: Tensor) -> None:
+    sharper = turned(picture, Dials(deblur=2), diagnosed(1), 0)
+    assert steepness(sharper) > 1.15 * steepness(picture)
+    moved = (sharper - picture).abs().mean()
+    assert (small(sharper) - small(picture)).abs().mean() < 0.25 * moved
+    assert sharper.max() < picture.max() + 0.01 and sharper.min() > picture.min() - 0.01, "no halo"
+
+
+def test_blocks_are_put_back_by_the_quality_that_was_found(picture: Tensor) -> None:
+    def blocks(quality: float) -> float:
+        coded = turned(picture, Dials(dejpeg=0), diagnosed(jpeg=quality), 0)
+        return float(blockiness(small(coded).mean(1, keepdim=True) * 255, BLOCK))
+
+    plain = float(blockiness(small(picture).mean(1, keepdim=True) * 255, BLOCK))
+    assert blocks(10) > blocks(60) > plain
+    assert torch.allclose(turned(picture, Dials(dejpeg=0), diagnosed(jpeg=100), 0), picture)
+
+
+@pytest.mark.parametrize("dials", [Dials(denoise=2), Dials(dejpeg=2)])
+def test_above_one_what_is_faint_is_smoothed_as_far_as_there_was_damage(picture: Tensor, dials: Dials) -> None:
+    grainy = picture + 0.01 * torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+    smooth, same = (turned(grainy, dials, found, 0) for found in (diagnosed(1, 25, 10), diagnosed()))
+    assert (smooth - picture).abs().mean() < 0.8 * (grainy - picture).abs().mean()
+    assert torch.allclose(same, grainy, atol=1e-6)
+
+
+def test_a_large_picture_is_worked_on_in_parts_without_seams(picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    dials, found = Dials(0.5, 2, 0.3), diagnosed(1.5, 12, 40)
+    whole = turned(picture, dials, found, 1)
+    below = turned(picture, Dials(2, 0.2, 2), found, 1)
+    monkeypatch.setattr(deedsr.dials, "PART", 20)
+    assert torch.allclose(turned(picture, dials, found, 1), whole, atol=1e-5)
+    assert torch.allclose(turned(picture, Dials(2, 0.2, 2), found, 1), below, atol=1e-5)
+
+
+def test_the_smallest_pictures_can_be_blurred_widely() -> None:
+    made = turned(torch.rand(1, 3, 32, 36), Dials(0, 0, 0), diagnosed(6, 30, 5), 0)
+    assert made.shape == (1, 3, 32, 36) and made.isfinite().all() and made.min() >= 0 and made.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["tiny_model", "tiny_dit4sr"])
+def test_every_model_has_dials(kind: str, request: pytest.FixtureRequest) -> None:
+    model: DeeDSR | DiT4SR = request.getfixturevalue(kind)
+    generator = torch.Generator().manual_seed(0)
+    noisy = upsample(torch.rand(1, 3, 16, 12, generator=generator)) + 0.1 * torch.randn(
+        1, 3, 64, 48, generator=generator
+    )
+    lr = jpeg(noisy.clamp(0, 1), torch.tensor([20.0]))
+    plain = restored(model, lr)
+    assert torch.equal(restored(model, lr, denoise=1, deblur=1, dejpeg=1), plain)
+    left, more = ([restored(model, lr, **{name: dial}) for name in ("denoise", "deblur", "dejpeg")] for dial in (0, 2))
+    assert all(not torch.equal(one, other) for one in left for other in (plain, *left) if one is not other)
+    assert all(not torch.equal(one, plain) for one in more)
+    assert torch.equal(restored(model, lr, denoise=0), left[0])
+
+
+def restored(model: RestorationModel, lr: Tensor, **options: float) -> Tensor:
     return Restorer(model, Options(steps=1, **options)).restore(lr)  # type: ignore[arg-type]
 
 
-def test_neutral_dials_give_the_same_pixels_and_each_dial_others(model: DeeDSR, photos: list[Path]) -> None:
-    lr = read(photos[0]).rgb
-    plain = restored(model, lr)
-    assert torch.equal(restored(model, lr, denoise=1, deblur=1, dejpeg=1), plain)
-    turned = [restored(model, lr, **{name: 0.0}) for name in ("denoise", "deblur", "dejpeg")]
-    assert all(not torch.equal(one, other) for one in turned for other in (plain, *turned) if one is not other)
+def test_a_picture_without_colour_gets_none_by_its_grain(tiny_model: DeeDSR) -> None:
+    grey = Picture(torch.rand(1, 1, 24, 20, generator=torch.Generator().manual_seed(0)).expand(1, 3, 24, 20))
+    rgb = Restorer(tiny_model, Options(steps=1, denoise=0))(grey).rgb
+    assert torch.equal(rgb[:, 0], rgb[:, 1])
 
 
-def test_the_vector_stays_the_pictures_own_and_what_is_wished_for_follows_it(model: DeeDSR) -> None:
-    vector, dials = torch.randn(2, 16), torch.tensor([[1.0, 0.0, 1.0], [1.5, 1.0, 1.0]])
-    told = model.turned(vector, dials)
-    assert torch.equal(told[:, :16], vector)
-    assert torch.equal(told[:, 16:] / LOUD, torch.tensor([[0.0, 1, 0, 0, 0, 0], [0, 0, 0, 0.5, 0, 0]]))
-    assert model.turned(vector.bfloat16(), dials).dtype == torch.bfloat16
-    assert model.adapter.told(vector).dials is None
-    assert not model.adapter.told(model.turned(vector, torch.ones(3))).dials.any()
+@pytest.mark.parametrize(("name", "value"), [("denoise", 2.5), ("dejpeg", -1)])
+def test_what_is_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value:g}; choose 0 to 2"):
+        Options(**{name: value})
 
 
-def test_the_null_vector_leaves_the_dials_as_they_are(tiny_config: DeeDSRConfig) -> None:
-    adapter = dataclasses.replace(tiny_config.adapter, dials=True, null=True)
-    model = random_model(dataclasses.replace(tiny_config, adapter=adapter))
-    told = model.turned(torch.randn(2, 16), torch.tensor([0.0, 1.0, 2.0]))
-    nulled = model.nulled(told)
-    assert torch.equal(nulled[:, :16], model.null(2)) and torch.equal(nulled[:, 16:], told[:, 16:])
-
-
-def test_a_dial_acts_in_every_tile_and_view(model: DeeDSR, photos: list[Path]) -> None:
-    lr = read(photos[0]).rgb
-    seen = []
-    condition = model.condition
-
-    def watched(*given: object, **named: object) -> object:
-        bound = signature(condition).bind(*given, **named).arguments
-        seen.append((bound["lr"], bound["vector"]))
-        return condition(*given, **named)  # type: ignore[arg-type]
-
-    model.condition = watched  # type: ignore[method-assign]
-    options = Options(steps=1, tile=48, ensemble=2, denoise=2)
-    restorer = Restorer(model, options)
-    restorer.restore(lr)
-    assert len(seen) == 2
-    for view, vector in seen:
-        assert torch.equal(vector, model.turned(model.vector(view), options.dials.tensor()))
-    assert torch.equal(seen[1][0], lr.flip(-1))
-
-
-def test_the_vector_of_other_pictures_is_their_mean(model: DeeDSR, photos: list[Path]) -> None:
-    own, lr = restored(model, read(photos[0]).rgb), read(photos[0]).rgb
-    assert torch.equal(restored(model, lr, degradation_of=photos[0]), own)
-    assert torch.equal(restored(model, lr, degradation_of=[str(photos[0])]), own)
-    other = restored(model, lr, degradation_of=photos)
-    assert not torch.equal(other, own)
-    assert torch.equal(restored(model, lr, degradation_of=photos[0].parent), other)
-    restorer = Restorer(model, Options(degradation_of=photos, dejpeg=0.5))
-    mean = torch.stack([model.vector(read(photo).rgb) for photo in photos]).mean(0)
-    expected = model.turned(mean, restorer.options.dials.tensor())
-    assert torch.allclose(restorer.vector(lr), expected, atol=1e-6)
-
-
-def test_pictures_that_cannot_be_read_are_named_before_any_work(model: DeeDSR, photos: list[Path]) -> None:
-    folder = photos[0].parent
-    with pytest.raises(ValueError, match=r"none\.png: no such file or folder"):
-        Restorer(model, Options(degradation_of=folder / "none.png"))
-    write(folder / "dot.png", Picture(torch.rand(1, 3, 2, 2)))
-    with pytest.raises(ValueError, match=r"dot\.png: the picture is 2x2 pixels"):
-        Restorer(model, Options(degradation_of=folder))
-    (folder / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no pictures in this folder"):
-        Restorer(model, Options(degradation_of=[photos[0], folder / "empty"]))
-
-
-def test_models_that_have_no_dials_say_so(
-    tiny_model: DeeDSR, tiny_config: DeeDSRConfig, tiny_dit4sr: DiT4SR, photos: list[Path]
+def test_models_that_were_trained_with_dials_of_their_own_are_loaded_without(
+    tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"has no dials: leave them at 1, or give it some"):
-        Restorer(tiny_model, Options(denoise=0))
-    constant = dataclasses.replace(tiny_config.adapter, degradation="constant", null=True)
-    unknowing = random_model(dataclasses.replace(tiny_config, adapter=constant))
-    for model in (tiny_dit4sr, unknowing):
-        for options in ({"dejpeg": 0}, {"degradation_of": photos}):
-            with pytest.raises(ValueError, match="knows no degradation vector: leave denoise"):
-                Restorer(model, Options(**options))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dials=true needs modulation=true, and degradation=own"):
-        dataclasses.replace(constant, dials=True)
-
-
-def test_guidance_by_the_degradation_is_an_option(model: DeeDSR, tiny_config: DeeDSRConfig, photos: list[Path]) -> None:
-    with pytest.raises(ValueError, match="no null vector"):
-        Restorer(model, Options(degradation_guidance=2))
-    torch.manual_seed(0)
-    guided = random_model(dataclasses.replace(tiny_config, adapter=dataclasses.replace(tiny_config.adapter, null=True)))
-    for _, parameter in guided.trainable():
-        torch.nn.init.normal_(parameter, std=0.05)
-    lr = read(photos[0]).rgb
-    plain = restored(guided, lr)
-    assert torch.equal(restored(guided, lr, degradation_guidance=1), plain)
-    assert not torch.equal(restored(guided, lr, degradation_guidance=2), plain)
-    assert Restorer(guided, Options(degradation_guidance=3)).settings.degradation.scale == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"denoise": 2.5}, "denoise is 2.5; choose 0 to 2"),
-        ({"dejpeg": -1}, "dejpeg is -1; choose 0 to 2"),
-        ({"degradation_guidance": 0.5}, "degradation guidance is 0.5; choose a scale from 1 on"),
-    ],
-)
-def test_what_is_out_of_range_is_named(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Options(**options)  # type: ignore[arg-type]
+    folder = copytree(tiny_model_folder, tmp_path / "old")
+    stored = weights.load(folder / ADAPTER)
+    header = {**stored.config, "adapter": {**stored.config["adapter"], "dials": True}}
+    own = {"adapter.dials.weight": torch.zeros(16, 6), "modulations.0.dials.weight": torch.zeros(4, 6)}
+    weights.save(folder / ADAPTER, {**stored.tensors, **own}, header)
+    expected = load_model(str(tiny_model_folder)).state_dict()
+    found = load_model(str(folder)).state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)

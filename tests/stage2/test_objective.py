@@ -13,7 +13,7 @@ from deedsr.metrics.perceptual import shifted
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.sizes import model_size
 from stage2.module import RestorationRun
-from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, snr_weight, strengths
+from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, snr_weight
 from stage2.vector import Vector
 
 CONFIG = model_size("sd21").scheduler
@@ -126,31 +126,6 @@ def test_a_grid_is_seen_from_all_its_places_whichever_steps_count(every: int) ->
         torch.equal(shifted(image, n), image[..., 8 - shifted(image, n).shape[-2] :, -shifted(image, n).shape[-1] :])
         for n in range(16)
     )
-
-
-def test_strengths_rise_with_what_they_are_of() -> None:
-    """White noise of σ 6 at LR size is read as 6; steps at the borders of blocks of 8 LR pixels as blockiness."""
-    generator = torch.Generator().manual_seed(0)
-    ramp = torch.linspace(0.3, 0.6, 256).expand(1, 3, 256, 256)
-    noise = torch.randn(1, 1, 64, 64, generator=generator) * 6 / 255
-    noisy = ramp + noise.repeat_interleave(4, -1).repeat_interleave(4, -2)
-    blocks = ramp + 0.02 * torch.randn(1, 1, 8, 8, generator=generator).repeat_interleave(32, -1).repeat_interleave(
-        32, -2
-    )
-    edge = ramp + 0.3 * (torch.arange(256) >= 128)
-    plain, grainy, blocky, sharp = strengths(torch.cat([ramp, noisy, blocks, edge]))
-    assert grainy[1] - plain[1] == pytest.approx(6, rel=0.15)
-    assert blocky[2] - plain[2] > 2 > 10 * abs(grainy[2] - plain[2])
-    assert sharp[0] > plain[0] + 1
-
-
-def test_strengths_are_a_term_of_their_own() -> None:
-    """For noise of another draw pixels say that it is worse than none, and strengths that it is what was wanted."""
-    first, second = (0.5 + 0.05 * torch.randn(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))).unbind()
-    loss = FidelityLoss(Fidelity(latent=0.0, pixel=1.0, perceptual=0.0, strengths=1.0))
-    other, none = (loss.picture(made, second, 3) for made in (first, torch.full_like(second, 0.5)))
-    assert other["pixel"] > none["pixel"]
-    assert other["strengths"] < 0.1 * none["strengths"]
 
 
 def test_a_grid_costs_more_as_edges_than_a_shade() -> None:

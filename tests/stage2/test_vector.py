@@ -1,4 +1,4 @@
-"""What a run tells its model of the degradation: context, the null vector, dials."""
+"""What a run tells its model of the degradation: context and the null vector."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from deedsr.degradation import Mixture, Recipe, apply
 from deedsr.degradation.operations import quantize, unsharp
 from deedsr.geometry import upsample
 from deedsr.models.deedsr.encoder import DegradationEncoder
-from deedsr.models.deedsr.model import LOUD, DeeDSR
+from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.system import ADAPTER
 from deedsr.restorer import Restorer
 from stage2.cache.writing import make_cache
 from stage2.from_config import batches, restoration_run, train
 from stage2.module import RestorationRun
 from stage2.objective import Objective
-from stage2.vector import Vector, turns, wanted
+from stage2.vector import Vector
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -53,7 +53,6 @@ def test_what_is_degraded_holds_so_many_patches(context: int, crop: int, tile: i
     [
         ({"context": -1}, "vector.context is -1; it must be a number of patches"),
         ({"dropout": 1.0}, "vector.dropout is 1.0; it must be at least 0 and below 1"),
-        ({"dials": -0.1}, "vector.dials is -0.1"),
     ],
 )
 def test_wrong_numbers_are_named(words: dict, message: str) -> None:
@@ -206,104 +205,7 @@ def test_dropout_gives_the_null_vector_to_its_share(
     run.model.adapter.null.data.fill_(7.0)
     monkeypatch.setattr(run, "generator", lambda stream: torch.Generator().manual_seed(stream))
     lr = torch.rand(400, 3, 8, 8)
-    told, own = run.told(lr, None), run.model.vector(lr)
+    told, own = run.told(lr), run.model.vector(lr)
     null = (told == 7).all(1)
     assert 150 < int(null.sum()) < 250
     assert torch.equal(told[~null], own[~null])
-
-
-def test_dials_stand_at_one_but_for_their_share() -> None:
-    dials = turns(3000, 0.3, torch.Generator().manual_seed(0))
-    turned = dials != 1
-    assert 800 < int(turned.any(1).sum()) < 1000
-    assert int(turned.sum(1).max()) == 1
-    assert all(250 < count < 350 for count in turned.sum(0).tolist())
-    assert 0 <= dials.min() < 0.05 and 1.95 < dials.max() <= 2
-
-
-def test_dials_at_zero_leave_their_part_in() -> None:
-    torch.manual_seed(0)
-    hr = upsample(torch.rand(1, 3, 16, 16))
-    recipe = Recipe.named("heavy")
-    degradation = recipe.sample(torch.Generator().manual_seed(4), 1)
-    assert degradation.quality.all() and (degradation.noise_sigma + degradation.poisson_scale).all()
-    plain, noisy, coded = (
-        upsample(apply(hr, degradation.without(*names)))
-        for names in (("noise_sigma", "poisson_scale", "quality"), ("quality",), ("noise_sigma", "poisson_scale"))
-    )
-
-    def at(blur: float, noise: float, jpeg: float) -> torch.Tensor:
-        return wanted(hr, degradation, torch.tensor([[blur, noise, jpeg]]))
-
-    assert torch.equal(at(1, 1, 1), hr)
-    assert torch.allclose(at(0, 1, 1), plain.clamp(0, 1), atol=1e-5)
-    assert torch.allclose(at(0, 0, 1), noisy.clamp(0, 1), atol=1e-5)  # noise as it was before JPEG made blocks of it
-    assert torch.allclose(at(0, 1, 0), coded.clamp(0, 1), atol=1e-5)
-    assert torch.allclose(at(1, 0, 1), (hr + noisy - plain).clamp(0, 1), atol=1e-5)
-    half = (at(1, 0.5, 1) - hr).std() / (at(1, 0, 1) - hr).std()
-    assert 0.4 < half < 0.6
-    for further, less in ((at(2, 1, 1), False), (at(1, 2, 1), True), (at(1, 1, 2), True)):  # sharper; smoother
-        assert (further.diff(dim=-1).abs().mean() < hr.diff(dim=-1).abs().mean()) == less
-
-
-def test_rows_are_turned_as_they_would_be_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    hr, degradation = torch.rand(5, 3, 32, 32, generator=generator), Recipe.named("heavy").sample(generator, 5)
-    dials = torch.tensor([[0.3, 1, 1], [1, 1, 1], [1, 1.7, 1], [1.5, 0.2, 1.8], [1, 1, 0.5]])
-    together = wanted(hr, degradation, dials)
-    assert torch.equal(together[1], hr[1])
-    for row, picture in enumerate(together):
-        alone = wanted(hr[row : row + 1], degradation[row], dials[row : row + 1])[0]
-        assert torch.allclose(picture, alone, atol=1e-6)
-
-
-def test_dials_of_a_model_that_is_not_told_are_refused_before_training(
-    composed: Composed, stage2_options: Options, tmp_path: Path
-) -> None:
-    words = ["+model.overrides.adapter.degradation=shuffled", "vector.dials=0.3"]
-    with pytest.raises(ValueError, match="dials=true needs modulation=true, and degradation=own"):
-        restoration_run(composed("stage2", stage2_options(tmp_path, *words)))
-
-
-def test_dials_are_trained_given_to_a_model_without_and_kept(
-    composed: Composed, stage2_options: Options, tmp_path: Path
-) -> None:
-    plain = train(composed("stage2", stage2_options(tmp_path / "plain", "steps=1")))
-    words = [f"init={plain}", "vector.dials=0.9", "optimizer.schedule=constant", "steps=2"]
-    folder = train(composed("stage2", stage2_options(tmp_path / "dials", *words)))
-    learned = {name: part for name, part in weights.load(folder / ADAPTER).tensors.items() if ".dials." in name}
-    assert learned and all(part.any() for part in learned.values())
-    further = restoration_run(composed("stage2", stage2_options(tmp_path / "next", f"init={folder}")))
-    assert further.model.adapter.config.dials  # a model that has some keeps them
-    for name, parameter in further.model.trainable():
-        assert name not in learned or torch.equal(parameter, learned[name].float())
-
-
-def test_turned_dials_are_told_and_asked_for(
-    composed: Composed, stage2_options: Options, tiled_encoder: Path, tmp_path: Path
-) -> None:
-    words = [f"model.encoder={tiled_encoder}", "vector.dials=0.6", "recipe=heavy"]
-    run = restoration_run(composed("stage2", stage2_options(tmp_path / "run", *words)))
-    hr = two_photographs(64).repeat(4, 1, 1, 1)
-    made = run.samples(Crops(hr), torch.Generator().manual_seed(0))
-    turned = (made.dials != 1).any(1)
-    assert int(turned.sum()) == 5
-    changed = (made.hr != hr).flatten(1).any(1)
-    assert changed.sum() >= turned.sum() - 2 and not (changed & ~turned).any()  # a turned dial may find nothing to do
-    lr = made.lr.float() / 255
-    told, own = run.told(lr, made.dials), run.model.vector(lr)
-    assert torch.equal(told[:, :16], own)
-    assert torch.allclose(told[:, 19:] - told[:, 16:19], LOUD * (made.dials - 1))
-
-
-def test_dials_alone_can_be_trained_and_leave_the_rest_to_the_bit(
-    composed: Composed, stage2_options: Options, tmp_path: Path
-) -> None:
-    plain = train(composed("stage2", stage2_options(tmp_path / "plain", "steps=1")))
-    words = [f"init={plain}", "vector.dials=0.9", "only=dials", "optimizer.schedule=constant", "steps=2"]
-    folder = train(composed("stage2", stage2_options(tmp_path / "dials", *words)))
-    before, after = (weights.load(place / ADAPTER).tensors for place in (plain, folder))
-    assert all(torch.equal(part, after[name]) for name, part in before.items())
-    assert after.keys() - before.keys() and all(after[name].any() for name in after.keys() - before.keys())
-    with pytest.raises(ValueError, match=r"only=nothing is part of no trained parameter's name, such as adapter\."):
-        restoration_run(composed("stage2", stage2_options(tmp_path / "no", "only=nothing")))

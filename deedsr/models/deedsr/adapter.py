@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deedsr.models.deedsr.adapter_config import WISHES, AdapterConfig
+from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, DegradationBlock, FilterPair, ResBlock, timestep_embedding
 
 
@@ -26,14 +26,12 @@ class Steering:
 class Told:
     """What the degradation vector makes, once per image. filters: dynamic kernels and gates, level by level.
 
-    prompts: (B, N, context); for the modulations the vector itself (B, D), and dials, what is wished for (B, 6). Where
-    they have no part in it, None.
+    prompts: (B, N, context); for the modulations the vector itself (B, D). Where they have no part in it, None.
     """
 
     filters: list[FilterPair]
     prompts: Tensor | None = None
     vector: Tensor | None = None
-    dials: Tensor | None = None
 
 
 class Level(nn.Module):
@@ -67,9 +65,6 @@ class Adapter(nn.Module):
         widths, embedding = config.widths, 4 * config.width
         self.time = nn.Sequential(nn.Linear(config.width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.null = nn.Parameter(torch.zeros(config.vector)) if config.null else None
-        self.dials = nn.Linear(WISHES, config.vector, bias=False) if config.dials else None
-        if self.dials is not None:
-            nn.init.zeros_(self.dials.weight)
         self.stem = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             Level(widths[max(index - 1, 0)], width, config, index) for index, width in enumerate(widths)
@@ -85,14 +80,10 @@ class Adapter(nn.Module):
         )
 
     def told(self, vector: Tensor) -> Told:
-        """What the degradation vectors (B, vector) make, which may have what is wished for behind them."""
-        vector, wished = vector[:, : self.config.vector], vector[:, self.config.vector :]
-        dials = wished if self.dials is not None and wished.shape[1] else None
-        if self.dials is not None and dials is not None:
-            vector = vector + self.dials(dials)
+        """What the degradation vectors (B, vector) make."""
         filters = [level.degradation.filters(vector) for level in self.levels]
         prompts = None if self.prompts is None else self.prompts(vector).unflatten(1, (self.config.prompts, -1))
-        return Told(filters, prompts, vector if self.config.modulate else None, dials)
+        return Told(filters, prompts, vector if self.config.modulate else None)
 
     def forward(self, z_lr: Tensor, t: Tensor, told: Told) -> Steering:
         """z_lr: (B, C, H, W), H and W multiples of 2^(levels−1). t: (B,), integer time."""

@@ -6,12 +6,6 @@ from dataclasses import dataclass
 
 from deedsr.models.frozen import lora
 
-DIALS = 3
-"""How many there are: of blur, noise and JPEG, in this order."""
-
-WISHES = 2 * DIALS
-"""What they are told as: how far each is below 1, and how far above: to leave in is one thing, to overdo another."""
-
 DEGRADATION, CROSS_ATTENTION = ("own", "constant", "zero", "shuffled"), ("fresh", "projected", "none")
 
 
@@ -24,8 +18,7 @@ class AdapterConfig:
     vector. context: width of the tokens, the last level's. null: whether there is a learned null vector, that of no
     known degradation, which training gives now and then in place of the picture's. prompts: so many tokens, made of the
     vector, join those of the cross-attention (the paper speaks of degradation prompts and has none). modulate: whether
-    the vector itself adds to γ and β of the modulations. dials: whether there are three, of blur, noise and JPEG, that
-    move the vector and add to γ and β. lora_rank: of what is trained in addition to the U-Net's own
+    the vector itself adds to γ and β of the modulations. lora_rank: of what is trained in addition to the U-Net's own
     self-attention, 0 for nothing, as in the paper. decoder: whether the decoder of the VAE is trained as well, which
     learns what latents come out of sampling (the second stage of CCSR, arXiv 2401.00877), from losses on pictures.
 
@@ -51,7 +44,6 @@ class AdapterConfig:
     null: bool = False
     prompts: int = 0
     modulate: bool = False
-    dials: bool = False
     lora_rank: int = 0
     decoder: bool = False
 
@@ -68,8 +60,6 @@ class AdapterConfig:
             raise ValueError(f"prompts={self.prompts} needs cross_attention=fresh, and a vector to be made of")
         if self.modulate and (not self.modulation or self.degradation == "zero"):
             raise ValueError("modulate=true needs modulation=true, and a vector to be made of")
-        if self.dials and (not self.modulation or self.degradation != "own"):
-            raise ValueError("dials=true needs modulation=true, and degradation=own")
         if not self.modulation and self.cross_attention == "none":
             raise ValueError("without modulation and without cross-attention nothing is left of the adapter")
         if len(self.multipliers) != len(self.attention):
@@ -84,11 +74,6 @@ class AdapterConfig:
     @property
     def context(self) -> int:
         return self.widths[-1]
-
-    @property
-    def told(self) -> int:
-        """Length of a degradation vector with what is wished for behind it."""
-        return self.vector + WISHES * self.dials
 
     @property
     def unet_changes(self) -> dict[str, int]:

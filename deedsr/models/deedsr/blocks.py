@@ -148,17 +148,14 @@ class DegradationBlock(nn.Module):
 class Modulation(nn.Module):
     """SFT: γ, β = Conv3(ReLU(Conv3(F))); γ and β alone start at zero, so both get gradients from the first step.
 
-    vector, dials: lengths of a degradation vector, and of what is wished for, that add to γ and β by linear maps, which
-    start at zero; 0: none.
+    vector: length of a degradation vector that adds to γ and β by a linear map, which starts at zero; 0: none.
     """
 
-    def __init__(self, maps: int, channels: int, hidden: int, vector: int = 0, dials: int = 0) -> None:
+    def __init__(self, maps: int, channels: int, hidden: int, vector: int = 0) -> None:
         super().__init__()
         self.vector = nn.Linear(vector, 2 * channels) if vector else None
-        self.dials = nn.Linear(dials, 2 * channels, bias=False) if dials else None
-        for linear in (self.vector, self.dials):
-            for parameter in () if linear is None else linear.parameters():
-                nn.init.zeros_(parameter)
+        for parameter in () if self.vector is None else self.vector.parameters():
+            nn.init.zeros_(parameter)
         self.shared = nn.Conv2d(maps, hidden, 3, padding=1)
         self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
@@ -166,15 +163,11 @@ class Modulation(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)
 
-    def forward(self, h: Tensor, maps: Tensor, vector: Tensor | None = None, dials: Tensor | None = None) -> Tensor:
-        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W) and, if it takes one, the `vector` (B, D).
-
-        dials: (B, dials); None where nothing is wished for.
-        """
+    def forward(self, h: Tensor, maps: Tensor, vector: Tensor | None = None) -> Tensor:
+        """h·(1+γ) + β: (B, C, H, W), with `maps` F (B, maps, H, W) and, if it takes one, the `vector` (B, D)."""
         shared = functional.relu(self.shared(maps))
         gamma, beta = self.gamma(shared), self.beta(shared)
-        for linear, told in ((self.vector, vector), (self.dials, dials)):
-            if linear is not None and told is not None:
-                more = linear(told)[:, :, None, None].chunk(2, 1)
-                gamma, beta = gamma + more[0], beta + more[1]
+        if self.vector is not None and vector is not None:
+            more = self.vector(vector)[:, :, None, None].chunk(2, 1)
+            gamma, beta = gamma + more[0], beta + more[1]
         return h * (1 + gamma) + beta

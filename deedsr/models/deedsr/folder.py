@@ -25,7 +25,7 @@ from deedsr.models.deedsr.model import DeeDSR, Kind, described, random_model
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig, model_size
 from deedsr.models.frozen.base import Base
 from deedsr.models.resolver import reference
-from deedsr.models.system import Header, System, TrainableModel, companion_places, header_of, load_trained
+from deedsr.models.system import GONE, Header, System, TrainableModel, companion_places, header_of, load_trained
 
 TRAINABLE = ("adapter", "sft_hidden", "defaults")
 """Parts of a size that may be overridden where a model is trained: the base and the encoder have theirs already."""
@@ -80,7 +80,8 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         write_graphs(self.load(place), place)
 
     def numbers(self, config: Mapping[str, Any]) -> DeeDSRNumbers:
-        return DeeDSRNumbers(AdapterConfig(**config["adapter"]), int(config["sft_hidden"]))
+        adapter = {name: value for name, value in config["adapter"].items() if name != GONE}
+        return DeeDSRNumbers(AdapterConfig(**adapter), int(config["sft_hidden"]))
 
     def plain(self, numbers: DeeDSRNumbers) -> dict[str, Any]:
         return asdict(numbers)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deedsr.files import sha256, write_json
 from deedsr.models.deedsr.adapter import Told
@@ -71,7 +70,7 @@ class OnnxDeeDSR(DeeDSR):
         return torch.stack([self._run("vector", *encoder.readable(tile)) for tile in encoder.tiles(lr)]).mean(0)
 
     def _told(self, vector: Tensor) -> Told:
-        return Told([], None, functional.pad(vector, (0, self.adapter.config.told - vector.shape[1])))
+        return Told([], None, vector)
 
     def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, told: Told) -> Tensor:
         return self._run("denoise", x_t, t, z_lr, told.vector)
@@ -85,7 +84,7 @@ class OnnxDeeDSR(DeeDSR):
 
 def signatures(model: DeeDSR) -> dict[str, tuple[Callable[..., Tensor], Callable[[int, int], list[Tensor]]]]:
     """Each graph with what it computes, and what makes inputs of a size in latent pixels for it."""
-    latents, vector = model.channels, model.adapter.config.told
+    latents, vector = model.channels, model.adapter.config.vector
 
     def image(height: int, width: int) -> Tensor:
         return torch.rand(1, 3, height, width)

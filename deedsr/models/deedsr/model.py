@@ -20,7 +20,7 @@ from deedsr.geometry import SizeRequirement
 from deedsr.models import authors
 from deedsr.models.contract import DECODING, RestorationModel, Text
 from deedsr.models.deedsr.adapter import Adapter, Told
-from deedsr.models.deedsr.adapter_config import WISHES, AdapterConfig
+from deedsr.models.deedsr.adapter_config import AdapterConfig
 from deedsr.models.deedsr.blocks import AttentionBlock, Modulation, ResBlock
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from deedsr.models.deedsr.sizes import DeeDSRConfig
@@ -28,9 +28,6 @@ from deedsr.models.frozen import latents, lora
 from deedsr.models.frozen.base import stock
 from deedsr.nested import join
 from deedsr.tiling import Window
-
-LOUD = 20.0
-"""What a dial that is turned by 1 is told as: so loud that γ and β follow it within some hundred steps."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,12 @@ class Maps:
     def __init__(self) -> None:
         self.fill([])
 
-    def fill(self, maps: list[Tensor], vector: Tensor | None = None, dials: Tensor | None = None) -> None:
-        self.by_level, self.vector, self.dials = maps, vector, dials
+    def fill(self, maps: list[Tensor], vector: Tensor | None = None) -> None:
+        self.by_level, self.vector = maps, vector
 
 
 def _modulate(maps: Maps, modulation: Modulation, level: int, _conv: nn.Module, _inputs: tuple, h: Tensor) -> Tensor:
-    return modulation(h, maps.by_level[level], maps.vector, maps.dials)
+    return modulation(h, maps.by_level[level], maps.vector)
 
 
 def _levels(unet: nn.Module) -> dict[nn.Module, int]:
@@ -118,7 +115,6 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
                 block.conv2.out_channels,
                 sft_hidden,
                 adapter.vector * adapter.modulate,
-                WISHES * adapter.dials,
             )
             for block in blocks
         )
@@ -157,8 +153,8 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
             yield from module.named_parameters(prefix=prefix)
 
     def additions(self) -> set[str]:
-        """Names of the trained tensors that not all models have: null vector, prompts, dials, LoRA, own decoder, …"""
-        parts = re.compile(r"adapter\.(null|dials\.|prompts\.)|modulations\.\d+\.(vector|dials)\.|vae\.")
+        """Names of the trained tensors that not all models have: null vector, prompts, LoRA, own decoder, …"""
+        parts = re.compile(r"adapter\.(null|prompts\.)|modulations\.\d+\.vector\.|vae\.")
         return {name for name, _ in self.trainable() if parts.match(name) or lora.is_lora(name)}
 
     def blocks(self) -> Iterator[nn.Module]:
@@ -198,24 +194,11 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
     def _told(self, vector: Tensor) -> Told:
         return self.adapter.told(vector)
 
-    def turned(self, vector: Tensor, dials: Tensor) -> Tensor:
-        if not self.adapter.config.dials:
-            raise ValueError(
-                "this model has no dials: leave them at 1, or give it some: stage2.train or stage2.distill with "
-                "init=MODEL model=… vector.dials=0.9 only=dials"
-            )
-        more = (dials.to(vector) - 1).expand(len(vector), -1)
-        return torch.cat([vector, LOUD * (-more).clamp_min(0), LOUD * more.clamp_min(0)], 1)
-
     def null(self, batch: int) -> Tensor:
         """The null vector of `batch` images (B, D). Raises ValueError where the model has none."""
         if self.adapter.null is None:
             raise ValueError("this model has no null vector: it was trained without vector.dropout")
         return self.adapter.null.expand(batch, -1)
-
-    def nulled(self, vector: Tensor) -> Tensor:
-        """The null vector in place of each of (B, D), with what is wished for behind it. Errors as `null`."""
-        return torch.cat([self.null(len(vector)), vector[:, self.adapter.config.vector :]], 1)
 
     def condition(
         self,
@@ -230,7 +213,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
         if text is not None or negative is not None:
             raise ValueError("DeeDSR takes no text")
         vector = self.vector(lr) if vector is None else vector
-        null = None if guidance.scale == 1 else self._told(self.nulled(vector))
+        null = None if guidance.scale == 1 else self._told(self.null(len(vector)))
         told = self._told(vector)
         return DeeDSRCondition(z_lr, told, null, guidance)
 
@@ -243,7 +226,7 @@ class DeeDSR(RestorationModel[DeeDSRCondition]):
 
     def _predict(self, x_t: Tensor, t: Tensor, z_lr: Tensor, told: Told) -> Tensor:
         steering = self.adapter(z_lr, t, told)
-        self.maps.fill(steering.maps, told.vector, told.dials)
+        self.maps.fill(steering.maps, told.vector)
         tokens = steering.tokens
         if tokens is None:
             tokens = x_t.new_zeros(len(x_t), 1, self.unet.config.cross_attention_dim)

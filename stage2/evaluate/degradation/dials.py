@@ -12,25 +12,27 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from deedsr.degradation import Degradation, apply
+from deedsr.degradation import apply
 from deedsr.degradation.operations import luma
 from deedsr.degradation.statistics import BLOCK, blockiness, noise_sigma
+from deedsr.diagnosis import Diagnoser
+from deedsr.dials import turned
 from deedsr.geometry import SCALE
 from deedsr.metrics.evaluation import track
 from deedsr.metrics.table import interval
-from deedsr.randomness import seeded
+from deedsr.options import Dials
+from deedsr.pictures.picture import Picture
+from deedsr.randomness import content_seed, seeded
 from stage2.evaluate.degradation.pictures import WHOLE, Field, Scenes, cut
 from stage2.evaluate.degradation.recipes import recipe
 from stage2.evaluate.degradation.restoring import Arm
 from stage2.evaluate.rows import eight_bits
-from stage2.objective import CALM, PATCH
-from stage2.vector import wanted
 
 DIALS = {"deblur": ("sharpness", 1), "denoise": ("noise", -1), "dejpeg": ("blockiness", -1)}
-"""In the order in which models take them: the measure that each is to move, and in which direction."""
+"""The measure that each is to move, and in which direction."""
 MEASURES = ("sharpness", "noise", "blockiness")
+CALM, PATCH = 0.25, 16  # share of the patches that noise is measured in, and their side, LR pixels
 STEEP = 0.98  # quantile of the gradients that says how sharp a picture is
-TARGETS = "(what is asked for)"  # the row of what models with dials are trained to: no model can do better
 MONOTONE = 0.9  # least rank correlation that counts as a dial which only goes one way
 
 
@@ -53,11 +55,10 @@ def measures(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a photograph, hr (1, 3, S, S), what is done to it, and what comes of it, lr (1, 3, S/4, S/4)."""
+    """A piece of a photograph, hr (1, 3, S, S), and what comes of it, lr (1, 3, S/4, S/4)."""
 
     photo: int
     hr: Tensor
-    degradation: Degradation
     lr: Tensor
 
 
@@ -79,44 +80,24 @@ class Response:
             seed, photo, crop = scenes.place(index)
             if seed == scenes.seeds[0] and crop < self.crops:
                 degradation = recipe(self.recipe).sample(seeded(seed, photo, crop, 0, 4), 1)
-                pieces.append(Piece(photo, hr := scenes.hr(index), degradation, apply(hr, degradation)))
+                pieces.append(Piece(photo, hr := scenes.hr(index), apply(hr, degradation)))
         return pieces
 
     def run(self, arm: Arm, scenes: Scenes, progress: bool) -> dict[str, Any]:
-        """What `found` says; or ``missing``, why this model has no dials."""
-        outputs, neutral = [], True
-        pieces = self.pieces(scenes)
+        """What `found` says."""
+        diagnoser, outputs, pieces = Diagnoser.from_pretrained(), [], self.pieces(scenes)
         for piece in track(pieces, len(pieces), progress, f"{arm.name}, dials"):
             lr, _ = cut(piece.lr, piece.hr, self.field)
-            vector = arm.vector(piece.lr)
-            if vector is None:
-                return {"model": arm.name, "missing": "it takes no degradation vector"}
-            try:
-                turned = [arm.model.turned(vector, dials) for dials in self._positions()]
-                still = arm.model.turned(vector, torch.ones(len(DIALS)))
-            except ValueError as error:
-                return {"model": arm.name, "missing": str(error)}
             with torch.no_grad():
-                restored = torch.cat([arm.restore(lr, row, self.field == WHOLE) for row in turned])
-                plain, same = (arm.restore(lr, row, self.field == WHOLE) for row in (vector, still))
-            neutral &= torch.equal(plain, same)
-            outputs.append(measures(eight_bits(restored)))
-        return {"model": arm.name, "neutral": neutral, **self._of_pieces(outputs, pieces)}
+                restored = arm.restore(lr, arm.vector(piece.lr), self.field == WHOLE).clamp(0, 1)
+            found, seed = diagnoser(Picture(piece.lr)), content_seed(lr, arm.options.seed)
+            rows = [turned(restored, dials, found, seed) for dials in self._positions()]
+            outputs.append(measures(eight_bits(torch.cat(rows))))
+        return {"model": arm.name, **self._of_pieces(outputs, pieces)}
 
-    def targets(self, scenes: Scenes) -> dict[str, Any]:
-        """`run` of a model that gives what training asks for."""
-        pieces, positions, outputs = self.pieces(scenes), self._positions(), []
-        for piece in pieces:
-            asked = torch.cat([wanted(piece.hr, piece.degradation, dials[None]) for dials in positions])
-            outputs.append(measures(eight_bits(cut(piece.lr, asked, self.field)[1])))
-        return {"model": TARGETS, "neutral": True, **self._of_pieces(outputs, pieces)}
-
-    def _positions(self) -> list[Tensor]:
-        """Of each dial in turn, (3,) with the others at 1."""
-        rows = torch.ones(len(DIALS), len(self.positions), len(DIALS))
-        for dial in range(len(DIALS)):
-            rows[dial, :, dial] = torch.tensor(list(self.positions))
-        return list(rows.flatten(0, 1))
+    def _positions(self) -> list[Dials]:
+        """Of each dial in turn, with the others at 1."""
+        return [Dials(**{dial: position}) for dial in DIALS for position in self.positions]
 
     def _of_pieces(self, outputs: Sequence[Tensor], pieces: Sequence[Piece]) -> dict[str, Any]:
         """`found` of each piece's `measures` at all positions of each dial in turn, (dials·positions, 3)."""

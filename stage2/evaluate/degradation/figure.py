@@ -30,7 +30,7 @@ UNITS = {"psnr": " (dB)"}
 def figure(found: Mapping[str, Any], metric: str) -> Figure:
     """All panels that there are findings for."""
     swap = [row for row in found.get("swap", []) if row["vector"] in SHOWN]
-    dials = next((row for row in found.get("dials", []) if "dials" in row), None)
+    dials = next(iter(found.get("dials", [])), None)
     recipes = list(dict.fromkeys(row["recipe"] for row in swap or found.get("arms", [])))
     heights = [max(2.6, 0.34 * len(recipes) + 1.2), *([2.5] if dials else [])]
     drawn = Figure(figsize=(9, sum(heights)), layout="constrained")

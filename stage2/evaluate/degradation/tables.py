@@ -83,20 +83,19 @@ def _arms(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> str:
 
 
 def _dials(rows: Sequence[Mapping[str, Any]]) -> str:
-    found = [row for row in rows if "dials" in row]
-    if not found:
+    if not rows:
         return ""
-    head = ["model", "dial", "Spearman", "monotone", *(f"Δ {name}" for name in MEASURES), "selectivity", "neutral at 1"]
+    head = ["model", "dial", "Spearman", "monotone", *(f"Δ {name}" for name in MEASURES), "selectivity"]
     cells = []
-    for row in found:
+    for row in rows:
         for dial in DIALS:
             of = row["dials"][dial]
             moved = [f"{of['moved'][name]:+.2f}" for name in MEASURES]
             cells.append([row["model"], dial, f"{of['spearman']:+.2f}", f"{of['monotone']:.0%}", *moved])
-            cells[-1] += [f"{of['selectivity']:.1f}", "yes" if row["neutral"] else "**no**"]
+            cells[-1].append(f"{of['selectivity']:.1f}")
     note = (
-        f"Dials: Δ from {found[0]['positions'][0]:g} to {found[0]['positions'][-1]:g} in standard deviations over the "
-        f"ground truth of different pictures; {found[0]['pictures']} pictures. Spearman: the median, its sign that of "
+        f"Dials: Δ from {rows[0]['positions'][0]:g} to {rows[0]['positions'][-1]:g} in standard deviations over the "
+        f"ground truth of different pictures; {rows[0]['pictures']} pictures. Spearman: the median, its sign that of "
         "the dial's name, as Δ is; monotone: share of pictures with at least .9; selectivity: own Δ over the larger "
         "other one."
     )

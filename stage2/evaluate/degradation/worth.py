@@ -74,25 +74,18 @@ def _parts(
     against: str,
 ) -> Iterator[tuple[str, list]]:
     """What is found, by name, as it grows."""
-    recipes, missing = [str(name) for name in cfg.recipes], []
+    recipes = [str(name) for name in cfg.recipes]
     if "swap" in cfg.parts:
         fit = Fit(**cfg.fitted)
         swap = Swap(arms, scenes, fields, list(cfg.vectors), metrics, list(cfg.dear), fit, cfg.progress)
-        missing = swap.missing
         for name in recipes:
             swap.run(name)
-            yield "missing", missing
+            yield "missing", swap.missing
             yield "arms", swap.beside(recipes, against)
             yield "swap", swap.rows(recipes)
     if "dials" in cfg.parts:
         response = Response(**plain(cfg.dials))
-        dials = [response.run(arm, scenes, cfg.progress) for arm in arms]
-        absent = [f"{row['model']}, dials: {row['missing']}" for row in dials if "missing" in row]
-        missing += absent
-        if len(absent) < len(dials):
-            dials.append(response.targets(scenes))
-        yield "missing", missing
-        yield "dials", dials
+        yield "dials", [response.run(arm, scenes, cfg.progress) for arm in arms]
     if "shared" in cfg.parts:
         shared = Shared(**plain(cfg.shared))
         yield "shared", [row for arm in arms for row in shared.run(arm, scenes, fields, metrics, cfg.progress)]

@@ -121,7 +121,7 @@ def step_of(name: str) -> Callable[[Bench], Iterator[Row]]:
 
 def without(*words: str) -> list[str]:
     """Without the terms that need weights from elsewhere."""
-    return ["objective.fidelity.perceptual=0", "+objective.fidelity.structure=0", "vector.dials=0", *words]
+    return ["objective.fidelity.perceptual=0", "+objective.fidelity.structure=0", *words]
 
 
 def first_step(bench: Bench, device: str, primary: str, words: list[str], make: Any) -> tuple[float, float]:

@@ -157,17 +157,6 @@ def test_a_critic_of_pixels_learns_beside_the_student_and_its_weight_rises(confi
     assert terms[0] == 0 and torch.allclose(2 * terms[1], terms[2]) and terms[2] == terms[3] != 0
 
 
-def test_rows_that_are_no_real_pictures_are_not_judged() -> None:
-    adversary = Adversary(weight=0.5, width=4, channels=3, of="pixels")
-    restored, real, beside = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64), torch.zeros(2, 3, 4, 4)
-    adversary.eval()  # the norms stay as they are
-    alone = adversary(restored[:1], real[:1], beside[:1])
-    masked = adversary(restored, real, beside, rows=torch.tensor([True, False]))
-    assert all(torch.allclose(alone[name], masked[name], atol=1e-6) for name in alone)
-    nobody = adversary(restored, real, beside, rows=torch.tensor([False, False]))
-    assert nobody["critic"] == 0 and nobody["adversarial"] == 0
-
-
 def test_a_critic_of_something_else_is_refused(config: Callable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown adversary\.of 'sounds'; choose one of latents, pixels"):
         distilled(config(tmp_path, ["adversary.of=sounds"]))

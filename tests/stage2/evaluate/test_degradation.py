@@ -258,32 +258,13 @@ def test_the_flattest_crops_and_the_vector_of_many(arm: Arm, scenes: Scenes) -> 
     assert low <= row["psnr"]["shared - crop"]["difference"] <= high
 
 
-def test_dials_move_the_output_and_do_nothing_at_one(arm: Arm, scenes: Scenes, tiny_config: DeeDSRConfig) -> None:
-    response = Response("blur-2+noise-12+jpeg-45", 64, (0, 1, 2), 1)
-    assert "this model has no dials" in response.run(arm, scenes, False)["missing"]
-    torch.manual_seed(0)
-    adapter = dataclasses.replace(tiny_config.adapter, dials=True)
-    dialed = random_deedsr(dataclasses.replace(tiny_config, adapter=adapter))
-    for name, parameter in dialed.trainable():
-        if ".dials." in name:
-            torch.nn.init.normal_(parameter, std=0.01)
-    arm = Arm("with dials", dialed.requires_grad_(False), OPTIONS)
-    found = response.run(arm, scenes, False)
-    assert (found["neutral"], found["pictures"], found["positions"]) == (True, 4, [0, 1, 2])
+def test_dials_move_the_output_and_do_nothing_at_one(arm: Arm, scenes: Scenes) -> None:
+    found = Response("blur-2+noise-12+jpeg-45", 64, (0, 1, 2), 1).run(arm, scenes, False)
+    assert (found["pictures"], found["positions"]) == (4, [0, 1, 2])
     for dial, (measure, _) in DIALS.items():
         curve = found["dials"][dial]["curves"][measure]
         assert curve[1] == {"mean": 0, "interval": [0, 0]}
         assert curve[0]["mean"] != 0 and curve[2]["mean"] != 0
-
-
-def test_what_dials_ask_for_moves_the_own_measure_alone(photos: Path) -> None:
-    found = Response(field=256, crops=2).targets(Scenes(list_photos(photos), 256, 2, (0,)))
-    for dial, (measure, sign) in DIALS.items():
-        of = found["dials"][dial]
-        assert sign * of["moved"][measure] > 0 and of["spearman"] >= 0.9
-    noise = found["dials"]["denoise"]["moved"]
-    assert abs(noise["blockiness"]) < 0.1 * abs(noise["noise"])  # noise that JPEG went over has blocks in it
-    assert found["dials"]["dejpeg"]["selectivity"] > 2
 
 
 def test_noise_is_measured_where_there_is_no_detail() -> None:

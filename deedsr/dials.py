@@ -1,0 +1,148 @@
+"""The dials of what is taken out of a picture: below 1 what was measured is put back, above 1 more is done.
+
+No network takes part, so every model has them. A network that is told to leave noise in can't: JPEG has made something
+else of it, and what is left says too little of how it was (deedsr/assets/built-in/README.md has the figures).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from kornia.filters import guided_blur
+from torch import Tensor
+from torch.nn import functional
+
+from deedsr.degradation import jpeg
+from deedsr.degradation.kernels import make_kernel
+from deedsr.degradation.operations import filter2d
+from deedsr.devices import upload
+from deedsr.diagnosis import Diagnosis
+from deedsr.geometry import SCALE, resize
+from deedsr.models.deedsr.head import CLEAN
+from deedsr.options import Dials
+from deedsr.randomness import seeded
+from deedsr.tiling import Window, windows
+
+PART, REACH = 256, 16
+"""Side of the parts that large pictures are worked on in, and how far a pixel's surroundings can reach, LR pixels."""
+
+HIDDEN = 2.0
+"""What is less than so many times as strong as noise and JPEG's errors may be what they have left, not detail."""
+EDGE = 0.15
+"""The same for what is sharpened, which by then is clean."""
+STEEPER = 6.0
+"""How many times as steep an edge becomes at most, between the darkest and the brightest pixel near it …"""
+NEAR = 3
+"""… that is at most so many pixels away."""
+STRONG, FAINT = 0.03, 0.04
+"""Standard deviations, of 1: of noise or JPEG's errors that a dial at 2 smooths the picture fully for, and of the
+detail that is half smoothed away then."""
+WIDE = 7
+"""Side of the squares that it is smoothed in, pixels."""
+
+
+def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tensor:
+    """What dials make of a restored picture (1, 3, 4H, 4W) in [0, 1], whose input was diagnosed; the same at 1.
+
+    Below 1 as much as is missing to 1 of what was found is put back: at 0 the picture is as blurred, of edges that
+    noise and JPEG hadn't hidden; it has as much noise, the same for all channels; and JPEG's errors at the quality that
+    was found. Above 1 edges become steeper, so that the picture made small stays as it is; and what is fine and faint
+    is smoothed, as far as noise and JPEG's errors were strong. seed: of the noise.
+    """
+    if dials.neutral:
+        return restored
+    height, width = (side // SCALE for side in restored.shape[-2:])
+    damage = _Damage.of(resize(restored, (height, width)), dials, found, seed)
+    made = torch.empty_like(restored)
+    for place in windows(height, width, PART, 0):
+        around = _around(place, height, width)
+        inner = Window(place.top - around.top, place.left - around.left, place.height, place.width)
+        part = damage.taken_on(restored[around.scaled(SCALE).slices], around, dials)
+        made[place.scaled(SCALE).slices] = part[inner.scaled(SCALE).slices]
+    return made.clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class _Damage:
+    """What was found, as it would be on the restored picture made small. soft: it, blurred. added: noise and JPEG's
+    errors, (1, 3, H, W) each, as far as dials leave them in. hidden: how strong both are, of 1. smooth: how far what is
+    faint is smoothed, 0 to 2.
+    """
+
+    soft: Tensor
+    added: Tensor
+    hidden: float
+    smooth: float
+
+    @classmethod
+    def of(cls, small: Tensor, dials: Dials, found: Diagnosis, seed: int) -> _Damage:
+        sigma = max(found.blur.value**2 - CLEAN[0] ** 2, 0.0) ** 0.5
+        soft = _blurred(small, sigma).clamp_(0, 1)
+        quality = upload(torch.tensor([found.jpeg.value]), small.device)
+        coded = jpeg(soft, quality) - soft if found.jpeg.value < CLEAN[2] else torch.zeros_like(soft)
+        noise = upload(torch.randn(1, 1, *small.shape[-2:], generator=seeded(seed, 1)), small.device)
+        level, error = found.noise.value / 255, float(coded.std())
+        added = _below(dials.denoise) * level * noise + _below(dials.dejpeg) * coded
+        smooth = _above(dials.denoise) * min(level / STRONG, 1) + _above(dials.dejpeg) * min(error / STRONG, 1)
+        return cls(soft, added, (level**2 + error**2) ** 0.5, smooth)
+
+    def taken_on(self, picture: Tensor, place: Window, dials: Dials) -> Tensor:
+        """`turned` of the part of the picture at `place`, LR pixels."""
+        apart = _large(self.soft[place.slices]) - picture
+        strength = _blurred(apart.abs().mean(1, keepdim=True), 2.0)
+        made = picture + _large(self.added[place.slices])
+        if left := _below(dials.deblur):
+            made += left * _share(strength, HIDDEN * self.hidden) * apart
+        if more := _above(dials.deblur):
+            made += more * (_steeper(picture, _share(strength, EDGE * self.hidden)) - picture)
+        if self.smooth:
+            made += self.smooth * (guided_blur(picture, picture, WIDE, FAINT**2) - picture)
+        return made
+
+
+def _steeper(picture: Tensor, share: Tensor) -> Tensor:
+    """Sharpened as far as `share` says, between the darkest and the brightest pixel near by: no edge gets a halo."""
+    side = 2 * NEAR + 1
+    brightest, darkest = (sign * functional.max_pool2d(sign * picture, side, 1, NEAR) for sign in (1, -1))
+
+    def held(image: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(image, darkest), brightest)
+
+    calm = _blurred(picture, 0.8)
+    steep = share * (held(picture + STEEPER * (calm - _blurred(calm, 2.0))) - picture)
+    for _ in range(2):  # what a picture of LR size would see of it is taken out again
+        steep = steep - _large(functional.avg_pool2d(steep, SCALE))
+    return held(picture + steep)
+
+
+def _share(strength: Tensor, hidden: float) -> Tensor:
+    """Of a signal, Wiener's weight s²/(s² + n²)."""
+    return strength.square() / (strength.square() + hidden**2).clamp_min(1e-9)
+
+
+def _below(dial: float) -> float:
+    return max(1 - dial, 0.0)
+
+
+def _above(dial: float) -> float:
+    return max(dial - 1, 0.0)
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """By a Gaussian; where it is narrower than a tenth of a pixel, as it is."""
+    if sigma < 0.1:
+        return image.clone()
+    return filter2d(image, upload(make_kernel(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0), image.device))
+
+
+def _large(image: Tensor) -> Tensor:
+    """LR size → HR size; values outside [0, 1] stay."""
+    return functional.interpolate(image, scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+def _around(place: Window, height: int, width: int) -> Window:
+    """A window of a picture with what is around it."""
+    top, left = max(place.top - REACH, 0), max(place.left - REACH, 0)
+    bottom, right = min(place.top + place.height + REACH, height), min(place.left + place.width + REACH, width)
+    return Window(top, left, bottom - top, right - left)
