@@ -27,11 +27,11 @@ from deedsr.tiling import Window, windows
 PART, REACH = 256, 16
 """Side of the parts that large pictures are worked on in, and how far a pixel's surroundings can reach, LR pixels."""
 
-HIDDEN = 2.0
+HIDDEN = 3.0
 """What is less than so many times as strong as noise and JPEG's errors may be what they have left, not detail."""
-EDGE = 0.15
+EDGE = 0.1
 """The same for what is sharpened, which by then is clean."""
-STEEPER = 6.0
+STEEPER = 8.0
 """How many times as steep an edge becomes at most, between the darkest and the brightest pixel near it …"""
 NEAR = 3
 """… that is at most so many pixels away."""

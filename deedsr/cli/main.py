@@ -52,7 +52,9 @@ Pull = Annotated[
     typer.Option(metavar="W:K", help="Pull the first K steps to the input by weight W [default: the model's]."),
 ]
 TextScale = Annotated[float | None, typer.Option(help="Scale of the guidance by text, 1: off [default: the model's].")]
-Denoise = Annotated[float, typer.Option(help="Noise to take out: 1 what is there, 2 more; 0 puts as much back as was measured.")]
+Denoise = Annotated[
+    float, typer.Option(help="Noise to take out: 1 what is there, 2 more; 0 puts as much back as was measured.")
+]
 Deblur = Annotated[float, typer.Option(help="The same for blur: 2 sharpens more, 0 is as soft as the input.")]
 Dejpeg = Annotated[float, typer.Option(help="The same for JPEG damage.")]
 Like = Annotated[
