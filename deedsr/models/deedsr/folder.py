@@ -80,7 +80,8 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
         write_graphs(self.load(place), place)
 
     def numbers(self, config: Mapping[str, Any]) -> DeeDSRNumbers:
-        adapter = {name: value for name, value in config["adapter"].items() if name != GONE}
+        adapter = dict(config["adapter"])
+        adapter.pop(GONE, None)
         return DeeDSRNumbers(AdapterConfig(**adapter), int(config["sft_hidden"]))
 
     def plain(self, numbers: DeeDSRNumbers) -> dict[str, Any]:
