@@ -20,7 +20,9 @@ from deedsr.models.resolver import ADAPTER
 FOLDER = "onnx"
 """Of a model folder: its graphs."""
 SOURCES = "sources.json"
-"""SHA-256 of the files of the model folder that the graphs were made of."""
+"""SHA-256 of the files of the model folder that the graphs were made of, and `INPUTS`."""
+INPUTS = 2
+"""Raised by one whenever graphs take others; until there was this number, dials were told to the network."""
 TOLERANCE = 1e-3
 SIDES = ((16, 24), (8, 12))
 """Height and width in latent pixels, in units of what the networks ask for: those of tracing, and others to check."""
@@ -176,8 +178,8 @@ def _need(*packages: str) -> None:
         raise ValueError(f"ONNX needs {' and '.join(missing)}: pip install 'deedsr[onnx]'")
 
 
-def _sources(place: Path) -> dict[str, str]:
-    return {name: sha256(place / name) for name in (ADAPTER, ENCODER)}
+def _sources(place: Path) -> dict[str, str | int]:
+    return {"inputs": INPUTS, **{name: sha256(place / name) for name in (ADAPTER, ENCODER)}}
 
 
 def _check_sources(place: Path) -> None:
@@ -189,4 +191,4 @@ def _check_sources(place: Path) -> None:
             f"{place}: has no ONNX graphs; `deedsr export MODEL FOLDER --onnx` writes them, then take FOLDER"
         )
     if json.loads(file.read_text(encoding="utf-8")) != _sources(place):
-        raise ValueError(f"{place}: its ONNX graphs were made of other weights; export it anew")
+        raise ValueError(f"{place}: its ONNX graphs were made of other weights, or with other inputs; export it anew")

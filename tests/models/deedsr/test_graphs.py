@@ -54,12 +54,13 @@ def test_each_network_runs_outside_torch(exported: Path) -> None:
     assert "onnx/denoise.onnx" in (exported / "README.md").read_text(encoding="utf-8")  # with its hash
 
 
-def test_graphs_of_other_weights_are_refused(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"adapter.safetensors": "0"}, {"inputs": 1}])
+def test_graphs_of_other_weights_or_inputs_are_refused(exported: Path, other: dict[str, str | int]) -> None:
     file = exported / FOLDER / SOURCES
     before = json.loads(file.read_text())
-    write_json(file, {**before, "adapter.safetensors": "0"})
+    write_json(file, {**before, **other})
     try:
-        with pytest.raises(ValueError, match="made of other weights; export it anew"):
+        with pytest.raises(ValueError, match="made of other weights, or with other inputs; export it anew"):
             models.load_model(exported, runtime="onnx")
     finally:
         write_json(file, before)
