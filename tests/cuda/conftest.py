@@ -20,7 +20,7 @@ ON_GPU = [
 ]
 QUIET = [*ON_GPU, "data.workers=0", "checkpoint_every=1", "logger=csv"]
 SHRUNK = {
-    "stage1": ["+encoder.overrides={widths:[4,4,8,8],stem:4}", "crop=64", "batch=4", "contrast.queue=16"],
+    "stage1": ["+encoder.overrides={widths:[8,8,8,8],stem:8}", "crop=64", "batch=4", "contrast.queue=16"],
     "stage2": ["crop=64", "batch=2", "optimizer.warmup=0", "pictures.count=1"],
     "base": [
         "+overrides.unet={in_channels:4,out_channels:4,block_out_channels:[32,32,32]}",

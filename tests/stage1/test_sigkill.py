@@ -24,7 +24,7 @@ RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; 
 @pytest.fixture(scope="module")
 def command(photos: Path) -> list[str]:
     """The command of the README at a tiny size."""
-    shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[4,4,8,8],stem:4}"]
+    shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[8,8,8,8],stem:8}"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
     shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
     shrink += ["+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone

@@ -116,7 +116,7 @@ def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     """The command of the README on two gloo processes."""
     cfg = tiny(tmp_path / "run")
     command = [sys.executable, "-m", "stage1.train", f"data.roots={cfg.data.roots}", f"output={cfg.output}"]
-    command += ["+encoder.overrides={widths:[4,4,8,8],stem:4}", "crop=64", "batch=2", "steps=3"]
+    command += ["+encoder.overrides={widths:[8,8,8,8],stem:8}", "crop=64", "batch=2", "steps=3"]
     command += ["contrast.queue=12", "shuffle=true", "data.workers=0", "trainer=cpu", "trainer.devices=2"]
     command += ["+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
     done = finished(command)

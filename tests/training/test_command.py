@@ -244,7 +244,7 @@ def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
     for number in range(2):
         Image.fromarray(pixels + number).save(tmp_path / "photos" / f"{number}.png")
     words = [f"data.roots=[{tmp_path / 'photos'}]", "name=group/one", f"output={tmp_path / 'out'}", "seed=1,2"]
-    words += ["+encoder.overrides={widths:[4,4,8,8],stem:4}", "crop=64", "batch=2", "contrast.queue=4", "steps=1"]
+    words += ["+encoder.overrides={widths:[8,8,8,8],stem:8}", "crop=64", "batch=2", "contrast.queue=4", "steps=1"]
     words += [
         "data.workers=0",
         "trainer=cpu",

@@ -33,7 +33,7 @@ CONF = Path(__file__).parents[3] / "conf"
 @pytest.fixture
 def shrunk(photos: Path) -> Callable[..., DictConfig]:
     def make(*overrides: str) -> DictConfig:
-        shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[4,4,8,8],stem:4}"]
+        shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[8,8,8,8],stem:8}"]
         shrink += ["trainer=cpu", "crop=64", "batch=2", "contrast.queue=16", "data.workers=0"]
         shrink += ["benchmark.warmup=1", "benchmark.steps=2", "benchmark.rounds=1"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
