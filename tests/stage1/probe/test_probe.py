@@ -35,7 +35,7 @@ def test_probes_trained_encoders_beside_what_they_are_compared_with(tiny: Compos
 
 def test_encoders_of_other_shapes_have_their_own_untrained_one(tiny: Compose, tmp_path: Path) -> None:
     one = train(tiny(tmp_path / "one", "steps=1"))
-    two = train(tiny(tmp_path / "two", "steps=1", "encoder.overrides.stem=8"))
+    two = train(tiny(tmp_path / "two", "steps=1", "encoder.overrides.stem=16"))
     cfg = tiny(tmp_path, f"weights={{one:{one},two:{two}}}", "crop=128", "fit.crops=3", "test.crops=2", config="probe")
     assert list(examine(cfg)["probes"])[2:4] == ["untrained", "untrained, as two"]
 
