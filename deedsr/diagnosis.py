@@ -144,10 +144,8 @@ class Diagnoser:
         blur, noise, jpeg = map(Estimate, value.tolist(), deviation.tolist())
         probabilities = levels.mean(0)
         level = LEVELS[int(median_level(probabilities))]
-        found = Diagnosis(blur, noise, jpeg, level, dict(zip(LEVELS, probabilities.tolist(), strict=True)))
-        if not self.head.judges:
-            return found
-        return replace(found, strangeness=float(self.head.strangeness(vectors).median()))
+        strangeness = float(self.head.strangeness(vectors).median()) if self.head.judges else None
+        return Diagnosis(blur, noise, jpeg, level, dict(zip(LEVELS, probabilities.tolist(), strict=True)), strangeness)
 
     def tiles(self, rgb: Tensor) -> Tensor:
         """(1, 3, H, W) in [0, 1] -> (N, 3, h, w): tiles of the size that the head knows, at most 256, evenly chosen."""

@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from deedsr.degradation import jpeg
-from deedsr.degradation.kernels import make_kernel
-from deedsr.degradation.operations import filter2d
+from deedsr.degradation.operations import blurred
 from deedsr.devices import upload
 from deedsr.diagnosis import Diagnosis
-from deedsr.geometry import SCALE, resize
+from deedsr.geometry import SCALE, resize, unbounded
 from deedsr.models.deedsr.head import CLEAN
 from deedsr.options import Dials
 from deedsr.randomness import seeded
@@ -78,7 +77,7 @@ class _Damage:
     @classmethod
     def of(cls, small: Tensor, dials: Dials, found: Diagnosis, seed: int) -> _Damage:
         sigma = max(found.blur.value**2 - CLEAN[0] ** 2, 0.0) ** 0.5
-        soft = _blurred(small, sigma).clamp_(0, 1)
+        soft = blurred(small, sigma).clamp(0, 1)
         quality = upload(torch.tensor([found.jpeg.value]), small.device)
         coded = jpeg(soft, quality) - soft if found.jpeg.value < CLEAN[2] else torch.zeros_like(soft)
         noise = upload(torch.randn(1, 1, *small.shape[-2:], generator=seeded(seed, 1)), small.device)
@@ -89,13 +88,15 @@ class _Damage:
 
     def taken_on(self, picture: Tensor, place: Window, dials: Dials) -> Tensor:
         """`turned` of the part of the picture at `place`, LR pixels."""
-        apart = _large(self.soft[place.slices]) - picture
-        strength = _blurred(apart.abs().mean(1, keepdim=True), 2.0)
-        made = picture + _large(self.added[place.slices])
-        if left := _below(dials.deblur):
-            made += left * _share(strength, HIDDEN * self.hidden) * apart
-        if more := _above(dials.deblur):
-            made += more * (_steeper(picture, _share(strength, EDGE * self.hidden)) - picture)
+        made = picture + unbounded(self.added[place.slices])
+        if dials.deblur != 1:
+            apart = unbounded(self.soft[place.slices]) - picture
+            strength = blurred(apart.abs().mean(1, keepdim=True), 2.0)
+            if left := _below(dials.deblur):
+                made += left * _share(strength, HIDDEN * self.hidden) * apart
+            else:
+                steeper = _steeper(picture, _share(strength, EDGE * self.hidden))
+                made += _above(dials.deblur) * (steeper - picture)
         if self.smooth:
             made += self.smooth * (guided_blur(picture, picture, WIDE, FAINT**2) - picture)
         return made
@@ -109,10 +110,10 @@ def _steeper(picture: Tensor, share: Tensor) -> Tensor:
     def held(image: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(image, darkest), brightest)
 
-    calm = _blurred(picture, 0.8)
-    steep = share * (held(picture + STEEPER * (calm - _blurred(calm, 2.0))) - picture)
+    calm = blurred(picture, 0.8)
+    steep = share * (held(picture + STEEPER * (calm - blurred(calm, 2.0))) - picture)
     for _ in range(2):  # what a picture of LR size would see of it is taken out again
-        steep = steep - _large(functional.avg_pool2d(steep, SCALE))
+        steep = steep - unbounded(functional.avg_pool2d(steep, SCALE))
     return held(picture + steep)
 
 
@@ -127,18 +128,6 @@ def _below(dial: float) -> float:
 
 def _above(dial: float) -> float:
     return max(dial - 1, 0.0)
-
-
-def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """By a Gaussian; where it is narrower than a tenth of a pixel, as it is."""
-    if sigma < 0.1:
-        return image.clone()
-    return filter2d(image, upload(make_kernel(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0), image.device))
-
-
-def _large(image: Tensor) -> Tensor:
-    """LR size → HR size; values outside [0, 1] stay."""
-    return functional.interpolate(image, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
 def _around(place: Window, height: int, width: int) -> Window:

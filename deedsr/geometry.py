@@ -76,7 +76,12 @@ def _mirrored(length: int, target: int, margin: int, device: torch.device) -> Te
 
 def upsample(image: Tensor, factor: int = SCALE) -> Tensor:
     """Bicubic up-sampling (a = -0.75, no antialiasing, as the degradations use) clamped to [0, 1]: (B, C, fH, fW)."""
-    return functional.interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False).clamp_(0, 1)
+    return unbounded(image, factor).clamp_(0, 1)
+
+
+def unbounded(image: Tensor, factor: int = SCALE) -> Tensor:
+    """`upsample`, but values outside [0, 1] stay."""
+    return functional.interpolate(image, scale_factor=factor, mode="bicubic", align_corners=False)
 
 
 def enlarged(lr: Tensor, way: str) -> Tensor:
@@ -87,7 +92,7 @@ def enlarged(lr: Tensor, way: str) -> Tensor:
     times larger, then to sides that are multiples of 8, none larger than before.
     """
     if way == "deedsr":
-        return functional.interpolate(lr, scale_factor=SCALE, mode="bicubic", align_corners=False)
+        return unbounded(lr)
     if way == "float":
         return upsample(lr, SCALE)
     shortest = min(lr.shape[-2:])

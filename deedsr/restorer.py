@@ -131,7 +131,8 @@ class Restorer:
         ensemble, for the picture as it is. name: of the picture, by which its text is found.
         """
         check_size(lr)
-        generator = torch.Generator().manual_seed(content_seed(lr, self.options.seed))
+        seed = content_seed(lr, self.options.seed)
+        generator = torch.Generator().manual_seed(seed)
         lr = upload(lr, self.device).float()
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         run = _Run(finite, generator, progress, *((None, None) if self.texts is None else self.texts(name)))
@@ -141,8 +142,7 @@ class Restorer:
         restored /= self.settings.ensemble
         restored = self._finished(restored, lr)
         if self.diagnoser is not None:
-            found = self.diagnoser(Picture(lr.cpu()))
-            restored = dials.turned(restored, self.options.dials, found, content_seed(lr, self.options.seed))
+            restored = dials.turned(restored, self.options.dials, self.diagnoser(Picture(lr.cpu())), seed)
         return resize(restored, self.options.output_size(*lr.shape[-2:])).cpu()
 
     def _finished(self, restored: Tensor, lr: Tensor) -> Tensor:

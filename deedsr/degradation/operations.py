@@ -27,6 +27,13 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
     return _correlated(_continued(image, kernel.shape[-1]), kernel)[..., : image.shape[-2], : image.shape[-1]]
 
 
+def blurred(image: Tensor, sigma: float) -> Tensor:
+    """A batch (B,3,H,W), or one of planes, blurred by a Gaussian; as it is up to a tenth of a pixel."""
+    if sigma <= 0.1:
+        return image
+    return filter2d(image, upload(make_kernel(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0), image.device))
+
+
 def filter_each(images: Sequence[Tensor], kernels: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Correlate every channel of each image with its kernel; the results may leave [0,1] (sinc overshoots).
 

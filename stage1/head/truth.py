@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from deedsr.degradation import NOISE, Degradation, Mixture, Recipe, apply, jpeg
-from deedsr.degradation.kernels import make_kernel
-from deedsr.degradation.operations import filter2d, gaussian_noise, quantize
+from deedsr.degradation.operations import blurred, gaussian_noise, quantize
 from deedsr.geometry import SCALE, resize
 from deedsr.models.deedsr.head import CLEAN
 from deedsr.nested import join
@@ -75,14 +74,12 @@ def direct(crops: Tensor, seed: int) -> Truth:
 def _spoil(crop: Tensor, generator: torch.Generator) -> Truth:
     chances = torch.rand(4, generator=generator)
     scale, blur, noise, quality = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-    blurred, noisy, compressed = (chances[:3] < torch.tensor([0.5, 0.6, 0.6])).tolist()
+    blurry, noisy, compressed = (chances[:3] < torch.tensor([0.5, 0.6, 0.6])).tolist()
     side = crop.shape[-1] // SCALE
     source = int(side * (1.5 + 2.5 * scale))
     picture = resize(crop[..., :source, :source], (side, side))
-    sigma = 5 * blur**1.5 if blurred else 0.0
-    if sigma > 0.1:
-        picture = filter2d(picture, make_kernel(0, 2 * int(3 * sigma) + 3, sigma, sigma, 0, 0, 0))
-    still = picture = quantize(picture)
+    sigma = 5 * blur**1.5 if blurry else 0.0
+    still = picture = quantize(blurred(picture, sigma))
     if noisy:
         picture = quantize(gaussian_noise(picture, 60 * noise**2, bool(chances[3] < 0.3), generator))
     if compressed:
