@@ -120,11 +120,18 @@ class RestorationRun(Run):
             degradation = self.recipe.sample(generator, len(image))
             lr = degraded(image, degradation, batch.lr, batch.paired)
             enlarged = upsample(lr)
+        aim = self.aim(hr, lr, generator)
+        if aim is not hr:
+            hr, image = aim, pixels(aim)
         if image.shape[-1] > self.crop:
             seen = places(len(image), image.shape[-1], self.crop, generator)
             hr, image, enlarged = (cut(one, seen, self.crop) for one in (hr, image, enlarged))
         z, z_lr = self.model.encode(image), self.model.encode(enlarged)
         return Samples(in_bytes(lr) if self.recipe.eight_bits else lr, z, z_lr, hr, batch.tokens, batch.pooled)
+
+    def aim(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
+        """What the network learns to make of `lr`, uint8 (B, 3, S, S): the ground truth."""
+        return hr
 
     def conditioned(
         self, batch: Crops | Samples, guidance: FreeGuidance = NO_GUIDANCE

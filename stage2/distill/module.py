@@ -12,8 +12,10 @@ from deedsr.devices import upload
 from deedsr.diffusion.sampler import sample
 from deedsr.models.contract import Condition
 from deedsr.training.optimizer import scheduled
+from deedsr.training.run import in_bytes
 from stage2.cache.samples import Samples
 from stage2.distill.adversary import Adversary
+from stage2.distill.teacher import Teacher
 from stage2.module import DIFFUSION, RestorationRun
 
 
@@ -21,11 +23,12 @@ class StudentRun(RestorationRun):
     """Samples as the model's defaults say, all steps with gradients, and compares the result with the ground truth.
 
     run: of `RestorationRun`; of the objective only the terms of fidelity count. adversary: arguments of `Adversary` and
-    lr, the critic's learning rate; None for none.
+    lr, the critic's learning rate; None for none. teacher: whose pictures are learned as well; None for none.
     """
 
-    def __init__(self, adversary: dict[str, Any] | None, **run: Any) -> None:
+    def __init__(self, adversary: dict[str, Any] | None, teacher: Teacher | None = None, **run: Any) -> None:
         super().__init__(**run)
+        self.teacher = teacher
         torch.manual_seed(self.seed)  # the critic's first weights, too, are a function of it
         critic = dict(adversary or {})
         self.critic_lr = critic.pop("lr", None)
@@ -36,6 +39,16 @@ class StudentRun(RestorationRun):
 
     def saved(self) -> set[str]:
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}
+
+    def aim(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
+        """The ground truth, or in a share of the samples what the teacher makes of the LR image."""
+        if self.teacher is None:
+            return hr
+        taught = (torch.rand(len(lr), generator=generator) < self.teacher.share).nonzero().squeeze(1)
+        if not len(taught):
+            return hr
+        rows = upload(taught, lr.device)
+        return hr.index_copy(0, rows, in_bytes(self.teacher(lr[rows])))
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         fidelity = self.objective.fidelity

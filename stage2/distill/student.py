@@ -11,6 +11,7 @@ from deedsr.models import RestorationModel
 from deedsr.training.fit import sharded
 from stage2 import from_config
 from stage2.distill.module import StudentRun
+from stage2.distill.teacher import Teacher
 from stage2.objective import Fidelity, Objective
 
 MOST_STEPS = 4
@@ -32,8 +33,11 @@ def student_run(cfg: DictConfig, model: RestorationModel) -> StudentRun:
             "distilling needs objective.fidelity; objective.fidelity.perceptual=0 objective.fidelity.structure=0 do "
             "without weights"
         )
+    if cfg.teacher and cfg.cache:
+        raise ValueError("a teacher can't teach what was made before: leave cache=… or teacher=… out")
+    teacher = Teacher(**cfg.teacher) if cfg.teacher else None
     objective = Objective(fidelity=Fidelity(**cfg.objective.fidelity))
-    return StudentRun(cfg.adversary, objective=objective, **from_config.run_words(cfg, model))
+    return StudentRun(cfg.adversary, teacher, objective=objective, **from_config.run_words(cfg, model))
 
 
 def check(settings: Settings) -> None:
