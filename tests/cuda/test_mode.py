@@ -50,6 +50,16 @@ def test_a_generator_of_the_cpu_is_none_of_the_gpu_that_was_there_before() -> No
             assert torch.Generator().device.type == "cpu"
 
 
+def test_no_tensor_is_made_on_a_real_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(*_: object) -> None:  # as torch 2.11 does where there is a GPU, so that its backward has a context
+        raise RuntimeError("No CUDA GPUs are available")
+
+    monkeypatch.setattr("torch._subclasses.fake_tensor.init_gpu_context", made)
+    with fake_cuda():
+        assert cuda(4, 8).device.type == "cuda"
+        assert not torch.cuda.is_current_stream_capturing(), "which optimizers ask"
+
+
 def network() -> nn.Module:
     parts = [nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.GroupNorm(8, 64), nn.SiLU()) for _ in range(4)]
     return nn.Sequential(*parts)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_map_only
@@ -83,6 +84,7 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         "device_count": always(1),
         "current_device": always(0),
         "set_device": always(None),
+        "is_current_stream_capturing": always(False),
         "_lazy_init": always(None),
         "is_bf16_supported": always(True),
         "get_device_name": always("fake CUDA"),
@@ -103,6 +105,7 @@ def _answers(mode: FakeCuda, total: int) -> list[tuple[Any, str, Any]]:
         (torch.accelerator, "is_available", always(True)),
         (torch.accelerator, "current_accelerator", always(CUDA)),
         (checkpoint.DefaultDeviceType, "_default_device_type", CUDA.type),  # asked for once in a process
+        (fake_tensor, "init_gpu_context", always(None)),  # makes a real tensor, in torch 2.11
         (torch, "Generator", Generator),
         (torch.utils, "swap_tensors", _swap),
         (torch, "save", _save),
