@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from deedsr.geometry import SCALE
+from stage2.base.modules import Frozen
 
 
-class Teacher(nn.Module):
+class Teacher(Frozen):
     """A frozen network that enlarges four times, from a file that the package spandrel reads.
 
     Of what an LR image leaves open, ground truth teaches the mean of all pictures that fit; the picture of a network
@@ -21,23 +22,19 @@ class Teacher(nn.Module):
     """
 
     def __init__(self, weights: str, share: float) -> None:
-        super().__init__()
         if not 0 <= share <= 1:
             raise ValueError(f"teacher.share is {share}; it must be at least 0 and at most 1")
-        self.share, self.network = share, load(Path(weights))
+        super().__init__(load(Path(weights)))
+        self.share = share
 
     def forward(self, lr: Tensor) -> Tensor:
         """(B, 3, h, w) in [0, 1] → (B, 3, 4h, 4w) in [0, 1]."""
         with torch.no_grad():
             return self.network(lr).float().clamp(0, 1)
 
-    def train(self, mode: bool = True) -> Teacher:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
 
 def load(file: Path) -> nn.Module:
-    """The network in `file`, frozen; errors as of `Teacher`."""
+    """The network in `file`; errors as of `Teacher`."""
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
     except ImportError:
@@ -54,4 +51,4 @@ def load(file: Path) -> nn.Module:
             f"teacher.weights: {file} holds {kind}, enlarging {found.scale} times; a teacher takes RGB pictures and "
             f"enlarges {SCALE} times"
         )
-    return found.model.requires_grad_(False)
+    return found.model
