@@ -14,6 +14,8 @@ from deedsr import Restorer, colour, weights
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import pad_to, upsample
 from deedsr.models import describe, load_model
+from deedsr.models.frozen.base import stock
+from deedsr.models.frozen.configs import SMALL
 from deedsr.models.resolver import ASSETS, BUILT_IN, BUILT_IN_DIT
 from deedsr.options import Options
 from deedsr.pictures.picture import read
@@ -49,12 +51,15 @@ def test_all_parts_together_are_small_and_half_precision(name: str, limit: int) 
 @pytest.mark.parametrize(("name", "size"), [(BUILT_IN, "small"), (BUILT_IN_DIT, "dit4sr_small")])
 def test_it_is_the_small_size(name: str, size: str) -> None:
     expected = describe(size)
-    if name == BUILT_IN:  # besides, a null vector, and maps from the vector to γ and β
+    if name == BUILT_IN:  # besides, a null vector, maps from the vector to γ and β, and a deeper decoder
         numbers = weights.load(FOLDER / "adapter.safetensors").tensors.items()
         maps = sum(part.numel() for name, part in numbers if re.match(r"modulations\.\d+\.vector\.", name))
         null = weights.header(FOLDER / "encoder.safetensors")["vector"]
         more = {"adapter": null, "sft": maps, "unet_total": maps, "trained": null + maps}
         expected |= {part: expected[part] + count for part, count in more.items()}
+        with torch.device("meta"):
+            vae = stock({**SMALL["vae"], "decoder_layers_per_block": [0, 1, 12]})
+        expected["vae"] = sum(number.numel() for number in vae.parameters())
     assert describe(name) == expected
 
 
