@@ -44,6 +44,7 @@ def test_muon_takes_orthogonal_steps_of_adamws_size() -> None:
         values = torch.linalg.svdvals(parameter.detach().flatten(1))
         assert values.min() > 0.6 * values.max()
         assert float(parameter.detach().square().mean().sqrt()) == pytest.approx(0.02, rel=0.3)
+        assert len(parameter.unique()) == parameter.numel()  # float32: bfloat16, which CPUs emulate, has too few values
     bias = parameters[2]
     assert torch.equal(bias.detach().sign(), -bias.grad.sign()) and float(bias.abs().max() / bias.abs().min()) < 1.001
 
