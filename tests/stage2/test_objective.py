@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -13,7 +15,7 @@ from deedsr.metrics.perceptual import shifted
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.sizes import model_size
 from stage2.module import RestorationRun
-from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, snr_weight
+from stage2.objective import Fidelity, FidelityLoss, Objective, draw_times, local_energies, snr_weight, unevenness
 from stage2.vector import Vector
 
 CONFIG = model_size("sd21").scheduler
@@ -137,3 +139,29 @@ def test_a_grid_costs_more_as_edges_than_a_shade() -> None:
     torch.testing.assert_close(of_grid["pixel"], of_shade["pixel"])
     torch.testing.assert_close(of_grid["edges"], torch.tensor(0.04))
     assert of_shade["edges"] < 1e-6
+
+
+def test_soft_pictures_lack_energy_whatever_they_show() -> None:
+    """Half the contrast is log(4) less energy, brighter or darker, and costs as much as twice the contrast."""
+    truth = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    fine = local_energies(truth)
+    assert fine.shape == (1, 6, 15, 15)
+    torch.testing.assert_close(
+        fine - local_energies(truth / 2 + 0.3), torch.full_like(fine, math.log(4)), atol=0.1, rtol=0
+    )
+    loss = FidelityLoss(Fidelity(latent=0.0, pixel=0.0, perceptual=0.0, energy=1.0))
+    costs = [loss.picture(made, truth, 0)["energy"] for made in (truth, truth / 2 + 0.3, 2 * truth - 0.5)]
+    torch.testing.assert_close(torch.stack(costs), torch.tensor([0, math.log(4), math.log(4)]), atol=0.05, rtol=0)
+
+
+def test_a_grid_is_told_from_what_there_is_to_see() -> None:
+    """Stripes of every fourth column are uneven; slanted lines of the same strength are not, and a plane is not."""
+    place = torch.arange(64.0)
+    stripes = (0.5 + 0.1 * (place % 4 == 0)).expand(1, 3, 64, 64)
+    lines = (0.5 + 0.1 * ((place + 3 * place[:, None]) % 7 == 0)).expand(1, 3, 64, 64)
+    assert unevenness(stripes).shape == (1, 3, 3)
+    assert float(unevenness(stripes).min()) > 0.5
+    assert float(unevenness(lines).max()) < 0.05 > float(unevenness(torch.full((1, 3, 64, 64), 0.3)).max())
+    loss = FidelityLoss(Fidelity(latent=0.0, pixel=0.0, perceptual=0.0, grid=1.0))
+    assert loss.picture(stripes, lines, 0)["grid"] > 0.5
+    assert loss.picture(lines, stripes, 0)["grid"] == 0 == loss.picture(lines, lines, 0)["grid"]
