@@ -69,27 +69,32 @@ class Fidelity:
     grid: float = 0.0
 
 
+def windowed(values: Tensor) -> Tensor:
+    """Means of (B, C, H, W) in windows of 8² that overlap by half; windows are no larger than what there is."""
+    return functional.avg_pool2d(values, min(8, *values.shape[-2:]), 4)
+
+
 def local_energies(picture: Tensor) -> Tensor:
-    """Logarithms of the mean squares, in windows of 8², of what is finer than 3 pixels and of what is than 7.
+    """Logarithms of the mean squares, in windows of 8², of what is finer than 3 pixels, and from 3 to 7.
 
     picture: (B, 3, H, W) in [0, 1] → (B, 6, h, w). A level or less in 255 counts as none.
     """
     picture = picture.float()
     fine, coarse = (functional.avg_pool2d(picture, side, 1, side // 2, count_include_pad=False) for side in (3, 7))
     bands = torch.cat([picture - fine, fine - coarse], 1)
-    return (functional.avg_pool2d(bands.square(), min(8, *bands.shape[-2:]), 4) + 2e-5).log()
+    return (windowed(bands.square()) + 2e-5).log()
 
 
 def unevenness(picture: Tensor) -> Tensor:
     """How much gradients depend on where in a pixel of the LR they are: what a grid and combed edges have, a scene not.
 
     The variance over the 16 places of their mean lengths, in windows of 32², as shares of the mean of all. picture:
-    (B, 3, H, W) in [0, 1], H and W multiples of 4 → (B, h, w). Windows are no larger than the picture.
+    (B, 3, H, W) in [0, 1], H and W multiples of 4 → (B, h, w).
     """
     grey = functional.pad(picture.float().mean(1, keepdim=True), (0, 1, 0, 1), "replicate")
     down, across = grey[..., 1:, :-1] - grey[..., :-1, :-1], grey[..., :-1, 1:] - grey[..., :-1, :-1]
     places = functional.pixel_unshuffle(down.abs() + across.abs(), SCALE)
-    means = functional.avg_pool2d(places, min(8, *places.shape[-2:]), 4)
+    means = windowed(places)
     return (means / (means.mean(1, keepdim=True) + 2e-3)).var(1)
 
 

@@ -74,6 +74,15 @@ class Course(LambdaLR):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
+orthogonal = timm_muon.zeropower_via_newtonschulz
+
+
+def _orthogonal(matrix: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    """timm's Newton-Schulz iteration, in the dtype that suits the matrix's device."""
+    dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
+    return orthogonal(matrix, *arguments, dtype=dtype, **options)
+
+
 class Muon(TimmMuon):
     """timm's, which makes steps orthogonal in float32 on a CPU.
 
@@ -84,15 +93,6 @@ class Muon(TimmMuon):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         with patch.object(timm_muon, orthogonal.__name__, _orthogonal):
             return super().step(closure)
-
-
-orthogonal = timm_muon.zeropower_via_newtonschulz
-
-
-def _orthogonal(matrix: Tensor, *arguments: Any, **options: Any) -> Tensor:
-    """timm's Newton-Schulz iteration, in the dtype that suits the matrix's device."""
-    dtype = torch.float32 if matrix.device.type == "cpu" else torch.bfloat16
-    return orthogonal(matrix, *arguments, dtype=dtype, **options)
 
 
 def known(option: str, word: str, words: Sequence[str]) -> None:
