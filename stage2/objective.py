@@ -13,6 +13,7 @@ from deedsr.diffusion.process import Process
 from deedsr.geometry import SCALE
 from deedsr.metrics.perceptual import dists_loss, lpips_loss, shifted
 from deedsr.models.contract import RestorationModel
+from deedsr.pictures.picture import luma
 
 WEIGHTS = ("plain", "sigma_squared")
 LOGIT_NORMAL = "logit_normal"
@@ -52,6 +53,7 @@ class Fidelity:
     """Weights of the terms: L1 on the latent; on its decoded picture L1, LPIPS (`network`) and DISTS (`structure`).
 
     edges: L1 on the differences of neighbouring pixels, which sees a faint grid and a torn edge better than `pixel`.
+    chroma: L1 on what colours have beside their luma, which the networks hardly see: fringes of colour along edges.
     energy: L1 on `local_energies`, which asks for as much sharpness as there is, where all other terms are content with
     a mean of what may be there. grid: how much more the picture has of `unevenness` than the ground truth.
     every: a picture is decoded every so many steps; structure_every: DISTS, the slowest term, counts every so many.
@@ -65,6 +67,7 @@ class Fidelity:
     structure: float = 0.0
     structure_every: int = 1
     edges: float = 0.0
+    chroma: float = 0.0
     energy: float = 0.0
     grid: float = 0.0
 
@@ -117,6 +120,9 @@ class FidelityLoss(nn.Module):
         if self.weights.edges > 0:
             apart = picture - hr
             terms["edges"] = self.weights.edges * (apart.diff(dim=-1).abs().mean() + apart.diff(dim=-2).abs().mean())
+        if self.weights.chroma > 0:
+            apart = picture - hr
+            terms["chroma"] = self.weights.chroma * (apart - luma(apart)).abs().mean()
         if self.weights.energy > 0:
             apart = local_energies(picture) - local_energies(hr)
             terms["energy"] = self.weights.energy * apart.abs().mean()

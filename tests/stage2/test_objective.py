@@ -141,6 +141,15 @@ def test_a_grid_costs_more_as_edges_than_a_shade() -> None:
     assert of_shade["edges"] < 1e-6
 
 
+def test_chroma_is_told_from_brightness() -> None:
+    """A darker grey costs nothing, a shift of red by .1 what it changes beside its luma."""
+    truth = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    red = truth + torch.tensor([0.1, 0, 0]).view(1, 3, 1, 1)
+    loss = FidelityLoss(Fidelity(latent=0.0, pixel=0.0, perceptual=0.0, chroma=2.0))
+    costs = [loss.picture(made, truth, 0)["chroma"] for made in (truth - 0.2, red)]
+    torch.testing.assert_close(torch.stack(costs), torch.tensor([0, 0.2 * (0.701 + 2 * 0.299) / 3]))
+
+
 def test_soft_pictures_lack_energy_whatever_they_show() -> None:
     """Half the contrast is log(4) less energy, brighter or darker, and costs as much as twice the contrast."""
     truth = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
