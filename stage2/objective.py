@@ -80,9 +80,11 @@ def windowed(values: Tensor) -> Tensor:
 def local_energies(picture: Tensor) -> Tensor:
     """Logarithms of the mean squares, in windows of 8², of what is finer than 3 pixels, and from 3 to 7.
 
-    picture: (B, 3, H, W) in [0, 1] → (B, 6, h, w). A level or less in 255 counts as none.
+    Of luma, of red without luma and of blue without luma, as coloured noise would do for sharpness in red, green and
+    blue. picture: (B, 3, H, W) in [0, 1] → (B, 6, h, w). A level or less in 255 counts as none.
     """
-    picture = picture.float()
+    grey = luma(picture.float())
+    picture = torch.cat([grey, picture[:, ::2] - grey], 1)
     fine, coarse = (functional.avg_pool2d(picture, side, 1, side // 2, count_include_pad=False) for side in (3, 7))
     bands = torch.cat([picture - fine, fine - coarse], 1)
     return (windowed(bands.square()) + 2e-5).log()

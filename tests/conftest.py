@@ -252,5 +252,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first, and those on the fake GPU last: after threads of autograd no process may fork."""
-    items.sort(key=lambda item: ("cuda" in item.path.parts) - (item.path.name == "test_ranks.py"))
+    """Tests that fork come first, and those on the fake GPU last: after threads of autograd no process may fork.
+
+    Of the last ones the longest file is the first, so that no process waits minutes for the other's.
+    """
+    places = {"test_ranks.py": -1, "test_runs.py": 1}
+    items.sort(key=lambda item: places.get(item.path.name, 2 if "cuda" in item.path.parts else 0))

@@ -158,6 +158,11 @@ def test_soft_pictures_lack_energy_whatever_they_show() -> None:
     torch.testing.assert_close(
         fine - local_energies(truth / 2 + 0.3), torch.full_like(fine, math.log(4)), atol=0.1, rtol=0
     )
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) / 20
+    of_colour, of_light = (
+        local_energies(0.5 + kind)[:, 1:3].mean() for kind in (noise, noise[:, :1].expand(1, 3, -1, -1))
+    )
+    assert of_colour > of_light + 4, "noise of each colour by itself is no sharpness"
     loss = FidelityLoss(Fidelity(latent=0.0, pixel=0.0, perceptual=0.0, energy=1.0))
     costs = [loss.picture(made, truth, 0)["energy"] for made in (truth, truth / 2 + 0.3, 2 * truth - 0.5)]
     torch.testing.assert_close(torch.stack(costs), torch.tensor([0, math.log(4), math.log(4)]), atol=0.05, rtol=0)
