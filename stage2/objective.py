@@ -118,16 +118,14 @@ class FidelityLoss(nn.Module):
 
     def picture(self, picture: Tensor, hr: Tensor, step: int) -> dict[str, Tensor]:
         """Of pictures (B, 3, H, W) in [0, 1], at the step number `step`."""
-        terms = {"pixel": self.weights.pixel * functional.l1_loss(picture, hr)}
+        apart = picture - hr
+        terms = {"pixel": self.weights.pixel * apart.abs().mean()}
         if self.weights.edges > 0:
-            apart = picture - hr
             terms["edges"] = self.weights.edges * (apart.diff(dim=-1).abs().mean() + apart.diff(dim=-2).abs().mean())
         if self.weights.chroma > 0:
-            apart = picture - hr
             terms["chroma"] = self.weights.chroma * (apart - luma(apart)).abs().mean()
         if self.weights.energy > 0:
-            apart = local_energies(picture) - local_energies(hr)
-            terms["energy"] = self.weights.energy * apart.abs().mean()
+            terms["energy"] = self.weights.energy * functional.l1_loss(local_energies(picture), local_energies(hr))
         if self.weights.grid > 0:
             more = unevenness(picture) - unevenness(hr)
             terms["grid"] = self.weights.grid * more.relu().mean()
