@@ -21,7 +21,7 @@ from deedsr.geometry import SCALE, resize, unbounded
 from deedsr.models.deedsr.head import CLEAN
 from deedsr.options import Dials
 from deedsr.randomness import seeded
-from deedsr.tiling import Window, windows
+from deedsr.tiling import Window, around, windows
 
 PART, REACH = 256, 16
 """Side of the parts that large pictures are worked on in, and how far a pixel's surroundings can reach, LR pixels."""
@@ -55,9 +55,8 @@ def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tenso
     damage = _Damage.of(resize(restored, (height, width)), dials, found, seed)
     made = torch.empty_like(restored)
     for place in windows(height, width, PART, 0):
-        around = _around(place, height, width)
-        inner = Window(place.top - around.top, place.left - around.left, place.height, place.width)
-        part = damage.taken_on(restored[around.scaled(SCALE).slices], around, dials)
+        outer, inner = around(place, height, width, REACH)
+        part = damage.taken_on(restored[outer.scaled(SCALE).slices], outer, dials)
         made[place.scaled(SCALE).slices] = part[inner.scaled(SCALE).slices]
     return made.clamp_(0, 1)
 
@@ -128,10 +127,3 @@ def _below(dial: float) -> float:
 
 def _above(dial: float) -> float:
     return max(dial - 1, 0.0)
-
-
-def _around(place: Window, height: int, width: int) -> Window:
-    """A window of a picture with what is around it."""
-    top, left = max(place.top - REACH, 0), max(place.left - REACH, 0)
-    bottom, right = min(place.top + place.height + REACH, height), min(place.left + place.width + REACH, width)
-    return Window(top, left, bottom - top, right - left)

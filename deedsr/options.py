@@ -54,7 +54,8 @@ class Options:
     (weight, steps), the weight of the input's latent in x̂0 for the first steps; 0 steps is off. tile: side of a
     tile in pixels of the network's output (four times the input's), rounded up to what the network takes; 0 never
     tiles, None tiles what is large. overlap: the least that neighbouring tiles share, in the same pixels, less than
-    a tile. colour: how the input's colours are taken over. seed: of the noise, together with the image's content.
+    a tile. colour: how the input's colours are taken over. coherence: how far edges are made smooth along themselves
+    and steep across, 0 to 1, see `deedsr.coherence`. seed: of the noise, together with the image's content.
     batch: tiles at a time; None is one, and on a GPU as many as its memory holds, see `deedsr.tiling.Groups`.
     text_guidance: scale of the guidance by text, 1 is off, of models that take text.
     ensemble: mean of what the picture gives when it is flipped and turned in so many ways, 1 to 8, for so many
@@ -98,6 +99,7 @@ class Options:
     negative: str | None = None
     embeddings: str | Path | None = None
     text_length: int = 256
+    coherence: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
@@ -128,6 +130,8 @@ class Options:
             raise ValueError(f"overlap is {self.overlap}, but tile is 0, so that there are no tiles; leave one out")
         if self.colour is not None:
             one_of("colour", self.colour, COLOURS)
+        if self.coherence is not None and not 0 <= self.coherence <= 1:
+            raise ValueError(f"coherence is {self.coherence:g}; choose 0 to 1: 0 leaves edges as they are drawn")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; choose a whole number from 0 to 2^63 - 1")
         if self.batch is not None and self.batch < 1:

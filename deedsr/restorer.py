@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deedsr import colour, dials
+from deedsr.coherence import coherent
 from deedsr.devices import borrowed, check_compiler, pick_device, upload
 from deedsr.diagnosis import Diagnoser
 from deedsr.diffusion.sampler import OnStep, sample
@@ -140,7 +141,7 @@ class Restorer:
         for view in range(1, self.settings.ensemble):
             restored += turned_back(self._restore_view(turned(lr, view), run), view)
         restored /= self.settings.ensemble
-        restored = self._finished(restored, lr)
+        restored = coherent(self._finished(restored, lr), self.settings.coherence)
         if self.diagnoser is not None:
             restored = dials.turned(restored, self.options.dials, self.diagnoser(Picture(lr.cpu())), seed)
         return resize(restored, self.options.output_size(*lr.shape[-2:])).cpu()

@@ -83,6 +83,14 @@ def windows(
     return [Window(top, left, tall, wide) for top in rows for left in columns]
 
 
+def around(window: Window, height: int, width: int, reach: int) -> tuple[Window, Window]:
+    """A window of an image with up to `reach` pixels on all sides, and where in that the window is."""
+    top, left = max(window.top - reach, 0), max(window.left - reach, 0)
+    bottom, right = min(window.top + window.height + reach, height), min(window.left + window.width + reach, width)
+    inner = Window(window.top - top, window.left - left, window.height, window.width)
+    return Window(top, left, bottom - top, right - left), inner
+
+
 def _starts(length: int, tile: int, overlap: int, multiple: int | None) -> tuple[list[int], int]:
     """Where the windows along one side start, and their side."""
     if length <= tile:

@@ -105,6 +105,7 @@ def _more() -> dict[str, Any]:
             "sampler": one_of("Sampler", SAMPLERS),
             "ensemble": one_of("Views", range(1, 9), info="the mean of so many flips and turns"),
             "colour": one_of("Colours of the input", COLOURS),
+            "coherence": one_of("Coherence of edges", [0, 0.5, 1], info="smooth along themselves, steep across"),
             "tile": one_of(FIELDS["tile"], [0, 128, 256, 512, 1024], info="0: never in tiles"),
             "seed": gr.Number(value=0, label=FIELDS["seed"], precision=0, minimum=0),
         }

@@ -82,6 +82,9 @@ Embeddings = Annotated[
     Path | None, typer.Option(metavar="FILE|FOLDER", help="Texts that stage2.texts.embed has embedded.")
 ]
 Views = Annotated[int | None, typer.Option(help="Mean of so many flips and turns, 1 to 8 [default: the model's].")]
+Firm = Annotated[
+    float | None, typer.Option(help="Edges smooth along themselves, steep across, 0 to 1 [default: the model's].")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -128,6 +131,7 @@ def restore(
         str | None,
         typer.Option("--colour", "--color", help=f"The input's: {', '.join(COLOURS)} [default: the model's]."),
     ] = None,
+    coherence: Firm = None,
     seed: Annotated[int, typer.Option(help="Of the noise; each picture's own content counts as well.")] = 0,
     device: Annotated[str, typer.Option(help=", ".join(DEVICES))] = "auto",
     dtype: Annotated[
@@ -169,7 +173,7 @@ def restore(
     options = Options(
         outscale, steps, sampler, guidance, tile, colour, seed, None, preset, text_guidance, ensemble,
         denoise, deblur, dejpeg, degradation_guidance, degradation_of, spacing, overlap,
-        width, height, megapixels, caption, captions, negative, embeddings,
+        width, height, megapixels, caption, captions, negative, embeddings, coherence=coherence,
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, AUTO_OR_DTYPES)

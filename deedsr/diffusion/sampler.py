@@ -45,7 +45,8 @@ class Settings:
     `deedsr.colour.match`. lr: how the LR image is enlarged, see `deedsr.geometry.enlarged`; ``deedsr`` also pads sides
     that need none, and has the autoencoder see values in [0, 1], ``dit4sr`` also colours and sizes the output in 8
     bits. posterior: whether z_lr is the ``mode`` or a ``sample``. rounding: of the output to 8 bits, ``nearest`` or
-    ``down``. words: put behind every caption. Raises ValueError for a value out of its range.
+    ``down``. words: put behind every caption. coherence: how far edges are made smooth along themselves and steep
+    across, 0 to 1, see `deedsr.coherence`. Raises ValueError for a value out of its range.
     """
 
     sampler: str = "ddim"
@@ -68,6 +69,7 @@ class Settings:
     posterior: str = "mode"
     rounding: str = "nearest"
     words: str = ""
+    coherence: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("sampler", self.sampler, SAMPLERS)
@@ -90,6 +92,8 @@ class Settings:
         for name, pixels in (("overlap", self.overlap), ("untiled", self.untiled), ("margin", self.margin)):
             if pixels is not None and pixels < 0:
                 raise ValueError(f"{name} must be a number of pixels, not {pixels}")
+        if not 0 <= self.coherence <= 1:
+            raise ValueError(f"coherence must be 0 to 1, not {self.coherence}")
         if not 1 <= self.ensemble <= 8:
             raise ValueError(f"ensemble must be 1 to 8 views, not {self.ensemble}")
 
@@ -128,6 +132,7 @@ class Settings:
             spacing=options.spacing,
             ensemble=options.ensemble,
             colour=options.colour,
+            coherence=options.coherence,
             text=None if text is None else replace(self.text, scale=text),
             degradation=None if degradation is None else replace(self.degradation, scale=degradation),
         )

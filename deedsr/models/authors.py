@@ -56,6 +56,7 @@ WHY = {
     "tile": "the side that the model was trained and measured with",
     "ensemble": "the mean of turned pictures lies nearer to the truth",
     "colour": "networks shift colours; the input's low frequencies have them right",
+    "coherence": "decoders of this size draw edges with teeth",
     "overlap": "tiles that are spread evenly need less",
     "untiled": "one piece has no seams, and 1024² pixels fit into memory",
     "margin": "networks fall off at the borders of what they see",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deedsr.coherence import coherent
 from deedsr.data.batch import Crops
 from deedsr.devices import upload
 from deedsr.diffusion.sampler import sample
@@ -55,7 +56,7 @@ class StudentRun(RestorationRun):
         hr, z, condition = self.conditioned(batch, self.model.guidance(self.model.defaults))
         assert hr is not None and fidelity is not None
         clean = self.sampled(condition, self.generator(DIFFUSION))
-        picture = self.model.decode(clean).float()
+        picture = coherent(self.model.decode(clean).float(), self.model.defaults.coherence)
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
             restored, real = (picture, hr) if self.adversary.pixels else (clean, z)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deedsr import colour
+from deedsr.coherence import coherent
 from deedsr.diffusion.sampler import Settings, sample
 from deedsr.geometry import SCALE, pad_to, upsample
 from deedsr.models import RestorationModel
@@ -47,8 +48,8 @@ class Arm:
     def restore(self, lr: Tensor, vectors: Tensor | None, tiled: bool = False) -> Tensor:
         """LR (1, 3, h, w) with each of V vectors (V, D) → (V, 3, 4h, 4w) on the CPU; V = 1 where `vectors` is None.
 
-        tiled: as `Restorer` does it, with its tiles and its colours; else in one piece and as it comes out. The noise
-        is the same for all vectors. Has a gradient in `vectors`.
+        tiled: as `Restorer` does it, with its tiles, its colours and its edges; else in one piece and as it comes out.
+        The noise is the same for all vectors. Has a gradient in `vectors`.
         """
         model, settings, first = self.model, self.settings, next(self.model.parameters())
         lr = lr.to(first.device, torch.float32)
@@ -77,5 +78,5 @@ class Arm:
         decoded = blended(lambda tile: model.decode(latent[tile.slices].to(first)), model.factor)
         restored = decoded[Window(margin, margin, SCALE * lr.shape[-2], SCALE * lr.shape[-1]).slices]
         if tiled:
-            restored = colour.match(restored, upsample(lrs, SCALE), settings.colour)
+            restored = coherent(colour.match(restored, upsample(lrs, SCALE), settings.colour), settings.coherence)
         return restored.cpu()
