@@ -102,16 +102,7 @@ class Options:
     coherence: float | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
-            raise ValueError(f"outscale is {self.outscale:g}; choose a factor from {SCALES[0]:g} to {SCALES[1]:g}")
-        for name in ("width", "height", "megapixels"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value:g}; choose a number above 0")
-        if self.megapixels is not None and (self.width, self.height) != (None, None):
-            raise ValueError("megapixels and a width or height contradict each other; leave one out")
-        if self.outscale != USUAL_SCALE and (self.width, self.height, self.megapixels) != (None, None, None):
-            raise ValueError("outscale and a width, height or megapixels contradict each other; leave one out")
+        self._check_size()
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise ValueError(f"steps is {self.steps}; choose a number from 1 to 1000")
         if self.sampler is not None:
@@ -143,6 +134,18 @@ class Options:
             raise ValueError(f"ensemble is {self.ensemble}; choose a number of views from 1 to 8")
         Dials(self.denoise, self.deblur, self.dejpeg)
         self._check_texts()
+
+    def _check_size(self) -> None:
+        if not (math.isfinite(self.outscale) and SCALES[0] <= self.outscale <= SCALES[1]):
+            raise ValueError(f"outscale is {self.outscale:g}; choose a factor from {SCALES[0]:g} to {SCALES[1]:g}")
+        for name in ("width", "height", "megapixels"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value:g}; choose a number above 0")
+        if self.megapixels is not None and (self.width, self.height) != (None, None):
+            raise ValueError("megapixels and a width or height contradict each other; leave one out")
+        if self.outscale != USUAL_SCALE and (self.width, self.height, self.megapixels) != (None, None, None):
+            raise ValueError("outscale and a width, height or megapixels contradict each other; leave one out")
 
     def _check_texts(self) -> None:
         captioned = self.caption is not None or self.captions is not None

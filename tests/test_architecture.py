@@ -48,7 +48,7 @@ FLOORS = (
     {"deedsr.models", "deedsr.data"},
     {"deedsr.diffusion", "deedsr.degradation", "deedsr.pictures", "deedsr.geometry", "deedsr.tiling"}
     | {"deedsr.weights", "deedsr.files", "deedsr.randomness", "deedsr.options", "deedsr.ema", "deedsr.colour"}
-    | {"deedsr.devices", "deedsr.nested"},
+    | {"deedsr.devices", "deedsr.nested", "deedsr.coherence"},
 )
 """Rooms from the top floor down: none imports from a floor above its own."""
 NEVER = {("stage1", "stage2"), ("stage2", "stage1"), ("deedsr.cli", "deedsr.training")}
