@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deedsr import Restorer, colour, weights
+from deedsr.coherence import coherent
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import pad_to, upsample
 from deedsr.models import describe, load_model
@@ -85,7 +86,7 @@ def test_its_defaults_are_what_they_were_before_there_were_the_authors(name: str
     noise = torch.randn(z_lr.shape, generator=generator)
     latent = sample(lambda x, t: model.denoise(x, t, condition), model.process, z_lr, settings, noise, generator)
     decoded = model.decode(latent)[..., 32 : 32 + 48, 32 : 32 + 64]
-    expected = colour.match(decoded, large, "wavelet")
+    expected = coherent(colour.match(decoded, large, "wavelet"), settings.coherence)
     assert torch.equal(Restorer(model, Options(ensemble=1)).restore(lr), expected)
 
 
@@ -109,5 +110,5 @@ def test_it_adds_detail_and_keeps_the_picture(restorer: Restorer) -> None:
 def test_full_guidance_gives_the_input_back(restorer: Restorer) -> None:
     """With the network never asked, what comes back is the enlarged input through the autoencoder."""
     picture = read(SAMPLE)
-    guided = Restorer(restorer.model, Options(colour="none", steps=4, noise_guidance=(1.0, 4)))(picture).rgb
+    guided = Restorer(restorer.model, Options(colour="none", steps=4, noise_guidance=(1.0, 4), coherence=0))(picture).rgb
     assert float((guided - upsample(picture.rgb)).square().mean()) < 10**-3.0  # 30 dB

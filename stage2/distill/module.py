@@ -56,12 +56,16 @@ class StudentRun(RestorationRun):
         hr, z, condition = self.conditioned(batch, self.model.guidance(self.model.defaults))
         assert hr is not None and fidelity is not None
         clean = self.sampled(condition, self.generator(DIFFUSION))
-        picture = coherent(self.model.decode(clean).float(), self.model.defaults.coherence)
+        picture = self.finished(clean)
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
             restored, real = (picture, hr) if self.adversary.pixels else (clean, z)
             terms |= self.adversary(restored, real, condition.z_lr, self.global_step)
         return self.total(terms)
+
+    def finished(self, clean: Tensor) -> Tensor:
+        """The picture (B, 3, H, W) of a latent (B, C, h, w), with edges as the restorer leaves them; differentiable."""
+        return coherent(self.model.decode(clean).float(), self.model.defaults.coherence)
 
     def sampled(self, condition: Condition, generator: torch.Generator) -> Tensor:
         """What the sampler gives, (B, C, h, w), from noise that `generator` draws; differentiable."""

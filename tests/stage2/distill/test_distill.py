@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.coherence import coherent
 from deedsr.diffusion.free_guidance import FreeGuidance
 from deedsr.diffusion.sampler import sample
 from deedsr.geometry import upsample
@@ -102,8 +103,8 @@ def test_all_that_is_trained_changes_and_nothing_else(config: Callable, tmp_path
 
 
 def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_path: Path) -> None:
-    """What is compared is what the restorer's sampler gives with the defaults in the header: steps, start, guidance."""
-    numbers = "+model.overrides.defaults={steps:2,start:0.6,guidance:[0.3,1]}"
+    """What is compared is what the restorer's sampler gives with the defaults in the header: steps, start and more."""
+    numbers = "+model.overrides.defaults={steps:2,start:0.6,guidance:[0.3,1],coherence:1}"
     cfg = config(tmp_path, ["steps=1", numbers, "adversary=null"])
     trainable = trainable_model(cfg)
     run, model, settings = distill.student_run(cfg, trainable.model), trainable.model, trainable.model.defaults
@@ -116,7 +117,9 @@ def test_the_student_samples_in_training_as_later_in_use(config: Callable, tmp_p
     noise = torch.randn(z_lr.shape, generator=torch.Generator().manual_seed(2))
     expected = sample(lambda x, t: model.denoise(x, t, condition), model.process, z_lr, settings, noise)
     assert torch.allclose(clean, expected, atol=1e-6)
-    clean.square().mean().backward()
+    picture = run.finished(clean)
+    assert torch.equal(picture, coherent(model.decode(clean), 1)) and not torch.equal(picture, model.decode(clean))
+    picture.square().mean().backward()
     assert all(parameter.grad is not None for _, parameter in model.trainable())
 
 
