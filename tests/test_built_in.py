@@ -110,5 +110,6 @@ def test_it_adds_detail_and_keeps_the_picture(restorer: Restorer) -> None:
 def test_full_guidance_gives_the_input_back(restorer: Restorer) -> None:
     """With the network never asked, what comes back is the enlarged input through the autoencoder."""
     picture = read(SAMPLE)
-    guided = Restorer(restorer.model, Options(colour="none", steps=4, noise_guidance=(1.0, 4), coherence=0))(picture).rgb
+    options = Options(colour="none", steps=4, noise_guidance=(1.0, 4), coherence=0)
+    guided = Restorer(restorer.model, options)(picture).rgb
     assert float((guided - upsample(picture.rgb)).square().mean()) < 10**-3.0  # 30 dB
