@@ -6,6 +6,8 @@ smoothed along them, and sharpened where it was. No network takes part.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
@@ -36,27 +38,28 @@ def coherent(picture: Tensor, strength: float) -> Tensor:
     if not strength:
         return picture
     height, width = picture.shape[-2:]
-    places = windows(height, width, PART, 0)
-    if len(places) == 1:
-        return torch.cat([_coherent(one, strength) for one in picture.split(1)])
     made = torch.empty_like(picture)
-    for place in places:
+    for place in windows(height, width, PART, 0):
         outer, inner = around(place, height, width, REACH)
-        for row in range(len(picture)):
-            part = _coherent(picture[row : row + 1][outer.slices], strength)
-            made[row : row + 1][place.slices] = part[inner.slices]
+        parts = [_coherent(part, strength)[inner.slices] for part in picture[outer.slices].split(1)]
+        made[place.slices] = torch.cat(parts)
     return made
+
+
+def between(picture: Tensor, near: int) -> Callable[[Tensor], Tensor]:
+    """Holds images between the darkest and the brightest pixel of `picture` (B, C, H, W) at most `near` away."""
+    side = 2 * near + 1
+    brightest, darkest = (sign * functional.max_pool2d(sign * picture, side, 1, near) for sign in (1, -1))
+    return lambda image: torch.minimum(torch.maximum(image, darkest), brightest)
 
 
 def _coherent(picture: Tensor, strength: float) -> Tensor:
     """`coherent` of one picture (1, 3, H, W), or of a part with its surroundings."""
     share, along = _edges(picture.detach())
     smooth = torch.lerp(picture, _smoothed(picture, along, share[0, 0] > FAINT), strength * (2 * share).clamp(max=1))
-    side = 2 * NEAR + 1
-    brightest, darkest = (sign * functional.max_pool2d(sign * smooth, side, 1, NEAR) for sign in (1, -1))
     calm = _blurred(smooth, 0.7)
-    steep = smooth + STEEPER * (calm - _blurred(calm, 2.0))
-    return torch.lerp(smooth, torch.minimum(torch.maximum(steep, darkest), brightest), strength * share).clamp(0, 1)
+    steep = between(smooth, NEAR)(smooth + STEEPER * (calm - _blurred(calm, 2.0)))
+    return torch.lerp(smooth, steep, strength * share).clamp(0, 1)
 
 
 def _edges(picture: Tensor) -> tuple[Tensor, Tensor]:

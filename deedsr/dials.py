@@ -13,6 +13,7 @@ from kornia.filters import guided_blur
 from torch import Tensor
 from torch.nn import functional
 
+from deedsr.coherence import between
 from deedsr.degradation import jpeg
 from deedsr.degradation.operations import blurred
 from deedsr.devices import upload
@@ -103,12 +104,7 @@ class _Damage:
 
 def _steeper(picture: Tensor, share: Tensor) -> Tensor:
     """Sharpened as far as `share` says, between the darkest and the brightest pixel near by: no edge gets a halo."""
-    side = 2 * NEAR + 1
-    brightest, darkest = (sign * functional.max_pool2d(sign * picture, side, 1, NEAR) for sign in (1, -1))
-
-    def held(image: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(image, darkest), brightest)
-
+    held = between(picture, NEAR)
     calm = blurred(picture, 0.8)
     steep = share * (held(picture + STEEPER * (calm - blurred(calm, 2.0))) - picture)
     for _ in range(2):  # what a picture of LR size would see of it is taken out again
