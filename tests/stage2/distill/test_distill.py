@@ -154,7 +154,6 @@ def test_a_critic_of_pixels_learns_beside_the_student_and_its_weight_rises(confi
     before = {name: value.clone() for name, value in run.adversary.state_dict().items()}
     fit(cfg, run, Photographs(crop=cfg.crop, batch=cfg.batch, seed=cfg.seed, **cfg.data), tmp_path, cfg.steps)
     assert any(not torch.equal(value, before[name]) for name, value in run.adversary.state_dict().items())
-    run.adversary.eval()  # its norms stay as they are
     picture = torch.rand(2, 3, 64, 64)
     terms = [run.adversary(picture, picture, torch.zeros(2, 3, 4, 4), step)["adversarial"] for step in (0, 2, 4, 9)]
     assert terms[0] == 0 and torch.allclose(2 * terms[1], terms[2]) and terms[2] == terms[3] != 0
@@ -193,6 +192,29 @@ def test_the_critic_sees_whether_a_latent_belongs_to_its_lr() -> None:
     """Alone, real and restored are the same noise."""
     _, losses = contest(lambda z_lr: z_lr)
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("shown", ["combed", "soft"])
+def test_a_critic_of_pixels_makes_much_of_little(shown: str) -> None:
+    """Real pictures, and the same with a comb of a hundredth, or a fifth softer: it tells others of them apart."""
+    torch.manual_seed(0)
+    adversary = Adversary(weight=1.0, width=8, channels=3, of="pixels")
+    optimizer = torch.optim.Adam(adversary.parameters(), 1e-3)
+    comb = 0.01 * torch.arange(32).remainder(2).float()
+    spoil = {"combed": lambda real: real + comb, "soft": lambda real: real.lerp(coarser(real, 3), 0.2)}[shown]
+    for _ in range(60):
+        real = coarser(torch.rand(4, 3, 32, 32), 5)
+        loss = adversary(spoil(real), real, real)["critic"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    real = coarser(torch.rand(4, 3, 32, 32), 5)
+    right = (adversary.critic(real) > 0).float().mean(), (adversary.critic(spoil(real)) < 0).float().mean()
+    assert min(right) > 0.8
+
+
+def coarser(picture: torch.Tensor, side: int) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(picture, side, 1, side // 2, count_include_pad=False)
 
 
 def test_terms_are_weighted_and_dists_comes_at_its_steps(needs_weights: Callable[[str], None]) -> None:
