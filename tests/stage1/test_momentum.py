@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from stage1.momentum import MomentumContrast, projection
-from tests.processes import LIMIT, started
+from tests.processes import finished
 
 
 @pytest.fixture
@@ -107,34 +106,39 @@ def test_numbers_out_of_range_are_named(encoder: DegradationEncoder, wrong: dict
         MomentumContrast(encoder, **wrong)
 
 
-RANK = """
-import copy
-import sys
-import torch, torch.distributed as dist
-from stage1.momentum import MomentumContrast
-from deedsr.models.deedsr.encoder import DegradationEncoder
+def found(rank: int, world: int) -> dict[str, dict[str, torch.Tensor]]:
+    """The loss of a rank's part of a batch and the queue after it, in each order of the keys."""
+    results = {}
+    for order in ("plain", "shuffled"):
+        torch.manual_seed(0)
+        contrast = MomentumContrast(DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4), queue=12).eval().double()
+        queries, keys = torch.rand(2, 6, 3, 32, 32, dtype=torch.float64)
+        rows = slice(rank * 6 // world, (rank + 1) * 6 // world)
+        shuffle = torch.Generator().manual_seed(5) if order == "shuffled" else None
+        loss = contrast(queries[rows], keys[rows], shuffle)[0].loss.detach()
+        results[order] = {"loss": loss, "queue": contrast.queue}
+    return results
 
-folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-if world > 1:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-torch.manual_seed(0)
-contrast = MomentumContrast(DegradationEncoder((1, 1, 1, 1), (4, 4, 8, 8), 4), queue=12).eval().double()
-queries, keys = torch.rand(2, 6, 3, 32, 32, dtype=torch.float64)
-rows = slice(rank * 6 // world, (rank + 1) * 6 // world)
-shuffle = torch.Generator().manual_seed(5) if sys.argv[4] == "shuffled" else None
-loss = contrast(queries[rows], keys[rows], shuffle)[0].loss.detach()
-torch.save({"loss": loss, "queue": contrast.queue}, f"{folder}/{world}_{rank}.pt")
+
+RANKS = """
+import os, sys
+import torch, torch.distributed as dist
+from tests.stage1.test_momentum import found
+
+child = os.fork()  # so that what is slow to import is imported once
+rank = 0 if child else 1
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/rendezvous", rank=rank, world_size=2)
+torch.save(found(rank, 2), f"{sys.argv[1]}/{rank}.pt")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
 """
 
 
-@pytest.mark.parametrize("order", ["plain", "shuffled"])
-def test_two_ranks_give_the_loss_of_one_with_the_joined_batch(tmp_path: Path, order: str) -> None:
-    with ExitStack() as stack:
-        ranks = [(0, 1), (0, 2), (1, 2)]  # each with how many there are
-        commands = [[sys.executable, "-c", RANK, tmp_path, *rank, order] for rank in ranks]
-        processes = [stack.enter_context(started(command)) for command in commands]
-        assert [process.wait(LIMIT) for process in processes] == [0, 0, 0]
-    one, first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
-    assert torch.allclose((first["loss"] + second["loss"]) / 2, one["loss"], rtol=1e-6)
-    assert torch.allclose(first["queue"], one["queue"], atol=1e-6)
-    assert torch.equal(first["queue"], second["queue"])
+def test_two_ranks_give_the_loss_of_one_with_the_joined_batch(tmp_path: Path) -> None:
+    done = finished([sys.executable, "-c", RANKS, tmp_path])
+    assert done.returncode == 0, done.stderr
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for order, one in found(0, 1).items():
+        first, second = (rank[order] for rank in ranks)
+        assert torch.allclose((first["loss"] + second["loss"]) / 2, one["loss"], rtol=1e-6)
+        assert torch.allclose(first["queue"], one["queue"], atol=1e-6)
+        assert torch.equal(first["queue"], second["queue"])
