@@ -1,41 +1,42 @@
-"""A run that is killed or told to end at random steps, and started again each time, ends as an unbroken one."""
+"""A run that is killed and told to end at random steps, and started again each time, ends as an unbroken one."""
 
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from deedsr import weights
+from deedsr.training.command import CONF
+from stage1.from_config import train
 from tests.processes import ended, started
 
 STEPS, EVERY = 60, 20
-RANGES = ((1, 8), (EVERY + 2, 38), (2 * EVERY + 2, 52))  # of the three points; well before the end
 
 
 @pytest.fixture(scope="module")
-def command(photos: Path) -> list[str]:
-    """The command of the README at a tiny size."""
+def words(photos: Path) -> list[str]:
+    """What is typed after ``python -m stage1.train`` for the command of the README at a tiny size."""
     shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[8,8,8,8],stem:8}"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
     shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
-    shrink += ["+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone
-    return [sys.executable, "-m", "stage1.train", *shrink]
+    return [*shrink, "+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone
 
 
-def start(command: list[str], output: Path) -> AbstractContextManager[subprocess.Popen]:
+def start(words: list[str], output: Path) -> AbstractContextManager[subprocess.Popen]:
     """The run; its progress bar can be read from its standard output."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "FORCE_COLOR": "1", "TERM": "xterm"}  # rich writes each step
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return started([*command, f"output={output}"], env=environment, **pipes)
+    return started([sys.executable, "-m", "stage1.train", *words, f"output={output}"], env=environment, **pipes)
 
 
 def kill_at(run: subprocess.Popen, step: int) -> int:
@@ -65,46 +66,45 @@ def end_at(run: subprocess.Popen, step: int) -> str:
     return said.strip().splitlines()[-1]
 
 
-def finish(run: subprocess.Popen) -> None:
-    said = ended(run)[0]
-    assert run.returncode == 0, said.decode()[-3000:]
+def finish(words: list[str], output: Path) -> None:
+    """The run until its end, in this process."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("stage1", [*words, f"output={output}"])
+    train(cfg)
 
 
-@pytest.fixture(scope="module")
-def unbroken(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run in one go."""
-    output = tmp_path_factory.mktemp("unbroken")
-    with start(command, output) as run:
-        finish(run)
-    return output
+def saved(output: Path) -> int:
+    """The steps in a run's checkpoint."""
+    return weights.load_checkpoint(output / "last.ckpt")["global_step"]
 
 
-def test_a_killed_run_ends_as_an_unbroken_one(command: list[str], unbroken: Path, tmp_path: Path) -> None:
-    points = random.Random(20240404)
-    for number, (low, high) in enumerate(RANGES):
-        step = points.randint(low, high)
-        with start(command, tmp_path) as run:
-            shown = kill_at(run, step)
-        saved = (tmp_path / "last.ckpt").is_file()
-        sys.stdout.write(f"killed at step {step} (bar at {shown}), {'after' if saved else 'before'} a checkpoint\n")
-        assert saved == (number > 0)
-    with start(command, tmp_path) as run:
-        finish(run)
-    assert_same(unbroken, tmp_path)
+def test_a_run_that_is_killed_and_told_to_end_ends_as_an_unbroken_one(words: list[str], tmp_path: Path) -> None:
+    """SIGTERM comes to its workers too, as a shell or SLURM send it, and its step is saved first."""
+    random, parts = Random(20240404), tmp_path / "parts"
+    step = random.randint(1, 8)
+    with start(words, parts) as run:
+        shown = kill_at(run, step)
+    sys.stdout.write(f"killed at step {step} (bar at {shown}), before a checkpoint\n")
+    assert not (parts / "last.ckpt").exists()
 
-
-def test_a_run_that_is_told_to_end_saves_its_step_first(command: list[str], unbroken: Path, tmp_path: Path) -> None:
-    """The signal comes to its workers too, as a shell or SLURM send it."""
-    step = random.Random(20241126).randint(3, EVERY - 3)
-    with start(command, tmp_path) as run:
+    step = random.randint(3, EVERY - 3)
+    with start(words, parts) as run:
         said = end_at(run, step)
-    taken = weights.load_checkpoint(tmp_path / "last.ckpt")["global_step"]
+    taken = saved(parts)
     sys.stdout.write(f"told to end at step {step}: {said}\n")
     assert step <= taken < EVERY
     assert f"SIGTERM: {taken} of {STEPS} steps are in" in said
-    with start(command, tmp_path) as run:
-        finish(run)
-    assert_same(unbroken, tmp_path)
+
+    step = random.randint(EVERY + 2, 2 * EVERY - 2)
+    with start(words, parts) as run:
+        shown = kill_at(run, step)
+    taken = saved(parts)
+    sys.stdout.write(f"killed at step {step} (bar at {shown}), after the checkpoint of step {taken}\n")
+    assert taken in range(EVERY, STEPS, EVERY)
+
+    for output in (parts, tmp_path / "whole"):
+        finish(words, output)
+    assert_same(tmp_path / "whole", parts)
 
 
 def assert_same(whole: Path, parts: Path) -> None:
