@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
+from deedsr.cli import main as cli
 from deedsr.options import Options
-from tests.processes import ROOT, finished, free_port, started
+from tests.processes import ROOT, free_port, started
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 gradio = pytest.importorskip("gradio", reason="the page is made with Gradio, of the extra app")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives the browser")
 
-DEEDSR = (sys.executable, "-m", "deedsr.cli.main")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 120_000  # milliseconds: for a machine that does other things as well
 
@@ -42,7 +42,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     files, port = tmp_path_factory.mktemp("served"), free_port()
-    command = [*DEEDSR, "app", "--port", port, "--device", "cpu", "--upload-limit", 1]
+    command = [sys.executable, "-m", "deedsr.cli.main", "app", "--port", port, "--device", "cpu", "--upload-limit", 1]
     command += ["--model", "built-in", "--model", "built-in-dit"]
     where = {**os.environ, "TMPDIR": str(files)}
     with started(command, env=where, stdout=subprocess.PIPE, text=True) as process:
@@ -138,7 +138,7 @@ def upload(page: Page, files: list[Path]) -> None:
 
 
 def test_pictures_are_diagnosed_restored_compared_and_downloaded(
-    page: Page, served: Served, uploads: list[Path], tmp_path: Path
+    page: Page, served: Served, uploads: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -157,8 +157,8 @@ def test_pictures_are_diagnosed_restored_compared_and_downloaded(
             page.locator("#files a[download]").nth(number).click()
         assert waiting.value.suggested_filename == name
         waiting.value.save_as(tmp_path / "page" / name)
-    done = finished([*DEEDSR, "restore", *uploads, "-o", tmp_path / "command", "--device", "cpu"])
-    assert done.returncode == 1, done.stderr  # the broken one
+    command = ["restore", *map(str, uploads), "-o", str(tmp_path / "command"), "--device", "cpu"]
+    assert cli._call(command) == 1, capsys.readouterr().err  # the broken one
     for name in ("one.jpg", "two.png"):
         assert (tmp_path / "page" / name).read_bytes() == (tmp_path / "command" / name).read_bytes()
     with Image.open(tmp_path / "page/one.jpg") as image:
@@ -232,12 +232,12 @@ def test_nothing_dropped_and_knobs_out_of_range_are_told(page: Page, uploads: li
     page.get_by_text("noise guidance 'much' is not W:K").wait_for()
 
 
-def test_a_port_that_is_taken(served: Served) -> None:
+def test_a_port_that_is_taken(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     port = urlsplit(served.url).port
-    done = finished([*DEEDSR, "app", "--port", port])
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"deedsr: 127.0.0.1:{port}: ")
-    assert done.stderr.endswith("; choose another --port or --host\n")
+    assert cli._call(["app", "--port", str(port)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"deedsr: 127.0.0.1:{port}: ")
+    assert told.endswith("; choose another --port or --host\n")
 
 
 def test_pictures_are_removed_at_the_end(served: Served) -> None:
