@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 400.0  # seconds on the wall, below pytest's own limit of a test; alone none takes a minute
@@ -55,6 +61,39 @@ def finished(command: Sequence[Any], limit: float = LIMIT, **options: Any) -> su
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options) as process:
         said = ended(process, limit)
     return subprocess.CompletedProcess(command, process.returncode, *said)
+
+
+def forked(*works: Callable[[], object]) -> list[int | None]:
+    """The exit codes of copies of this process, which do `works` at the same time; None: it did not end in time.
+
+    They need not import what is slow to import. Each is of a session of its own.
+    """
+    fork, deadline = multiprocessing.get_context("fork"), time.monotonic() + LIMIT
+    processes = [fork.Process(target=_alone, args=(work,)) for work in works]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(deadline - time.monotonic())
+        return [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _alone(work: Callable[[], object]) -> None:
+    os.setsid()
+    torch.set_num_threads(1)  # it can't use the threads of the process that it is a copy of
+    work()
+
+
+def type_in(module: str, words: Sequence[Any], **environment: Any) -> None:
+    """What ``python -m MODULE WORDS`` does, in this process, which ends then; see `forked`."""
+    os.environ |= {name: str(value) for name, value in environment.items()}
+    sys.argv = [module, *map(str, words)]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def free_port() -> int:

@@ -1,16 +1,17 @@
 """Momentum contrast: the key network follows, the queue turns, BatchNorm can be shuffled."""
 
 import copy
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from deedsr.models.deedsr.encoder import DegradationEncoder
 from stage1.momentum import MomentumContrast, projection
-from tests.processes import finished
+from tests.processes import forked
 
 
 @pytest.fixture
@@ -120,22 +121,13 @@ def found(rank: int, world: int) -> dict[str, dict[str, torch.Tensor]]:
     return results
 
 
-RANKS = """
-import os, sys
-import torch, torch.distributed as dist
-from tests.stage1.test_momentum import found
-
-child = os.fork()  # so that what is slow to import is imported once
-rank = 0 if child else 1
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/rendezvous", rank=rank, world_size=2)
-torch.save(found(rank, 2), f"{sys.argv[1]}/{rank}.pt")
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0)
-"""
+def on_a_rank(folder: Path, rank: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.save(found(rank, 2), folder / f"{rank}.pt")
 
 
 def test_two_ranks_give_the_loss_of_one_with_the_joined_batch(tmp_path: Path) -> None:
-    done = finished([sys.executable, "-c", RANKS, tmp_path])
-    assert done.returncode == 0, done.stderr
+    assert forked(*(partial(on_a_rank, tmp_path, rank) for rank in range(2))) == [0, 0]
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for order, one in found(0, 1).items():
         first, second = (rank[order] for rank in ranks)

@@ -6,8 +6,8 @@ import logging
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
 from stage2.measuring import Row
-from tests.processes import LIMIT, free_port
+from tests.processes import forked, free_port
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -42,24 +42,13 @@ COMMON = [
 
 def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> None:
     """What a process of a two-process run does."""
-    torch.set_num_threads(1)  # a forked process can't use its parent's threads
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
     train(cfg, make_run)
 
 
 def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
-    fork, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [fork.Process(target=train_rank, args=(cfg, rank, port, make_run)) for rank in range(2)]
-    deadline = time.monotonic() + LIMIT
-    try:
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(deadline - time.monotonic())
-        assert [process.exitcode for process in ranks] == [*codes], "None: it did not end in time"
-    finally:
-        for process in ranks:
-            process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
+    port = free_port()
+    assert forked(*(partial(train_rank, cfg, rank, port, make_run) for rank in range(2))) == [*codes]
 
 
 @pytest.fixture(scope="module")
