@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from deedsr import files
 from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.restore.job import restore
-from tests.processes import LIMIT, finished, started
+from tests.processes import LIMIT, forked, free_port, started, type_in
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., dict[str, int]]
@@ -170,14 +171,16 @@ def test_a_file_name_as_output_is_refused(run: Run, inputs: Path, tmp_path: Path
         run(f"input={inputs / 'a.png'}", f"output={tmp_path / 'x.png'}")
 
 
-def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path, tiny_model_folder: Path) -> None:
+def test_two_ranks_write_every_output_once_even_if_one_is_killed(
+    tmp_path: Path, tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The second rank is killed after its first output; the same command then does what is left."""
     total, output = 24, tmp_path / "out"
     for number in range(total):
         picture(tmp_path / "in" / f"{number}.png", number)
-    command = [sys.executable, "-m", "stage2.restore", f"ckpt={tiny_model_folder}", f"input={tmp_path / 'in'}"]
-    command += [f"output={output}", "trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp"]
-    command += ["trainer.enable_progress_bar=false", "options.steps=10"]
+    words = [f"ckpt={tiny_model_folder}", f"input={tmp_path / 'in'}", f"output={output}", "options.steps=10"]
+    words += ["trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
+    command = [sys.executable, "-m", "stage2.restore", *words]
     with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         deadline = time.monotonic() + LIMIT
         while not (output / ".restored-1.jsonl").is_file():
@@ -188,9 +191,9 @@ def test_two_ranks_write_every_output_once_even_if_one_is_killed(tmp_path: Path,
         assert first.wait(LIMIT) != 0
     done = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert 0 < len(done) < total
-    again = finished(command)
-    assert again.returncode == 0, again.stderr[:6000]
-    assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in again.stdout
+    again = partial(type_in, "stage2.restore", words, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), NODE_RANK=0)
+    assert forked(*(partial(again, LOCAL_RANK=rank) for rank in range(2))) == [0, 0]
+    assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in capfd.readouterr().out
     assert names(output) == sorted(f"{number}.png" for number in range(total))
     assert done == {name: (output / name).stat().st_mtime_ns for name in done}
     assert {path.name for path in output.glob(".restored-*")} == {".restored-0.jsonl", ".restored-1.jsonl"}
