@@ -38,6 +38,12 @@ def restorer(request: pytest.FixtureRequest) -> Restorer:
     return Restorer.from_pretrained(request.param, Options(colour="none"))
 
 
+@pytest.fixture(scope="module")
+def output(restorer: Restorer) -> torch.Tensor:
+    """What it makes of the sample."""
+    return restorer(read(SAMPLE)).rgb
+
+
 @pytest.mark.parametrize(("name", "limit"), [(BUILT_IN, 24_000_000), (BUILT_IN_DIT, 14_000_000)])
 def test_all_parts_together_are_small_and_half_precision(name: str, limit: int) -> None:
     folder = ASSETS / name
@@ -90,18 +96,16 @@ def test_its_defaults_are_what_they_were_before_there_were_the_authors(name: str
     assert torch.equal(Restorer(model, Options(ensemble=1)).restore(lr), expected)
 
 
-def test_it_restores_a_photograph_the_same_way_every_time(restorer: Restorer) -> None:
+def test_it_restores_a_photograph_the_same_way_every_time(restorer: Restorer, output: torch.Tensor) -> None:
     picture = read(SAMPLE)
-    output = restorer(picture).rgb
     assert output.shape[-2:] == (512, 768)
     assert torch.equal(output, restorer(picture).rgb)
     other = Restorer(restorer.model, Options(colour="none", seed=1))(picture).rgb
     assert torch.equal(output, other) == (restorer.model.defaults.noise == 0)
 
 
-def test_it_adds_detail_and_keeps_the_picture(restorer: Restorer) -> None:
-    picture = read(SAMPLE)
-    output, enlarged = restorer(picture).rgb, upsample(picture.rgb)
+def test_it_adds_detail_and_keeps_the_picture(output: torch.Tensor) -> None:
+    enlarged = upsample(read(SAMPLE).rgb)
     detail = [float(image.diff(dim=-1).abs().mean()) for image in (output, enlarged)]
     assert detail[0] > 1.05 * detail[1]
     assert float((output - enlarged).square().mean()) < 10**-2.2  # 22 dB

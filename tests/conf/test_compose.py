@@ -17,20 +17,34 @@ PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 STANDALONE = sorted(path.stem for path in (CONF / "evaluate").glob("*.yaml"))
 
 
-def choices(primary: str) -> list[tuple[str, str]]:
-    """(group, option) for the groups in the primary's defaults list."""
+def groups(primary: str) -> dict[str, list[str]]:
+    """The options of each group in the primary's defaults list."""
     defaults = OmegaConf.load(CONF / f"{primary}.yaml").defaults
-    groups = [str(next(iter(entry))) for entry in defaults if not isinstance(entry, str)]
-    groups = [group for group in groups if not group.startswith("override") and group != "experiment"]
-    return [(group, path.stem) for group in groups for path in sorted((CONF / group).glob("*.yaml"))]
+    named = [str(next(iter(entry))) for entry in defaults if not isinstance(entry, str)]
+    return {
+        name: sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+        for name in named
+        if not name.startswith("override")
+    }
+
+
+def rounds(primary: str) -> list[list[str]]:
+    """Choices of all groups at once, so often that each option of each is among them."""
+    plain = {name: options for name, options in groups(primary).items() if name != "experiment"}
+    most = max(map(len, plain.values()), default=0)
+    return [[f"{name}={options[number % len(options)]}" for name, options in plain.items()] for number in range(most)]
+
+
+TRAINING = [primary for primary in PRIMARIES if "experiment" in groups(primary)]
+"""Those that take an experiment."""
 
 
 @pytest.mark.parametrize(
-    ("primary", "group", "option"), [(primary, *choice) for primary in PRIMARIES for choice in choices(primary)]
+    ("primary", "words"), [(primary, words) for primary in PRIMARIES for words in rounds(primary)], ids=str
 )
-def test_a_primary_composes_with_each_option(primary: str, group: str, option: str) -> None:
+def test_a_primary_composes_with_each_option(primary: str, words: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(primary, [f"{group}={option}", "++data.roots=[photos]", "++model.texts=texts"])
+        cfg = compose(primary, [*words, "++data.roots=[photos]", "++model.texts=texts"])
     OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -43,7 +57,7 @@ def test_evaluation_composes(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_composes_with_one_primary(path: Path) -> None:
     own, fitting = OmegaConf.load(path), []
-    for primary in PRIMARIES:
+    for primary in TRAINING:
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 cfg = compose(primary, [f"experiment={path.stem}", *roots(own)])
@@ -86,7 +100,7 @@ def test_an_experiment_repeats_nothing(path: Path) -> None:
 
 def fits(primary: str, word: str) -> bool:
     group, _, _ = word.partition("=")
-    return group == "experiment" or group in dict(choices(primary))
+    return group == "experiment" or group in groups(primary)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def words(photos: Path) -> list[str]:
     shrink = [f"data.roots=[{photos}]", "+encoder.overrides={widths:[8,8,8,8],stem:8}"]
     shrink += ["crop=64", "batch=2", "contrast.queue=16", f"steps={STEPS}", f"checkpoint_every={EVERY}"]
     shrink += ["optimizer.milestones=[25,45]", "data.workers=1", "trainer=cpu"]
-    return [*shrink, "+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone
+    shrink += ["+callbacks.bar._target_=pytorch_lightning.callbacks.RichProgressBar"]  # ours is for terminals alone
+    return shrink
 
 
 def start(words: list[str], output: Path) -> AbstractContextManager[subprocess.Popen]:

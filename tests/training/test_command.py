@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from deedsr.training.command import CONF, _null_as_none, readable
-from tests.processes import ROOT, ended, finished, started
+from tests.processes import ROOT, ended, finished, forked, started, type_in
 
 WORK = r'^    main\("([\w.]+):(\w+)", "([\w/]+)"(, trains=True)?'
 SHELLS = {
@@ -92,16 +92,17 @@ def test_nothing_but_results_is_left_where_a_command_is_called(module: str) -> N
     assert logs or not SHELLS[module][4]
 
 
-def test_texts_are_all_that_captions_leaves(tmp_path: Path) -> None:
+def test_texts_are_all_that_captions_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "one.png")
-    words = ["stage2.texts.captions", "data.roots=[photos]", "captions=texts", "captioner=words"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = finished([sys.executable, "-m", *words], cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    words = ["data.roots=[photos]", "captions=texts", "captioner=words"]
+    assert forked(partial(type_in, "stage2.texts.captions", words)) == [0]
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
     assert left == ["photos", "photos/one.png", "texts", "texts/one.txt"]
-    assert "texts: 1 texts, 1 of them new" in done.stdout
+    assert "texts: 1 texts, 1 of them new" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -142,11 +143,11 @@ def test_an_experiment_of_another_command_is_refused(module: str, experiment: st
     assert done.stderr.startswith("error: experiment=") and word in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_the_one_command_of_fine_tuning_starts(tmp_path: Path) -> None:
+def test_the_one_command_of_fine_tuning_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "PAIRS"
     words = ["experiment=finetune_pairs", f"data.pairs=[{pairs}]", f"output={tmp_path / 'run'}"]
-    done, _ = answered("stage2.distill", *words)
-    assert done.stderr == f"error: {pairs / 'lr'}: no such folder\n"
+    assert forked(partial(type_in, "stage2.distill", words)) == [1]
+    assert capfd.readouterr().err == f"error: {pairs / 'lr'}: no such folder\n"
 
 
 @pytest.mark.parametrize("value", ["/photos [old]/a.png", "写真", "a (1).png", "it's"])
@@ -226,16 +227,15 @@ def test_an_interrupt_while_hydra_is_imported_ends_in_one_line() -> None:
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
-def test_a_missing_gpu_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_gpu_is_said_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if torch.accelerator.is_available():
         pytest.skip("there is a GPU")
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(tmp_path / "one.png")
-    done, _ = answered(
-        "stage1.train", f"data.roots=[{tmp_path}]", "trainer=gpu", f"output={tmp_path / 'run'}", "data.workers=0"
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: this machine has no GPU that torch can use: say trainer=cpu")
-    assert "Traceback" not in done.stderr
+    words = [f"data.roots=[{tmp_path}]", "trainer=gpu", f"output={tmp_path / 'run'}", "data.workers=0"]
+    assert forked(partial(type_in, "stage1.train", words)) == [1]
+    told = capfd.readouterr().err
+    assert told.splitlines()[-1].startswith("error: this machine has no GPU that torch can use: say trainer=cpu")
+    assert "Traceback" not in told
 
 
 def test_each_job_of_a_multirun_has_a_folder_of_its_own(tmp_path: Path) -> None:
