@@ -17,7 +17,7 @@ from deedsr.cli import main as cli
 from deedsr.cli.flags import in_flags
 from deedsr.files import Output, final_status
 from deedsr.pictures import picture as images
-from tests.processes import ended, finished, started
+from tests.processes import ended, finished, forked, started
 
 LIGHT = """
 import sys
@@ -266,26 +266,35 @@ def test_low_memory_on_a_cpu_says_that_it_changes_nothing(capsys, tmp_path, tiny
     assert (out / "a.png").read_bytes() == plain
 
 
-def test_names_that_cannot_be_shown_and_standard_streams(tmp_path, tiny_model_folder):
-    """In processes of their own: the streams of a user."""
+def test_names_that_cannot_be_shown(tmp_path, tiny_model_folder, capfd):
     names = [b"a.png", b"m\xe9.png", "写真  :smile:.png".encode()]
     for name in names:
         (tmp_path / "in").mkdir(exist_ok=True)
         with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as file:
             file.write(photo(tmp_path / "one.png").read_bytes())
-    command = [sys.executable, "-m", "deedsr.cli", "restore", "--model", str(tiny_model_folder), "--steps", "1"]
-    env = {**environment(), "PYTHONIOENCODING": "cp1252"}
-    done = finished([*command, str(tmp_path / "in"), "-o", str(tmp_path / "out")], env=env, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    place = ["restore", "--model", tiny_model_folder, "--steps", 1, tmp_path / "in", "-o", tmp_path / "out"]
+
+    def called():
+        sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w"), encoding="cp1252") for number in (1, 2))
+        cli.main([str(word) for word in place])
+
+    assert forked(called) == [0]
+    told = capfd.readouterr()
+    assert told.err == ""
     assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted(names)
-    assert "\\u5199\\u771f  :smile:.png" in done.stdout
-    piped = [*command, "-", "-o", "-", "--ext", "webp"]
+    assert "\\u5199\\u771f  :smile:.png" in told.out
+
+
+def test_standard_streams(tmp_path, tiny_model_folder):
+    """In a process of its own: those of a user, with nothing but the picture."""
+    command = [sys.executable, "-m", "deedsr.cli", "restore", "--model", tiny_model_folder, "--steps", 1]
+    streams = {"env": environment(), "cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
     with (
-        open(tmp_path / "one.png", "rb") as source,
+        open(photo(tmp_path / "one.png"), "rb") as source,
         open(tmp_path / "piped.webp", "wb") as target,
-        started(piped, env=env, cwd=tmp_path, stdin=source, stdout=target) as process,
+        started([*command, "-", "-o", "-", "--ext", "webp"], **streams, stdin=source, stdout=target) as process,
     ):
-        ended(process)
+        assert ended(process)[1] == ""
     assert process.returncode == 0
     with Image.open(tmp_path / "piped.webp") as image:
         assert (image.format, image.size) == ("WEBP", (96, 80))

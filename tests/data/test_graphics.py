@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from deedsr.data.graphics import LATIN, SIDE, faces, make, picture
 from deedsr.data.photos import list_photos
-from tests.processes import finished
+from tests.processes import finished, forked, type_in
 
 pytest.importorskip("matplotlib", reason="its fonts: matplotlib is in the extra `train`")
 
@@ -43,14 +44,16 @@ def test_edges_are_sharp_but_not_jagged(plain: Path) -> None:
     assert ((step > 10) & (step < 100)).sum() > (step >= 100).sum()
 
 
-def test_the_command_makes_a_folder_that_training_lists(plain: Path, tmp_path: Path) -> None:
-    out = tmp_path / "drawn"
-    made = [sys.executable, "-m", "deedsr.data.graphics", str(plain), str(out), "--count", "2"]
-    done = finished(made)
+def test_the_command_makes_a_folder_that_training_lists(
+    plain: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, module = tmp_path / "drawn", "deedsr.data.graphics"
+    words = [str(plain), str(out), "--count", "2"]
+    done = finished([sys.executable, "-m", module, *words])
     assert done.returncode == 0 and done.stdout == f"{out}: 2 pictures\n", done.stderr
     assert [Path(str(photo)).name for photo in list_photos([plain, out])] == ["grey.png", "0000.jpg", "0001.jpg"]
-    again = finished(made)
-    assert again.returncode == 1 and again.stderr == f"error: {out}: exists already; remove it or name another folder\n"
+    assert forked(partial(type_in, module, words)) == [1]
+    assert capfd.readouterr().err == f"error: {out}: exists already; remove it or name another folder\n"
 
 
 def test_a_corrupt_photograph_is_named_and_nothing_is_left(plain: Path, tmp_path: Path) -> None:

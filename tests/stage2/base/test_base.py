@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 from omegaconf import DictConfig
 
 from deedsr import weights
+from deedsr.data.batch import Crops
+from deedsr.data.photos import PhotoCrops
 from deedsr.metrics.loading import Unavailable
 from deedsr.models import describe
 from deedsr.models.frozen.base import PART, Base, stock
@@ -22,15 +25,17 @@ from deedsr.models.sd3.dit4sr import SMALL
 from deedsr.training.command import command
 from stage2.base.phases import train
 from stage2.base.sizes import unconditional
-from tests.processes import finished
+from tests.processes import forked, type_in
 
-KILLED = """
-import os, runpy, signal
-from deedsr.data.photos import PhotoCrops
 sample = PhotoCrops.sample
-PhotoCrops.sample = lambda self, at, i: os.kill(os.getpid(), signal.SIGKILL) if at == 13 else sample(self, at, i)
-runpy.run_module("stage2.base", run_name="__main__", alter_sys=True)
-"""
+
+
+def killed(crops: PhotoCrops, step: int, number: int) -> Crops:
+    """Instead of `sample`: SIGKILL at step 13."""
+    if step == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sample(crops, step, number)
+
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -55,11 +60,13 @@ def test_ten_and_ten_steps_equal_twenty_in_both_phases(
     tmp_path: Path,
     power_cut: Callable,
     assert_same_runs: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first phase is broken off by SIGKILL in a process of its own, the second by an error."""
     options = base_options(tmp_path, *steps(20, 20), "checkpoint_every=10")
-    killed = finished([sys.executable, "-c", KILLED, *options])
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    with monkeypatch.context() as patch:
+        patch.setattr(PhotoCrops, "sample", killed)
+        assert forked(partial(type_in, "stage2.base", options)) == [-signal.SIGKILL]
     assert weights.load_checkpoint(tmp_path / "autoencoder" / "last.ckpt")["global_step"] == 10
     assert [part.name for part in (tmp_path / "base").iterdir()] == ["vae"]
     with power_cut(13, 48):

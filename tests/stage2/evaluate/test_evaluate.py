@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from deedsr.data.pairs import read_rgb
 from deedsr.metrics.fidelity import psnr
 from stage2.evaluate.scores import evaluate
-from tests.processes import finished
+from tests.processes import finished, forked, type_in
 
 ROOT = Path(__file__).parents[3]
 
@@ -194,22 +194,18 @@ def test_bad_input(data, spoil, overrides, message):
     assert not (data / "r.json").exists()
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return finished([sys.executable, "-m", "stage2.evaluate", *arguments])
-
-
 def test_command_line(data):
     """The table on standard output, the bar on standard error, no other file anywhere."""
     before = sorted(path.name for path in ROOT.iterdir())
-    done = run(f"restored={data}/out", f"data={data}", "metrics=[psnr]", f"output={data}/r.json")
+    words = [f"restored={data}/out", f"data={data}", "metrics=[psnr]", f"output={data}/r.json"]
+    done = finished([sys.executable, "-m", "stage2.evaluate", *words])
     assert done.returncode == 0, done.stderr
     assert done.stdout == (data / "r.md").read_text()
     assert "3/3" in done.stderr
     assert sorted(path.name for path in ROOT.iterdir()) == before
 
 
-def test_command_line_errors_are_one_line(data):
-    done = run(f"restored={data}/nowhere", f"hr={data}/hr", f"output={data}/r.json", "metrics=[psnr]")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == f"error: {data}/nowhere: no such folder\n"
+def test_command_line_errors_are_one_line(data, capfd):
+    words = [f"restored={data}/nowhere", f"hr={data}/hr", f"output={data}/r.json", "metrics=[psnr]"]
+    assert forked(partial(type_in, "stage2.evaluate", words)) == [1]
+    assert capfd.readouterr() == ("", f"error: {data}/nowhere: no such folder\n")
