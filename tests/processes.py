@@ -63,12 +63,12 @@ def finished(command: Sequence[Any], limit: float = LIMIT, **options: Any) -> su
     return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
-def forked(*works: Callable[[], object]) -> list[int | None]:
+def forked(*works: Callable[[], object], limit: float = LIMIT) -> list[int | None]:
     """The exit codes of copies of this process, which do `works` at the same time; None: it did not end in time.
 
-    They need not import what is slow to import. Each is of a session of its own.
+    They need not import what is slow to import. Each is of a session of its own, and killed at the end with it.
     """
-    fork, deadline = multiprocessing.get_context("fork"), time.monotonic() + LIMIT
+    fork, deadline = multiprocessing.get_context("fork"), time.monotonic() + limit
     processes = [fork.Process(target=_alone, args=(work,)) for work in works]
     try:
         for process in processes:
@@ -81,6 +81,7 @@ def forked(*works: Callable[[], object]) -> list[int | None]:
             process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.join()
 
 
 def _alone(work: Callable[[], object]) -> None:

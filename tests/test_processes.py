@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.processes import finished, started
+from tests.processes import finished, forked, started
 
 HANGS = """
 import pathlib, subprocess, sys, time
@@ -47,3 +49,15 @@ def test_it_heeds_an_interrupt_wherever_the_tests_run() -> None:
         assert process.stdout.read(1) == b"1"
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(60) == -signal.SIGINT
+
+
+def test_copies_say_how_they_ended_and_none_stays() -> None:
+    pids = multiprocessing.get_context("fork").SimpleQueue()
+
+    def hang() -> None:
+        pids.put(os.getpid())
+        time.sleep(1000)
+
+    assert forked(partial(sys.exit, 3), lambda: os.kill(os.getpid(), signal.SIGTERM), int) == [3, -signal.SIGTERM, 0]
+    assert forked(hang, limit=5) == [None]
+    assert not alive(Path(f"/proc/{pids.get()}/stat"))

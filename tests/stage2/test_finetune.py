@@ -55,7 +55,7 @@ def pairs(make_pairs: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     return make_pairs(tmp_path_factory.mktemp("own"), 6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(composed: Callable, tiny_model_folder: Path, pairs: Path) -> Config:
     words = ["experiment=finetune_pairs", f"init={tiny_model_folder}", f"data.pairs=[{pairs}]", *SMALL]
     return lambda output, *more: composed("distill", [*words, f"output={output}", *more])
@@ -110,18 +110,28 @@ def test_photographs_are_held_back_and_always_degraded_in_the_same_way(
         assert sum(values) / 2 == pytest.approx(row.metrics["psnr"], abs=1e-4)
 
 
+GOES_ON = ["checkpoint_every=3", "steps=6", *LEARNS, "early_stopping.patience=20"]
+
+
+@pytest.fixture(scope="module")
+def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an unbroken run."""
+    output = tmp_path_factory.mktemp("whole")
+    train(config(output, *GOES_ON))
+    return output
+
+
 @pytest.mark.parametrize(("killed", "saved"), [(True, 3), (False, 4)])
 def test_a_broken_run_that_goes_on_equals_an_unbroken_one(
     config: Config,
+    whole: Path,
     tmp_path: Path,
     assert_same_runs: Callable,
     monkeypatch: pytest.MonkeyPatch,
     killed: bool,
     saved: int,
 ) -> None:
-    words = ["checkpoint_every=3", "steps=6", *LEARNS, "early_stopping.patience=20"]
-    train(config(tmp_path / "whole", *words))
-    crops = PairCrops.sample
+    crops, parts = PairCrops.sample, tmp_path / "parts"
 
     def broken(self: PairCrops, step: int, number: int) -> object:
         if step == 5:
@@ -132,16 +142,16 @@ def test_a_broken_run_that_goes_on_equals_an_unbroken_one(
         patch.setattr(PairCrops, "sample", broken)
         if killed:
             patch.setattr(Saving, "on_exception", lambda *_: None)
-        train(config(tmp_path / "parts", *words))
-    assert weights.load_checkpoint(tmp_path / "parts" / "last.ckpt")["global_step"] == saved
-    train(config(tmp_path / "parts", *words))
-    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
-    one, other = (weights.load_checkpoint(tmp_path / name / "last.ckpt")["callbacks"] for name in ("whole", "parts"))
+        train(config(parts, *GOES_ON))
+    assert weights.load_checkpoint(parts / "last.ckpt")["global_step"] == saved
+    train(config(parts, *GOES_ON))
+    assert_same_runs(whole, parts)
+    one, other = (weights.load_checkpoint(output / "last.ckpt")["callbacks"] for output in (whole, parts))
     assert [row["step"] for row in one["Validation"]["rows"]] == [0, 2, 4, 6]
     for name in ("Validation", *(name for name in one if name.startswith("Patience"))):
         assert one[name] == other[name]
     assert len(one) == len(other) == 2
-    cards = [(tmp_path / name / "best" / "README.md").read_text() for name in ("whole", "parts")]
+    cards = [(output / "best" / "README.md").read_text() for output in (whole, parts)]
     assert cards[0] == cards[1]
 
 
