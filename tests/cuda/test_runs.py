@@ -66,14 +66,8 @@ def test_stage_2_with_each_optimizer(composed: Composed, tmp_path: Path, files: 
     assert gpu.launches["convolution_backward"] > 0
 
 
-@pytest.mark.parametrize("words", [[], LARGE], ids=["float32", "as the large ones"])
 def test_stage_2_with_all_that_can_be_asked_for(
-    composed: Composed,
-    tmp_path: Path,
-    files: list[str],
-    make_pairs: Callable,
-    needs_weights: Callable,
-    words: list[str],
+    composed: Composed, tmp_path: Path, files: list[str], make_pairs: Callable, needs_weights: Callable
 ) -> None:
     needs_weights("lpips")
     needs_weights("dists")
@@ -83,7 +77,7 @@ def test_stage_2_with_all_that_can_be_asked_for(
     watched = [f"validation.data={pairs}", "validation.every=1", "checkpoint.monitor=val/psnr", "checkpoint.top=1"]
     watched += ["validation.images=1", "validation.metrics=[psnr]", "trainer.accumulate_grad_batches=2"]
     with fake_cuda():
-        stage2.train(composed("stage2", f"data.pairs=[{pairs}]", *more, *watched, *files, *words))
+        stage2.train(composed("stage2", f"data.pairs=[{pairs}]", *more, *watched, *files, *LARGE))
     assert finished(tmp_path / "run", 2)["callbacks"]["Validation"]["rows"]
     assert (tmp_path / "run" / "best" / "adapter.safetensors").is_file()
 
@@ -111,15 +105,15 @@ def test_stage_2_from_a_cache(composed: Composed, tmp_path: Path, files: list[st
     finished(tmp_path / "run", 1)
 
 
-@pytest.mark.parametrize("words", [[], LARGE], ids=["float32", "as the large ones"])
-def test_distilling_with_the_critic(
-    composed: Composed, tmp_path: Path, tiny_model_folder: Path, needs_weights: Callable, words: list[str]
+def test_distilling_with_a_critic_of_pixels(
+    composed: Composed, tmp_path: Path, tiny_model_folder: Path, needs_weights: Callable
 ) -> None:
+    """That of latents is counted in test_counts.py."""
     needs_weights("lpips")
     needs_weights("dists")
     more = ["model=init", f"init={tiny_model_folder}", "adversary.width=4", "pictures=null"]
     with fake_cuda():
-        distill(composed("distill", "steps=1", *more, *words))
+        distill(composed("distill", "steps=1", "adversary.of=pixels", *more, *LARGE))
     assert any(name.startswith("adversary.") for name in finished(tmp_path / "run", 1)["state_dict"])
 
 
