@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def forked(*works: Callable[[], object], limit: float = LIMIT) -> list[int | Non
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
+
+
+def as_two_ranks(work: Callable[[], object]) -> list[int | None]:
+    """`forked` of two copies that do the same `work` as ranks of one run, which meet as Lightning's launcher has it."""
+    port = free_port()
+
+    def as_rank(rank: int) -> None:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank}
+        os.environ.update({name: str(value) for name, value in place.items()})
+        work()
+
+    return forked(*(partial(as_rank, rank) for rank in range(2)))
 
 
 def _alone(work: Callable[[], object]) -> None:

@@ -17,7 +17,7 @@ from deedsr.training.optimizer import Schedule
 from deedsr.training.run import BAD_BATCH
 from stage1.from_config import degradation_learner, train
 from stage1.module import DegradationLearner
-from tests.processes import forked, free_port, type_in
+from tests.processes import as_two_ranks, type_in
 
 Compose = Callable[..., DictConfig]
 
@@ -114,13 +114,11 @@ def test_a_finished_run_is_left_alone(tiny: Compose, tmp_path: Path, caplog: pyt
 
 def test_two_ranks_train(tiny: Compose, tmp_path: Path) -> None:
     """The command of the README on two gloo processes."""
-    cfg, port = tiny(tmp_path / "run"), free_port()
+    cfg = tiny(tmp_path / "run")
     words = [f"data.roots={cfg.data.roots}", f"output={cfg.output}", "+encoder.overrides={widths:[8,8,8,8],stem:8}"]
     words += ["crop=64", "batch=2", "steps=3", "contrast.queue=12", "shuffle=true", "data.workers=0"]
     words += ["trainer=cpu", "trainer.devices=2", "+trainer.strategy=ddp", "trainer.enable_progress_bar=false"]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0}
-    ranks = (partial(type_in, "stage1.train", words, **place, LOCAL_RANK=rank) for rank in range(2))
-    assert forked(*ranks) == [0, 0]
+    assert as_two_ranks(partial(type_in, "stage1.train", words)) == [0, 0]
     trained = state(tmp_path / "run")
     assert trained["contrast.pointer"].item() == 0, "three steps of two on two ranks fill a queue of twelve"
     assert torch.allclose(trained["contrast.queue"].norm(dim=1), torch.ones(12), atol=1e-5)

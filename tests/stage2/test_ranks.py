@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
 from stage2.measuring import Row
-from tests.processes import forked, free_port
+from tests.processes import as_two_ranks
 
 Options = Callable[..., list[str]]
 Composed = Callable[[str, list[str]], DictConfig]
@@ -40,15 +39,8 @@ COMMON = [
 ]
 
 
-def train_rank(cfg: DictConfig, rank: int, port: int, make_run: Callable) -> None:
-    """What a process of a two-process run does."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-    train(cfg, make_run)
-
-
 def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
-    port = free_port()
-    assert forked(*(partial(train_rank, cfg, rank, port, make_run) for rank in range(2))) == [*codes]
+    assert as_two_ranks(partial(train, cfg, make_run)) == [*codes]
 
 
 @pytest.fixture(scope="module")

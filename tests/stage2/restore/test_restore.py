@@ -21,7 +21,7 @@ from deedsr import files
 from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.restore.job import restore
-from tests.processes import LIMIT, forked, free_port, started, type_in
+from tests.processes import LIMIT, as_two_ranks, started, type_in
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., dict[str, int]]
@@ -191,8 +191,7 @@ def test_two_ranks_write_every_output_once_even_if_one_is_killed(
         assert first.wait(LIMIT) != 0
     done = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
     assert 0 < len(done) < total
-    again = partial(type_in, "stage2.restore", words, MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port(), NODE_RANK=0)
-    assert forked(*(partial(again, LOCAL_RANK=rank) for rank in range(2))) == [0, 0]
+    assert as_two_ranks(partial(type_in, "stage2.restore", words)) == [0, 0]
     assert f"{total - len(done)} restored, {len(done)} kept, 0 failed" in capfd.readouterr().out
     assert names(output) == sorted(f"{number}.png" for number in range(total))
     assert done == {name: (output / name).stat().st_mtime_ns for name in done}
