@@ -30,7 +30,7 @@ from stage2.vector import Vector, cut, places
 NULL = "adapter.null"
 """The name of the null vector."""
 
-DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT = 1, 2, 3, 4  # independent streams of a batch's random numbers
+DEGRADATION, DIFFUSION, ROLLOUT, DROPOUT, CRITIC = 1, 2, 3, 4, 5  # independent streams of a batch's random numbers
 
 
 class RestorationRun(Run):

@@ -9,19 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from deedsr.devices import upload
 from deedsr.options import one_of
 
 SIGHTS = ("latents", "pixels")
 """What a critic may judge."""
 SLOPE = 0.2
 """Of the critics' leaky ReLUs below zero."""
+NOISE = 0.01
+"""Standard deviation of what a critic of pixels should not care for; pictures are in [0, 1]."""
 
 
 class Adversary(nn.Module):
-    """A critic that tells restored from real pictures (hinge loss, arXiv 1705.02894), each patch by itself.
+    """A critic that says which of two is restored and which real, each patch by itself.
 
-    Of ``latents`` it sees each beside the latent of the LR image: that costs next to nothing, and tells the student to
-    stay where the decoder knows its way. Of ``pixels`` it sees pictures alone.
+    The two show the same thing, so the critic need not know what is real, only what differs: the relativistic loss of
+    arXiv 1807.00734 on pairs. Of ``latents`` it sees each beside the latent of the LR image: that costs next to
+    nothing, and tells the student to stay where the decoder knows its way. Of ``pixels`` it sees pictures alone, and
+    must not care for noise of `NOISE`, which bounds its slopes (as in arXiv 2501.08316).
 
     weight: of the student's term. rise: steps in which it rises from nothing: a critic that can't judge yet would teach
     noise. width: channels of the critic's finest level. channels: of the latents. Raises ValueError for another `of`
@@ -33,17 +38,24 @@ class Adversary(nn.Module):
         self.weight, self.rise, self.pixels = weight, rise, one_of("adversary.of", of, SIGHTS) == "pixels"
         self.critic = PixelCritic(width) if self.pixels else latent_critic(width, channels)
 
-    def forward(self, restored: Tensor, real: Tensor, beside: Tensor, step: int = 0) -> dict[str, Tensor]:
+    def forward(
+        self, restored: Tensor, real: Tensor, beside: Tensor, generator: torch.Generator, step: int = 0
+    ) -> dict[str, Tensor]:
         """The term of the student and that of the critic in a step.
 
         restored, real: latents (B, C, h, w), or pictures (B, 3, H, W) in [0, 1]. beside: the LR images' latents.
+        generator: of the noise that a critic of pixels must not care for.
         """
         weight = self.weight * min(step / self.rise, 1.0) if self.rise else self.weight
-        self.critic.requires_grad_(False)
-        adversarial = -weight * self.judged(restored, beside).mean()
-        self.critic.requires_grad_(True)
         on_real, on_restored = self.judged(real, beside), self.judged(restored.detach(), beside)
-        critic = functional.relu(1 - on_real).mean() + functional.relu(1 + on_restored).mean()
+        critic = functional.softplus(on_restored - on_real).mean()
+        if self.pixels:
+            noise = NOISE * upload(torch.randn(real.shape, generator=generator), real.device)
+            critic = critic + (self.judged(real + noise, beside) - on_real).square().mean()
+            critic = critic + (self.judged(restored.detach() + noise, beside) - on_restored).square().mean()
+        self.critic.requires_grad_(False)
+        adversarial = weight * functional.softplus(on_real.detach() - self.judged(restored, beside)).mean()
+        self.critic.requires_grad_(True)
         return {"adversarial": adversarial, "critic": critic}
 
     def judged(self, seen: Tensor, beside: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from deedsr.training.run import in_bytes
 from stage2.cache.samples import Samples
 from stage2.distill.adversary import Adversary
 from stage2.distill.teacher import Teacher
-from stage2.module import DIFFUSION, RestorationRun
+from stage2.module import CRITIC, DIFFUSION, RestorationRun
 
 
 class StudentRun(RestorationRun):
@@ -42,14 +42,14 @@ class StudentRun(RestorationRun):
         return super().saved() | {name for name in self.state_dict() if name.startswith("adversary.")}
 
     def aim(self, hr: Tensor, lr: Tensor, generator: torch.Generator) -> Tensor:
-        """The ground truth, or in a share of the samples what the teacher makes of the LR image."""
+        """The ground truth, or in a share of the samples what the teacher makes of the LR image or of it."""
         if self.teacher is None:
             return hr
         taught = (torch.rand(len(lr), generator=generator) < self.teacher.share).nonzero().squeeze(1)
         if not len(taught):
             return hr
         rows = upload(taught, lr.device)
-        return hr.index_copy(0, rows, in_bytes(self.teacher(lr[rows])))
+        return hr.index_copy(0, rows, in_bytes(self.teacher(lr[rows], hr[rows])))
 
     def training_step(self, batch: Crops | Samples) -> Tensor:
         fidelity = self.objective.fidelity
@@ -60,7 +60,7 @@ class StudentRun(RestorationRun):
         terms = fidelity.latent(clean, z) | fidelity.picture(picture, hr, self.global_step)
         if self.adversary is not None:
             restored, real = (picture, hr) if self.adversary.pixels else (clean, z)
-            terms |= self.adversary(restored, real, condition.z_lr, self.global_step)
+            terms |= self.adversary(restored, real, condition.z_lr, self.generator(CRITIC), self.global_step)
         return self.total(terms)
 
     def finished(self, clean: Tensor) -> Tensor:

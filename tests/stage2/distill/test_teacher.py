@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from spandrel import ModelLoader
 from spandrel.architectures.ESRGAN import ESRGAN
+from torch.nn import functional
 
 from deedsr import weights
 from deedsr.models import load_model
@@ -59,6 +60,19 @@ def test_its_pictures_replace_the_ground_truth_in_its_share(config: Callable, tm
     assert shares[0] == 0 and 20 < shares[0.5] < 44 and shares[1] == 64
 
 
+def test_it_draws_the_ground_truth_shrunk_with_its_colours(network: Path) -> None:
+    """Whatever the LR image is; ways to average colours coarsely differ at the border, so the inside is compared."""
+    hr = torch.arange(256, dtype=torch.uint8).repeat(2, 3, 256, 1)
+    photo, network_ = hr / 255, ModelLoader("cpu").load_from_file(network).model
+    drawn = Teacher(str(network), 1, of="hr")(torch.rand(2, 3, 64, 64), hr)
+    assert torch.equal(drawn, Teacher(str(network), 1, of="hr")(torch.zeros(2, 3, 64, 64), hr))
+    with torch.no_grad():
+        plain = network_(functional.interpolate(photo, scale_factor=0.25, mode="bicubic", antialias=True))
+    shift = (plain - photo)[..., 64:-64, 64:-64].mean((2, 3))
+    assert shift.abs().min() > 0.02, "these weights, drawn at random, change colours"
+    assert (drawn - photo)[..., 64:-64, 64:-64].mean((2, 3)).abs().max() < 0.1 * shift.abs().min()
+
+
 def test_it_is_learned_from(config: Callable, tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     aim = StudentRun.aim
@@ -84,6 +98,8 @@ def test_it_is_learned_from(config: Callable, tmp_path: Path, network: Path, mon
 def test_what_can_teach_nothing_is_named(config: Callable, tmp_path: Path, network: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher\.share is 1\.5; it must be at least 0 and at most 1"):
         Teacher(str(network), 1.5)
+    with pytest.raises(ValueError, match=r"unknown teacher\.of 'sky'; choose one of lr, hr"):
+        Teacher(str(network), 1, of="sky")
     with pytest.raises(ValueError, match=r"teacher\.weights: .*none\.pth is missing; teacher=null trains without"):
         Teacher(str(tmp_path / "none.pth"), 0.5)
     (tmp_path / "text.pth").write_text("no weights")
