@@ -47,12 +47,13 @@ class Adversary(nn.Module):
         generator: of the noise that a critic of pixels must not care for.
         """
         weight = self.weight * min(step / self.rise, 1.0) if self.rise else self.weight
-        on_real, on_restored = self.judged(real, beside), self.judged(restored.detach(), beside)
+        shown = restored.detach()
+        on_real, on_restored = self.judged(real, beside), self.judged(shown, beside)
         critic = functional.softplus(on_restored - on_real).mean()
         if self.pixels:
             noise = NOISE * upload(torch.randn(real.shape, generator=generator), real.device)
-            critic = critic + (self.judged(real + noise, beside) - on_real).square().mean()
-            critic = critic + (self.judged(restored.detach() + noise, beside) - on_restored).square().mean()
+            for seen, verdict in ((real, on_real), (shown, on_restored)):
+                critic = critic + (self.judged(seen + noise, beside) - verdict).square().mean()
         self.critic.requires_grad_(False)
         adversarial = weight * functional.softplus(on_real.detach() - self.judged(restored, beside)).mean()
         self.critic.requires_grad_(True)
@@ -76,7 +77,7 @@ class PixelCritic(nn.Sequential):
 
     It sees each picture and, ten times as strong, what is finer than five pixels in it, as restored pictures differ
     from real ones by little. Spectral normalisation would keep it from making much of little: with it the U-Net of
-    Real-ESRGAN (arXiv 2107.10833, section 3.3) could not tell them apart (card of the built-in model).
+    Real-ESRGAN (arXiv 2107.10833, section 3.3) could not tell them apart (record of the built-in model).
     """
 
     def __init__(self, width: int) -> None:
