@@ -261,10 +261,16 @@ app.add_typer(convert_app, name="convert")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
     open_streams("deedsr")
-    logging.disable(logging.WARNING)  # of the libraries beneath
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    sys.exit(final_status(_call(arguments)))
+    told = logging.root.manager.disable
+    try:
+        with warnings.catch_warnings():
+            logging.disable(logging.WARNING)  # of the libraries beneath
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            code = _call(arguments)
+    finally:
+        logging.disable(told)
+    sys.exit(final_status(code))
 
 
 def _call(arguments: Sequence[str] | None) -> int:

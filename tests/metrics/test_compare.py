@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -63,6 +65,7 @@ def test_report(folders):
 
 def test_command_line(folders, capsys):
     output = folders / "out" / "c.json"
+    heard = logging.root.manager.disable, [*warnings.filters]
     arguments = [
         "compare",
         str(folders / "a"),
@@ -75,6 +78,7 @@ def test_command_line(folders, capsys):
     with pytest.raises(SystemExit) as caught:
         main([*arguments, "-o", str(output), "--device", "cpu"])
     assert caught.value.code == 0
+    assert (logging.root.manager.disable, [*warnings.filters]) == heard, "what other code of this process says"
     assert capsys.readouterr().out == output.with_suffix(".md").read_text()
     assert [*json.loads(output.read_text())["differences"]] == ["psnr", "ssim"]
     assert Image.open(output.with_suffix(".png")).width == 4 * 396 + 12
