@@ -17,7 +17,7 @@ def export_command(
     ] = None,
     with_base: Annotated[bool, typer.Option("--with-base", help="Put the base into it, not a pointer to it.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Store float16.")] = False,
-    merge: Annotated[bool, typer.Option("--merge", help="Make LoRA part of the base.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Make LoRA and a trained decoder part of the base.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Put graphs for `restore --runtime onnx` into it.")] = False,
     licence: Annotated[
         str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from deedsr.models.contract import RestorationModel
 from deedsr.models.deedsr.folder import DEEDSR
+from deedsr.models.mixing import check_shares, write_mean
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, model_place
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
@@ -22,6 +23,7 @@ __all__ = [
     "export",
     "further",
     "load_model",
+    "mix",
     "pick_dtype",
     "random_model",
     "skeleton",
@@ -148,13 +150,28 @@ def export(
 
     source: see `load_model`. The folder gets a card, see `deedsr.models.card`, and is a pipeline of diffusers. With the
     base, `target` needs nothing else; without it, it points to the base that `source` uses, by its hub id, or by the
-    way from `target` to its folder. merge: whether its LoRA becomes part of that base. licence: what its card is to
-    name. anywhere: whether it must not point to a base on the disk. onnx: whether ONNX graphs of its networks, checked
-    against torch, go into it. Raises ValueError where `source` is damaged, has no LoRA to merge or can't become ONNX,
-    and where `target` exists.
+    way from `target` to its folder. merge: whether its LoRA and its decoder become part of that base. licence: what its
+    card is to name. anywhere: whether it must not point to a base on the disk. onnx: whether ONNX graphs of its
+    networks, checked against torch, go into it. Raises ValueError where `source` is damaged, has nothing to merge or
+    can't become ONNX, and where `target` exists.
     """
     place = model_place(source)
     _system(place).export(place, target, with_base, dtype, merge, licence, anywhere, onnx)
+
+
+def mix(models: Sequence[str | Path], shares: Sequence[float], target: Path) -> None:
+    """Write the mean of `models`, see `load_model`, each with its share, to the new model folder `target`.
+
+    shares: a negative one leads away from its model, and together they are 1. The models are of one configuration, and
+    were trained on one base, with one encoder; the first says how the mean samples. Where LoRA or a decoder was
+    trained, the mean of what that does is part of a base in `target`. Raises ValueError, with the place and what
+    differs, for models that have no mean, and where `target` exists.
+    """
+    check_shares([*map(str, models)], shares)
+    places = [model_place(name) for name in models]
+    if len({header_of(place).get("system") for place in places}) > 1:
+        raise ValueError(f"models={[*map(str, models)]} are not of one system: mix models of one configuration")
+    write_mean(_system(places[0]), places, shares, target)
 
 
 def _system(place: Path) -> System[Any, Any]:

@@ -20,6 +20,7 @@ from deedsr import weights
 from deedsr.diffusion.sampler import Settings
 from deedsr.files import new_folder
 from deedsr.models import card
+from deedsr.models.apart import Apart, apart
 from deedsr.models.contract import RestorationModel
 from deedsr.models.frozen import lora
 from deedsr.models.frozen.base import Base
@@ -150,6 +151,10 @@ class System(ABC, Generic[Model, Numbers]):
         """`numbers` of the model with LoRA of another rank, 0 for none."""
 
     @abstractmethod
+    def merged(self, numbers: Numbers) -> Numbers:
+        """`numbers` of the model whose LoRA and decoder are part of its base."""
+
+    @abstractmethod
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         """The companion of the model in `place`, whose header is `config`; None where it has none."""
 
@@ -226,36 +231,28 @@ class System(ABC, Generic[Model, Numbers]):
     ) -> None:
         """See `deedsr.models.export`."""
         if merge and not with_base:
-            raise ValueError("merging LoRA changes the base, so it goes into the folder as well: add `with_base`")
+            raise ValueError("merging changes the base, so it goes into the folder as well: add `with_base`")
         with new_folder(target) as folder:
             self.load(source)
             trained = self.open(source)
             if anywhere and trained.local and not with_base:
                 raise ValueError(f"{trained.base.place}: the base is on this machine alone: add `with_base`")
             header = replace(trained.header, base="base" if with_base else trained.pointer(target))
-            tensors, changes = trained.tensors(), None
+            parts = apart(trained.tensors()) if merge else Apart(trained.tensors())
             if merge:
-                header, tensors, changes = self._merged(source, header, tensors)
-            self.save(folder, weights.cast(tensors, dtype), header)
+                if not parts.added and not parts.instead:
+                    raise ValueError(f"{source}: has neither LoRA nor a decoder to merge: leave `merge` out")
+                header = replace(header, numbers=self.merged(header.numbers))
+            self.save(folder, weights.cast(parts.beside, dtype), header)
             if trained.companion is not None:
                 self.copy_companion(trained.companion, folder, dtype)
             if with_base:
-                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, changes)
+                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, parts.added, parts.instead)
             if onnx:
                 self.write_onnx(folder)
             card.complete(
                 folder, target.resolve().name, trained.made(self.name, with_base), source / card.CARD, licence
             )
-
-    def _merged(
-        self, source: Path, header: Header[Numbers], tensors: Mapping[str, Tensor]
-    ) -> tuple[Header[Numbers], dict[str, Tensor], dict[str, Tensor]]:
-        """A header and trained tensors without LoRA, and what it changes of the base."""
-        changes = lora.changes(tensors)
-        if not changes:
-            raise ValueError(f"{source}: has no LoRA to merge: leave `merge` out")
-        others = {name: tensor for name, tensor in tensors.items() if not lora.is_lora(name)}
-        return replace(header, numbers=self.with_lora(header.numbers, 0)), others, changes
 
     def copy_companion(self, companion: Path, folder: Path, dtype: torch.dtype | None) -> None:
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""

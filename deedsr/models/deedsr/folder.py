@@ -90,6 +90,9 @@ class DeeDSRSystem(System[DeeDSR, DeeDSRNumbers]):
     def with_lora(self, numbers: DeeDSRNumbers, rank: int) -> DeeDSRNumbers:
         return replace(numbers, adapter=replace(numbers.adapter, lora_rank=rank))
 
+    def merged(self, numbers: DeeDSRNumbers) -> DeeDSRNumbers:
+        return replace(numbers, adapter=replace(numbers.adapter, lora_rank=0, decoder=False))
+
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path:
         if not place.is_file():
             return place / ENCODER

@@ -107,14 +107,20 @@ class Base:
         return module
 
     def copy(
-        self, target: Path, parts: Sequence[str], dtype: torch.dtype | None, changes: Mapping[str, Tensor] | None = None
+        self,
+        target: Path,
+        parts: Sequence[str],
+        dtype: torch.dtype | None,
+        added: Mapping[str, Tensor] | None = None,
+        instead: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write `parts` to the folder `target` in diffusers' layout, their floating-point tensors in `dtype` if any.
 
-        changes: what is added to tensors, by PART.NAME.
+        added: what is added to tensors, by PART.NAME. instead: what takes their place, by PART.NAME.
         """
         for part in parts:
-            tensors = lora.merged(self.tensors(part), part, changes or {})
+            tensors = lora.merged(self.tensors(part), part, added or {})
+            tensors |= {name: new for name in tensors if (new := (instead or {}).get(f"{part}.{name}")) is not None}
             write_part(target / part, weights.cast(tensors, dtype), self.config(part))
         write_scheduler(target, self.config("scheduler"))
 

@@ -69,6 +69,9 @@ class SD3System(System[SD3Restoration, LRStream | Branch]):
         assert isinstance(numbers, LRStream)
         return replace(numbers, lora_rank=rank)
 
+    def merged(self, numbers: LRStream | Branch) -> LRStream | Branch:
+        return self.with_lora(numbers, 0) if isinstance(numbers, LRStream) else numbers
+
     def find_companion(self, place: Path, config: Mapping[str, Any]) -> Path | None:
         return next((file for file in companion_places(place, TEXTS) if file.is_file()), None)
 

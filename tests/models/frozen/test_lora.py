@@ -132,9 +132,9 @@ def test_what_is_merged_into_a_half_base_is_not_rounded(trained: tuple[Path, Dee
 def test_what_cannot_be_merged_is_refused(
     trained: tuple[Path, DeeDSR], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"merging LoRA changes the base, so .*: add `with_base`"):
+    with pytest.raises(ValueError, match=r"merging changes the base, so .*: add `with_base`"):
         DEEDSR.export(trained[0], tmp_path / "new", with_base=False, merge=True)
-    with pytest.raises(ValueError, match=rf"^{tiny_model_folder}: has no LoRA to merge"):
+    with pytest.raises(ValueError, match=rf"^{tiny_model_folder}: has neither LoRA nor a decoder to merge"):
         DEEDSR.export(tiny_model_folder, tmp_path / "new", with_base=True, merge=True)
     assert not (tmp_path / "new").exists()
 

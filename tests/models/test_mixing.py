@@ -1,0 +1,158 @@
+"""Models that are the mean of several, and what becomes part of their base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deedsr import weights
+from deedsr.models import export, load_model, mix
+from deedsr.models.deedsr.folder import DEEDSR, DeeDSRNumbers, load_encoder, model_on_base
+from deedsr.models.deedsr.head import ENCODER
+from deedsr.models.deedsr.sizes import DeeDSRConfig
+from deedsr.models.frozen import lora
+from deedsr.models.frozen.base import PART, Base
+from deedsr.models.resolver import ADAPTER
+from deedsr.models.system import Header
+from tests.conftest import write_base
+from tests.processes import forked, type_in
+
+
+class Made:
+    """`made(name, seed, …)`: a tiny model folder on one base, with random weights for all that is trained."""
+
+    def __init__(self, folder: Path, base: Path, encoder: Path, config: DeeDSRConfig) -> None:
+        self.folder, self.base, self.encoder, self.config = folder, base, encoder, config
+
+    def __call__(self, name: str, seed: int, base: Path | None = None, defaults: dict | None = None, **numbers) -> Path:
+        place, folder, config = base or self.base, self.folder / name, self.config
+        adapter = replace(config.adapter, **numbers)
+        header = Header(str(place), DeeDSRNumbers(adapter, config.sft_hidden), {**config.defaults, **(defaults or {})})
+        torch.manual_seed(seed)
+        model = model_on_base(Base.open(place), load_encoder(self.encoder), header)
+        for _, parameter in model.trainable():
+            nn.init.normal_(parameter, std=0.05)
+        DEEDSR.save(folder, dict(model.trainable()), header)
+        (folder / ENCODER).write_bytes(self.encoder.read_bytes())
+        return folder
+
+
+@pytest.fixture
+def made(tmp_path: Path, tiny_base: Path, tiny_encoder: Path, tiny_config: DeeDSRConfig) -> Made:
+    return Made(tmp_path, tiny_base, tiny_encoder, tiny_config)
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    return weights.load(folder / ADAPTER).tensors
+
+
+def mean(shares: tuple[float, float], one: Tensor, other: Tensor) -> Tensor:
+    return shares[0] * one.float() + shares[1] * other.float()
+
+
+@pytest.mark.parametrize("shares", [(0.25, 0.75), (1.5, -0.5)])
+def test_each_weight_is_the_mean(made: Made, shares: tuple[float, float]) -> None:
+    one, other = made("one", 1, defaults={"steps": 3}), made("other", 2)
+    mix([one, other], shares, made.folder / "mean")
+    mixed, ones, others = map(trained, (made.folder / "mean", one, other))
+    assert mixed.keys() == ones.keys()
+    for name, tensor in mixed.items():
+        assert torch.allclose(tensor, mean(shares, ones[name], others[name]), atol=1e-7), name
+    assert sorted(path.name for path in (made.folder / "mean").iterdir()) == [ADAPTER, ENCODER]
+    assert load_model(made.folder / "mean").defaults.steps == 3
+
+
+def test_a_decoder_that_was_trained_becomes_part_of_the_base(made: Made, tiny_base: Path) -> None:
+    plain, own = made("plain", 1), made("own", 2, decoder=True)
+    shares = (0.25, 0.75)
+    mix([plain, own], shares, made.folder / "mean")
+    before = weights.load(tiny_base / "vae" / PART).tensors
+    after = weights.load(made.folder / "mean" / "base" / "vae" / PART).tensors
+    owns = trained(own)
+    for name, tensor in after.items():
+        expected = mean(shares, before[name], owns[f"vae.{name}"]) if f"vae.{name}" in owns else before[name]
+        assert torch.allclose(tensor, expected, atol=1e-7), name
+    assert not any(name.startswith("vae.") for name in trained(made.folder / "mean"))
+    assert not load_model(made.folder / "mean").adapter.config.decoder
+    mix([made.folder / "mean", own], (0.5, 0.5), made.folder / "again")  # their bases differ in the decoder alone
+    twice = weights.load(made.folder / "again" / "base" / "vae" / PART).tensors
+    name = next(name for name in after if f"vae.{name}" in owns)
+    assert torch.allclose(twice[name], mean((0.5, 0.5), after[name], owns[f"vae.{name}"]), atol=1e-7)
+
+
+def test_an_exported_decoder_is_merged(made: Made) -> None:
+    own, z = made("own", 2, decoder=True), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    export(own, made.folder / "merged", with_base=True, merge=True)
+    with torch.no_grad():
+        expected, answer = load_model(own).decode(z), load_model(made.folder / "merged").decode(z)
+    assert torch.equal(answer, expected)
+    assert not any(name.startswith("vae.") for name in trained(made.folder / "merged"))
+
+
+def test_of_lora_the_mean_is_of_what_it_does(made: Made, tiny_base: Path) -> None:
+    one, other = made("one", 1, lora_rank=2), made("other", 2, lora_rank=3)
+    shares = (0.25, 0.75)
+    mix([one, other], shares, made.folder / "mean")
+    before = weights.load(tiny_base / "unet" / PART).tensors
+    after = weights.load(made.folder / "mean" / "base" / "unet" / PART).tensors
+    changes = [lora.changes(trained(folder)) for folder in (one, other)]
+    assert changes[0]
+    for name, tensor in after.items():
+        change = mean(shares, changes[0][name], changes[1][name]) if (name := f"unet.{name}") in changes[0] else 0
+        assert torch.allclose(tensor, before[name.removeprefix("unet.")] + change, atol=1e-6), name
+
+
+def test_the_command_mixes(made: Made) -> None:
+    one, other = made("one", 1), made("other", 2)
+    words = [f"models=[{one},{other}]", "shares=[0.5,0.5]", f"output={made.folder / 'mean'}"]
+    assert forked(partial(type_in, "stage2.mix", words)) == [0]
+    mix([one, other], (0.5, 0.5), made.folder / "again")
+    assert (made.folder / "mean" / ADAPTER).read_bytes() == (made.folder / "again" / ADAPTER).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([1.0], r"shares=\[1.0\] has 1 for 2 models: give one for each"),
+        ([0.5, 0.6], r"shares=\[0.5, 0.6\] are 1.1 together, not 1"),
+        ([0.5, "a"], r"shares=\[0.5, 'a'\] must be numbers, as \[0.6,0.4\]"),
+        ([float("nan"), 1], r"shares=\[nan, 1\] must be numbers"),
+    ],
+)
+def test_shares_that_make_no_mean_are_refused(made: Made, shares: list, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{message}"):
+        mix(["one", "other"], shares, made.folder / "mean")
+    with pytest.raises(ValueError, match=r"^models=\['one'\] has nothing to mix: name two or more$"):
+        mix(["one"], [1], made.folder / "mean")
+
+
+def test_models_that_have_no_mean_are_refused(made: Made, tmp_path: Path, tiny_config: DeeDSRConfig) -> None:
+    one, target = made("one", 1), tmp_path / "mean"
+
+    def refused(other: Path, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            mix([one, other], [0.5, 0.5], target)
+        assert not target.exists()
+
+    refused(made("prompts", 2, prompts=2), rf"{ADAPTER}: is built otherwise than {one / ADAPTER}; mix models of one")
+    narrow = replace(tiny_config, vae={**tiny_config.vae, "scaling_factor": 0.5})
+    refused(made("based", 2, base=write_base(tmp_path / "vae", narrow)), r"/vae/vae: is not that of .*base; mix models")
+    deaf = made("deaf", 2)
+    stored = weights.load(deaf / ENCODER)
+    weights.save(deaf / ENCODER, {name: 2 * part for name, part in stored.tensors.items()}, stored.config)
+    refused(deaf, rf"^{deaf / ENCODER}: is not that of {one / ENCODER}; mix models that were trained with the same$")
+    few = made("few", 2)
+    stored = weights.load(few / ADAPTER)
+    name, *_ = sorted(stored.tensors)
+    weights.save(few / ADAPTER, {key: part for key, part in stored.tensors.items() if key != name}, stored.config)
+    refused(few, rf"of it and {one / ADAPTER} one alone has {name}; mix models of one kind")
+    refused(Path("built-in-dit"), r"'built-in-dit'\] are not of one system: mix models of one configuration")
+    target.mkdir()
+    (target / "file").touch()
+    with pytest.raises(ValueError, match="exists already; remove it or name another folder"):
+        mix([one, made("other", 3)], [0.5, 0.5], target)
