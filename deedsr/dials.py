@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deedsr.coherence import between
-from deedsr.degradation import jpeg
+from deedsr.degradation.jpeg import MCU, jpeg
 from deedsr.degradation.operations import blurred
 from deedsr.devices import upload
 from deedsr.diagnosis import Diagnosis
@@ -36,10 +36,12 @@ STEEPER = 8.0
 NEAR = 3
 """… that is at most so many pixels away."""
 STRONG, FAINT = 0.03, 0.04
-"""Standard deviations, of 1: of noise or JPEG's errors that a dial at 2 smooths the picture fully for, and of the
-detail that is half smoothed away then."""
+"""Standard deviations, of 1: of noise that its dial at 2 smooths the picture fully for, and of the detail that is half
+smoothed away then."""
 WIDE = 7
 """Side of the squares that it is smoothed in, pixels."""
+MOVED = (1, 5, 11, 15)
+"""How far JPEG's grid is moved for each of the pictures whose mean has no blocks, pixels: by no whole block."""
 
 
 def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tensor:
@@ -47,8 +49,9 @@ def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tenso
 
     Below 1 as much as is missing to 1 of what was found is put back: at 0 the picture is as blurred, of edges that
     noise and JPEG hadn't hidden; it has as much noise, the same for all channels; and JPEG's errors at the quality that
-    was found. Above 1 edges become steeper, so that the picture made small stays as it is; and what is fine and faint
-    is smoothed, as far as noise and JPEG's errors were strong. seed: of the noise.
+    was found. Above 1 edges become steeper, so that the picture made small stays as it is; what is fine and faint is
+    smoothed, as far as noise was strong; and blocks are, as they are in the mean of what JPEG makes of the picture at
+    other places of its grid (Nosratinia, J. VLSI Signal Processing 27, 2001). seed: of the noise.
     """
     if dials.neutral:
         return restored
@@ -65,8 +68,8 @@ def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tenso
 @dataclass(frozen=True)
 class _Damage:
     """What was found, as it would be on the restored picture made small. soft: it, blurred. added: noise and JPEG's
-    errors, (1, 3, H, W) each, as far as dials leave them in. hidden: how strong both are, of 1. smooth: how far what is
-    faint is smoothed, 0 to 2.
+    errors as far as dials leave them in, and what takes blocks out, (1, 3, H, W). hidden: how strong both are, of 1.
+    smooth: how far what is faint is smoothed, 0 to 1.
     """
 
     soft: Tensor
@@ -83,7 +86,10 @@ class _Damage:
         noise = upload(torch.randn(1, 1, *small.shape[-2:], generator=seeded(seed, 1)), small.device)
         level, error = found.noise.value / 255, float(coded.std())
         added = _below(dials.denoise) * level * noise + _below(dials.dejpeg) * coded
-        smooth = _above(dials.denoise) * min(level / STRONG, 1) + _above(dials.dejpeg) * min(error / STRONG, 1)
+        if dials.dejpeg > 1 and error:
+            blocks = _without_blocks(small, quality) - small
+            added += _above(dials.dejpeg) * error * (blocks / error).tanh()  # what is stronger is no error
+        smooth = _above(dials.denoise) * min(level / STRONG, 1)
         return cls(soft, added, (level**2 + error**2) ** 0.5, smooth)
 
     def taken_on(self, picture: Tensor, place: Window, dials: Dials) -> Tensor:
@@ -100,6 +106,15 @@ class _Damage:
         if self.smooth:
             made += self.smooth * (guided_blur(picture, picture, WIDE, FAINT**2) - picture)
         return made
+
+
+def _without_blocks(small: Tensor, quality: Tensor) -> Tensor:
+    """The mean of what JPEG at `quality` makes of (1, 3, H, W) with its grid moved; of each, blocks lie elsewhere."""
+    mean = torch.zeros_like(small)
+    for moved in MOVED:
+        margin = MCU - moved
+        mean += jpeg(functional.pad(small, (margin, 0, margin, 0), "replicate"), quality)[..., margin:, margin:]
+    return mean / len(MOVED)
 
 
 def _steeper(picture: Tensor, share: Tensor) -> Tensor:

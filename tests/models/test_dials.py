@@ -83,20 +83,30 @@ def test_more_than_deblurred_is_steeper_and_the_same_when_made_small(picture: Te
     assert sharper.max() < picture.max() + 0.01 and sharper.min() > picture.min() - 0.01, "no halo"
 
 
-def test_blocks_are_put_back_by_the_quality_that_was_found(picture: Tensor) -> None:
-    def blocks(quality: float) -> float:
-        coded = turned(picture, Dials(dejpeg=0), diagnosed(jpeg=quality), 0)
-        return float(blockiness(small(coded).mean(1, keepdim=True) * 255, BLOCK))
+def blocks(image: Tensor) -> float:
+    return float(blockiness(small(image).mean(1, keepdim=True) * 255, BLOCK))
 
-    plain = float(blockiness(small(picture).mean(1, keepdim=True) * 255, BLOCK))
-    assert blocks(10) > blocks(60) > plain
+
+def test_blocks_are_put_back_by_the_quality_that_was_found(picture: Tensor) -> None:
+    coarse, fine = (turned(picture, Dials(dejpeg=0), diagnosed(jpeg=quality), 0) for quality in (10, 60))
+    assert blocks(coarse) > blocks(fine) > blocks(picture)
     assert torch.allclose(turned(picture, Dials(dejpeg=0), diagnosed(jpeg=100), 0), picture)
 
 
-@pytest.mark.parametrize("dials", [Dials(denoise=2), Dials(dejpeg=2)])
-def test_above_one_what_is_faint_is_smoothed_as_far_as_there_was_damage(picture: Tensor, dials: Dials) -> None:
+@pytest.mark.parametrize("quality", [15, 40])
+def test_above_one_blocks_are_taken_out_and_edges_stay(picture: Tensor, quality: float) -> None:
+    grey = picture.mean(1, keepdim=True).expand_as(picture)
+    left = turned(grey, Dials(dejpeg=0.5), diagnosed(jpeg=quality), 0)  # half of JPEG's errors
+    more, most = (turned(left, Dials(dejpeg=dial), diagnosed(jpeg=quality), 0) for dial in (1.5, 2))
+    assert blocks(left) > blocks(more) > blocks(most)
+    assert blocks(left) - blocks(most) > 0.25 * (blocks(left) - blocks(grey))
+    assert steepness(most) > 0.9 * steepness(left)
+    assert torch.allclose(turned(left, Dials(dejpeg=2), diagnosed(jpeg=100), 0), left, atol=1e-6)
+
+
+def test_above_one_what_is_faint_is_smoothed_as_far_as_there_was_noise(picture: Tensor) -> None:
     grainy = picture + 0.01 * torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
-    smooth, same = (turned(grainy, dials, found, 0) for found in (diagnosed(1, 25, 10), diagnosed()))
+    smooth, same = (turned(grainy, Dials(denoise=2), found, 0) for found in (diagnosed(1, 25, 10), diagnosed()))
     assert (smooth - picture).abs().mean() < 0.8 * (grainy - picture).abs().mean()
     assert torch.allclose(same, grainy, atol=1e-6)
 
