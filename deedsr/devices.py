@@ -19,11 +19,14 @@ LACKS = (
 """Parts of the messages by which torch says that it lacks memory, where it has no class of its own for that."""
 
 
-def pick_device(name: str) -> torch.device:
-    """The device that a name means; ``auto`` is CUDA, else Apple's, else the CPU. ValueError if it is not there."""
+def pick_device(name: str, runtime: str = "torch") -> torch.device:
+    """The device that a name means; ``auto`` is CUDA, else Apple's, else the CPU, of runtime ``onnx`` always the CPU.
+
+    Raises ValueError if it is not there.
+    """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+        name = "cpu" if runtime == "onnx" else next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind, _, index = name.partition(":")
     there = available.get(kind, False) and (not index or (index.isdigit() and kind == "cuda"))
     if not there or (index and int(index) >= torch.cuda.device_count()):

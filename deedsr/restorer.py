@@ -87,7 +87,7 @@ class Restorer:
         device, dtype, runtime: of those in `deedsr.options`, also ``cuda:1``; see `deedsr.models.pick_dtype`. compile,
         low_memory: as above. Raises ValueError for what can't be had.
         """
-        place = pick_device(device)
+        place = pick_device(device, runtime)
         if compile:
             check_compiler(place)
         model = load_model(name, dtype=pick_dtype(dtype, name, place), runtime=runtime)

@@ -299,12 +299,14 @@ def test_inputs_that_are_too_small(tiny_model, size):
         Restorer(tiny_model).restore(torch.rand(1, 3, *size))
 
 
-def test_devices():
+def test_devices(monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
     for name in ("tpu", "cpu:1", "cuda:99", "cuda:x"):
         with pytest.raises(ValueError, match=f"device '{name}' is not available here"):
             pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (pick_device("auto").type, pick_device("auto", "onnx").type) == ("cuda", "cpu")
 
 
 def test_an_unknown_dtype():

@@ -39,8 +39,6 @@ def app_command(
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, AUTO_OR_DTYPES)
     one_of("runtime", runtime, RUNTIMES)
-    if runtime == "onnx" and device == "auto":
-        device = "cpu"
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the app needs Gradio: pip install 'deedsr[app]'")
     _check_free(host, port)

@@ -177,13 +177,11 @@ def restore(
     )  # fmt: skip
     one_of("device", device.partition(":")[0], DEVICES)
     one_of("dtype", dtype, AUTO_OR_DTYPES)
-    if (runtime, device) == ("onnx", "auto"):
-        device = "cpu"
     saving = jobs.Saving(quality, strip, keep_times)
     plan = jobs.make_plan(inputs, output, suffix, ext, recursive, frames)
     quiet = as_json or output == jobs.STDIO
     folder = output.parent if any(job.target == output for job in plan.jobs) else output
-    taken = cache(partial(_taken, model, device, dtype))
+    taken = cache(partial(_taken, model, device, dtype, runtime))
     ledger = Ledger(folder, lambda: _digest(model, options, taken(), runtime, saving), remembered(folder))
     load = partial(_load, model, options, device, dtype, compile, runtime, low_memory)
     outcomes = run(plan, load, overwrite, quiet, saving, ledger)
@@ -208,12 +206,12 @@ def _load(
     return restorer
 
 
-def _taken(model: str, device: str, dtype: str) -> str:
+def _taken(model: str, device: str, dtype: str, runtime: str) -> str:
     """What a word for a dtype means; imported when it is needed."""
     from deedsr.devices import pick_device
     from deedsr.models import pick_dtype
 
-    return str(pick_dtype(dtype, model, pick_device(device))).removeprefix("torch.")
+    return str(pick_dtype(dtype, model, pick_device(device, runtime))).removeprefix("torch.")
 
 
 def _digest(model: str, options: Options, dtype: str, runtime: str, saving: jobs.Saving) -> str:
