@@ -21,6 +21,7 @@ from deedsr.diagnosis import Diagnosis
 from deedsr.geometry import SCALE, resize, unbounded
 from deedsr.models.deedsr.head import CLEAN
 from deedsr.options import Dials
+from deedsr.pictures.picture import luma
 from deedsr.randomness import seeded
 from deedsr.tiling import Window, around, windows
 
@@ -41,7 +42,7 @@ smoothed away then."""
 WIDE = 7
 """Side of the squares that it is smoothed in, pixels."""
 MOVED = (1, 5, 11, 15)
-"""How far JPEG's grid is moved for each of the pictures whose mean has no blocks, pixels: by no whole block."""
+"""How far JPEG's grid is moved for each of the pictures whose mean has no blocks, pixels: never by whole blocks."""
 
 
 def turned(restored: Tensor, dials: Dials, found: Diagnosis, seed: int) -> Tensor:
@@ -86,9 +87,8 @@ class _Damage:
         noise = upload(torch.randn(1, 1, *small.shape[-2:], generator=seeded(seed, 1)), small.device)
         level, error = found.noise.value / 255, float(coded.std())
         added = _below(dials.denoise) * level * noise + _below(dials.dejpeg) * coded
-        if dials.dejpeg > 1 and error:
-            blocks = _without_blocks(small, quality) - small
-            added += _above(dials.dejpeg) * error * (blocks / error).tanh()  # what is stronger is no error
+        if dials.dejpeg > 1 and found.jpeg.value < CLEAN[2]:
+            added += _above(dials.dejpeg) * _less_blocks(luma(small), quality)
         smooth = _above(dials.denoise) * min(level / STRONG, 1)
         return cls(soft, added, (level**2 + error**2) ** 0.5, smooth)
 
@@ -108,13 +108,18 @@ class _Damage:
         return made
 
 
-def _without_blocks(small: Tensor, quality: Tensor) -> Tensor:
-    """The mean of what JPEG at `quality` makes of (1, 3, H, W) with its grid moved; of each, blocks lie elsewhere."""
-    mean = torch.zeros_like(small)
+def _less_blocks(grey: Tensor, quality: Tensor) -> Tensor:
+    """What takes blocks out of (1, 1, H, W): JPEG at `quality` with its grid moved has them elsewhere, a mean nowhere.
+
+    It is held to the strength of JPEG's own errors: what is stronger is an edge.
+    """
+    grey = grey.expand(-1, 3, -1, -1)
+    error = (jpeg(grey, quality) - grey)[:, :1].std().clamp_min(1e-6)
+    mean = torch.zeros_like(grey)
     for moved in MOVED:
         margin = MCU - moved
-        mean += jpeg(functional.pad(small, (margin, 0, margin, 0), "replicate"), quality)[..., margin:, margin:]
-    return mean / len(MOVED)
+        mean += jpeg(functional.pad(grey, (margin, 0, margin, 0), "replicate"), quality)[..., margin:, margin:]
+    return error * ((mean / len(MOVED) - grey)[:, :1] / error).tanh()
 
 
 def _steeper(picture: Tensor, share: Tensor) -> Tensor:

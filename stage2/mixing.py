@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 def mixed(cfg: DictConfig) -> Path:
     """Write the mean of `cfg.models` with `cfg.shares` to the folder `cfg.output`, and give it back."""
     models, shares = listed(cfg.models), listed(cfg.shares)
-    mix(models, shares, Path(cfg.output))
+    mix(models, shares, Path(str(cfg.output)))
     parts = (f"{share:g} of {model}" for model, share in zip(models, shares, strict=True))
     log.info("%s: %s", cfg.output, ", ".join(parts))
-    return Path(cfg.output)
+    return Path(str(cfg.output))
 
 
 def listed(value: Any) -> list[Any]:

@@ -10,7 +10,7 @@ import torch
 
 from deedsr.models.contract import RestorationModel
 from deedsr.models.deedsr.folder import DEEDSR
-from deedsr.models.mixing import check_shares, write_mean
+from deedsr.models.mixing import shares_of, write_mean
 from deedsr.models.resolver import BUILT_IN, BUILT_IN_DIT, model_place
 from deedsr.models.sd3.folder import DIT4SR, SD3_CONTROLNET
 from deedsr.models.system import System, TrainableModel, header_of
@@ -163,15 +163,16 @@ def mix(models: Sequence[str | Path], shares: Sequence[float], target: Path) -> 
     """Write the mean of `models`, see `load_model`, each with its share, to the new model folder `target`.
 
     shares: a negative one leads away from its model, and together they are 1. The models are of one configuration, and
-    were trained on one base, with one encoder; the first says how the mean samples. Where LoRA or a decoder was
-    trained, the mean of what that does is part of a base in `target`. Raises ValueError, with the place and what
-    differs, for models that have no mean, and where `target` exists.
+    were trained on one base, with one encoder; the first says how the mean samples, and has its head for diagnosing, if
+    any. Where LoRA or a decoder was trained, the mean of what that does is part of a base in `target`. A card says what
+    was mixed. Raises ValueError, with the place and what differs, for models that have no mean, and where `target`
+    exists.
     """
-    check_shares([*map(str, models)], shares)
+    parts = shares_of([*map(str, models)], shares)
     places = [model_place(name) for name in models]
-    if len({header_of(place).get("system") for place in places}) > 1:
+    if len({header_of(place).get("system") for place in places} & BY_NAME.keys()) > 1:
         raise ValueError(f"models={[*map(str, models)]} are not of one system: mix models of one configuration")
-    write_mean(_system(places[0]), places, shares, target)
+    write_mean(_system(places[0]), places, parts, target)
 
 
 def _system(place: Path) -> System[Any, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Made:
     system: its name. base: a hub id, `BUILT_IN`, or None for another on the disk. inside: whether the base is in the
     folder. parameters: so many were trained. defaults: how it samples, arguments of `Settings`. Of its training, where
     that is known: steps; metrics, as validation measured them after the last of these; run, the record of it, with its
-    ``configuration``.
+    ``configuration``. mixed: of the mean of models, the share and the place of each.
     """
 
     system: str
@@ -66,6 +66,7 @@ class Made:
     steps: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
+    mixed: Sequence[tuple[float, str]] = ()
 
 
 def base_name(place: Path, called: str | None) -> str | None:
@@ -103,6 +104,13 @@ def complete(folder: Path, title: str, made: Made, before: Path, licence: str | 
     dumped = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     parts = [f"---\n{dumped}---", BEGIN, f"# {title}", *_sections(folder, made, front, text), END, own]
     write_text(folder / CARD, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def licence_of(place: Path) -> str | None:
+    """The licence that the card of the model folder `place` states, in the words of the hub; None where it has none."""
+    file = place / CARD
+    front = _front_matter(file.read_text(encoding="utf-8"), file) if file.is_file() else {}
+    return front.get("license_name", front.get("license"))
 
 
 def is_ours(text: str) -> bool:
@@ -182,6 +190,9 @@ TRAINING = "## Training\n\n"
 def _training(made: Made, before: str) -> str:
     """What is known of the training, and if that is nothing, what we have said of it in the card `before`."""
     lines = []
+    if made.mixed:
+        parts = (f"{share:.4g} of `{'/'.join(Path(place).parts[-2:])}`" for share, place in made.mixed)
+        lines.append(f"It is the mean of models, by weight: {', '.join(parts)}.")
     if made.steps is not None:
         lines.append(f"Steps: {made.steps:,}.")
     if made.metrics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +11,43 @@ import torch
 from torch import Tensor
 
 from deedsr import weights
+from deedsr.diffusion.process import Process
 from deedsr.files import new_folder
+from deedsr.models import card
 from deedsr.models.apart import Apart, apart
 from deedsr.models.contract import DECODING
-from deedsr.models.frozen.base import Base
+from deedsr.models.frozen.base import Base, stock
 from deedsr.models.system import System, Trained
+
+NEARLY = 2e-3
+"""How far shares may be from 1 together: three thirds of three digits are."""
+
+
+def shares_of(models: Sequence[str], shares: Sequence[float]) -> list[float]:
+    """`shares` of `models`, so that they are 1 together to the last digit. ValueError where they make no mean."""
+    if len(models) < 2:
+        raise ValueError(f"models={[*models]} has nothing to mix: name two or more")
+    if not all(isinstance(share, int | float) and not isinstance(share, bool) for share in shares):
+        raise ValueError(f"shares={[*shares]} must be numbers, as [0.6,0.4]")
+    if len(shares) != len(models):
+        raise ValueError(f"shares={[*shares]} has {len(shares)} for {len(models)} models: give one for each")
+    if not abs((total := sum(shares)) - 1) < NEARLY:
+        raise ValueError(f"shares={[*shares]} are {total:g} together, not 1")
+    return [share / total for share in shares]
 
 
 def write_mean(system: System[Any, Any], places: Sequence[Path], shares: Sequence[float], target: Path) -> None:
-    """See `deedsr.models.mix`. places: the folders or checkpoints of the models."""
+    """See `deedsr.models.mix`. places: the folders or checkpoints of the models. shares: 1 together."""
     with new_folder(target) as folder:
         models = [system.open(place) for place in places]
         first = models[0]
         numbers = system.merged(first.header.numbers)
-        for other in models[1:]:
-            if system.merged(other.header.numbers) != numbers:
-                raise ValueError(f"{other.file}: is built otherwise than {first.file}; mix models of one configuration")
-            _check_companion(first, other)
-            _check_base(system, first, other)
+        for model in models:
+            _check_tensors(system, model)
+            if system.merged(model.header.numbers) != numbers:
+                raise ValueError(f"{model.file}: is built otherwise than {first.file}; mix models of one configuration")
+            _check_companion(system, first, model)
+            _check_base(system, first.base, model.base)
         mean = _mean(models, shares)
         rebased = bool(mean.added or mean.instead)
         header = replace(first.header, base="base" if rebased else first.pointer(target), numbers=numbers)
@@ -39,40 +57,61 @@ def write_mean(system: System[Any, Any], places: Sequence[Path], shares: Sequenc
         if rebased:
             first.base.copy(folder / "base", (system.denoiser, "vae"), None, mean.added, mean.instead)
         system.load(folder)
+        known, parts = first.made(system.name, rebased), tuple(zip(shares, map(str, places), strict=True))
+        made = card.Made(system.name, known.base, rebased, known.parameters, known.defaults, mixed=parts)
+        card.complete(folder, target.resolve().name, made, folder / card.CARD, card.licence_of(first.place))
 
 
-def check_shares(models: Sequence[str], shares: Sequence[float]) -> None:
-    """ValueError where `shares` of `models` make no mean."""
-    if len(models) < 2:
-        raise ValueError(f"models={[*models]} has nothing to mix: name two or more")
-    if not all(isinstance(share, (int, float)) and math.isfinite(share) for share in shares):
-        raise ValueError(f"shares={[*shares]} must be numbers, as [0.6,0.4]")
-    if len(shares) != len(models):
-        raise ValueError(f"shares={[*shares]} has {len(shares)} for {len(models)} models: give one for each")
-    if not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        raise ValueError(f"shares={[*shares]} are {sum(shares):g} together, not 1")
+def _check_tensors(system: System[Any, Any], model: Trained) -> None:
+    """Whether `model` has all tensors that its header says, and no other."""
+    wanted = {name: parameter.shape for name, parameter in system.skeleton(model.place).trainable()}
+    if faults := weights.misfits({name: tensor.shape for name, tensor in model.tensors().items()}, wanted):
+        raise ValueError(f"{model.file}: {faults}; is it whole?")
 
 
-def _check_companion(first: Trained, other: Trained) -> None:
+def _check_companion(system: System[Any, Any], first: Trained, other: Trained) -> None:
     """Whether both have the same encoder or the same texts."""
     files = [model.companion for model in (first, other)]
     found = [{} if file is None else weights.load(file).tensors for file in files]
     if not _same(*found):
-        mine, others = (file or model.place for file, model in zip(files, (first, other), strict=True))
-        raise ValueError(f"{others}: is not that of {mine}; mix models that were trained with the same")
+        mine, others = (
+            str(file or f"{model.place} without") for file, model in zip(files, (first, other), strict=True)
+        )
+        raise ValueError(
+            f"{others}: has not the {system.companion} of {mine}; mix models that were trained with the same"
+        )
 
 
-def _check_base(system: System[Any, Any], first: Trained, other: Trained) -> None:
-    """Whether both have the same base, whatever they have for a decoder."""
-    if first.base.place.resolve() == other.base.place.resolve():
+def _check_base(system: System[Any, Any], first: Base, other: Base) -> None:
+    """Whether both are the same base, whatever they have for a decoder."""
+    if first.place.resolve() == other.place.resolve():
         return
+    if not _alike(first.process(), other.process()):
+        raise ValueError(f"{other.place}: has another diffusion than {first.place}; mix models of one base")
     for part in (system.denoiser, "vae"):
         kept = [
             {name: tensor for name, tensor in base.tensors(part).items() if part != "vae" or not _decodes(name)}
-            for base in (first.base, other.base)
+            for base in (first, other)
         ]
-        if first.base.config(part) != other.base.config(part) or not _same(*kept):
-            raise ValueError(f"{other.base.place / part}: is not that of {first.base.place}; mix models of one base")
+        if _written_out(first.config(part)) != _written_out(other.config(part)) or not _same(*kept):
+            raise ValueError(f"{other.file(part)}: is not that of {first.place}; mix models of one base")
+
+
+def _alike(one: Process, other: Process) -> bool:
+    """Whether two diffusions are the same, however their configurations say it."""
+    if one.alphas is None or other.alphas is None:
+        return _public(one.config) == _public(other.config)
+    return one.prediction == other.prediction and torch.equal(one.alphas, other.alphas)
+
+
+def _written_out(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a part of a base with all its defaults, and nothing of how it came about."""
+    with torch.device("meta"):
+        return _public(stock(config).config)
+
+
+def _public(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _mean(models: Sequence[Trained], shares: Sequence[float]) -> Apart:
@@ -82,8 +121,6 @@ def _mean(models: Sequence[Trained], shares: Sequence[float]) -> Apart:
         parts = apart(model.tensors())
         decodes = _decoder(model.base) | parts.instead
         own = own or not _same(decoder, decodes)
-        if odd := sorted(mean.beside.keys() ^ parts.beside.keys()) if mean.beside else []:
-            raise ValueError(f"{model.file}: of it and {models[0].file} one alone has {odd[0]}; mix models of one kind")
         for total, tensors in ((mean.beside, parts.beside), (mean.added, parts.added), (mean.instead, decodes)):
             for name, tensor in tensors.items():
                 total[name] = total.get(name, torch.zeros(())) + share * tensor.float()
