@@ -83,11 +83,12 @@ class _Damage:
         sigma = max(found.blur.value**2 - CLEAN[0] ** 2, 0.0) ** 0.5
         soft = blurred(small, sigma).clamp(0, 1)
         quality = upload(torch.tensor([found.jpeg.value]), small.device)
-        coded = jpeg(soft, quality) - soft if found.jpeg.value < CLEAN[2] else torch.zeros_like(soft)
+        was_coded = found.jpeg.value < CLEAN[2]
+        coded = jpeg(soft, quality) - soft if was_coded else torch.zeros_like(soft)
         noise = upload(torch.randn(1, 1, *small.shape[-2:], generator=seeded(seed, 1)), small.device)
         level, error = found.noise.value / 255, float(coded.std())
         added = _below(dials.denoise) * level * noise + _below(dials.dejpeg) * coded
-        if dials.dejpeg > 1 and found.jpeg.value < CLEAN[2]:
+        if was_coded and dials.dejpeg > 1:
             added += _above(dials.dejpeg) * _less_blocks(luma(small), quality)
         smooth = _above(dials.denoise) * min(level / STRONG, 1)
         return cls(soft, added, (level**2 + error**2) ** 0.5, smooth)

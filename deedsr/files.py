@@ -1,6 +1,6 @@
 """Files and folders: what is in them, such as appear whole or not at all, and what is said where one fails.
 
-Of the standard streams as well.
+Of the standard streams as well, and of what libraries say.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -34,6 +35,20 @@ def sha256(file: Path) -> str:
         while chunk := stream.read(2**24):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextmanager
+def hushed(level: int, warn: bool = False) -> Iterator[None]:
+    """Log nothing of `level` and below, and warn of nothing, unless `warn`, until the context ends."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        with warnings.catch_warnings():
+            if not warn:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

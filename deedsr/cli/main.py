@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache, partial
@@ -22,7 +21,7 @@ from deedsr.cli.diagnose import diagnose_command
 from deedsr.cli.export import export_command
 from deedsr.cli.flags import in_flags
 from deedsr.cli.reporting import print_summary, run
-from deedsr.files import check_python, explain, final_status, one_line, open_streams
+from deedsr.files import check_python, explain, final_status, hushed, one_line, open_streams
 from deedsr.ledger import Ledger, content, remembered, settings_digest
 from deedsr.options import (
     AUTO_OR_DTYPES,
@@ -259,15 +258,8 @@ app.add_typer(convert_app, name="convert")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user's are one line and an exit code, never a traceback."""
     open_streams("deedsr")
-    told = logging.root.manager.disable
-    try:
-        with warnings.catch_warnings():
-            logging.disable(logging.WARNING)  # of the libraries beneath
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")
-            code = _call(arguments)
-    finally:
-        logging.disable(told)
+    with hushed(logging.WARNING, warn=bool(sys.warnoptions)):  # the libraries beneath
+        code = _call(arguments)
     sys.exit(final_status(code))
 
 

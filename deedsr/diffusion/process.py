@@ -15,6 +15,11 @@ from deedsr.devices import upload
 PREDICTIONS = ("epsilon", "v_prediction", "flow_prediction")
 
 
+def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration of diffusers says of its object, without the names of class, version and file."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
 @dataclass(frozen=True)
 class Process:
     """A process with times up to `last`. config: of the diffusers scheduler.

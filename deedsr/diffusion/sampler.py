@@ -13,7 +13,7 @@ from torch import Tensor
 from deedsr.devices import upload
 from deedsr.diffusion.free_guidance import NO_GUIDANCE, FreeGuidance
 from deedsr.diffusion.guidance import OFF, NoiseGuidance
-from deedsr.diffusion.process import Process
+from deedsr.diffusion.process import Process, numbers_of
 from deedsr.options import COLOURS, LRS, POSTERIORS, ROUNDINGS, SPACINGS, Options, one_of
 from deedsr.tiling import SIGMAS
 
@@ -153,7 +153,7 @@ def make_scheduler(process: Process, settings: Settings) -> Any:
         most = int(process.steps * settings.start)
         raise ValueError(f"{settings.steps} steps were asked for, but the process has only {most}{least}")
     kind = SAMPLERS[settings.sampler]
-    config = {name: value for name, value in process.config.items() if not name.startswith("_")}
+    config = numbers_of(process.config)
     if not process.flows:
         config |= {"timestep_spacing": settings.spacing, "clip_sample": False}  # latents exceed ±1
     scheduler = kind.from_config(config)

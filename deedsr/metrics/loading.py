@@ -10,13 +10,14 @@ import logging
 import os
 import socket
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 import torch
+
+from deedsr.files import hushed
 
 Built = TypeVar("Built")
 
@@ -78,14 +79,8 @@ def one_line(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Drop what is printed to standard output, warned of or logged."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with hushed(logging.CRITICAL), contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager

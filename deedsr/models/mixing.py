@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from deedsr import weights
-from deedsr.diffusion.process import Process
+from deedsr.diffusion.process import Process, numbers_of
 from deedsr.files import new_folder
 from deedsr.models import card
 from deedsr.models.apart import Apart, apart
 from deedsr.models.contract import DECODING
 from deedsr.models.frozen.base import Base, stock
+from deedsr.models.resolver import INSIDE
 from deedsr.models.system import System, Trained
 
 NEARLY = 2e-3
@@ -40,33 +41,30 @@ def write_mean(system: System[Any, Any], places: Sequence[Path], shares: Sequenc
     """See `deedsr.models.mix`. places: the folders or checkpoints of the models. shares: 1 together."""
     with new_folder(target) as folder:
         models = [system.open(place) for place in places]
-        first = models[0]
+        first, *others = models
         numbers = system.merged(first.header.numbers)
-        for model in models:
-            _check_tensors(system, model)
-            if system.merged(model.header.numbers) != numbers:
-                raise ValueError(f"{model.file}: is built otherwise than {first.file}; mix models of one configuration")
-            _check_companion(system, first, model)
-            _check_base(system, first.base, model.base)
-        mean = _mean(models, shares)
+        for other in others:
+            if system.merged(other.header.numbers) != numbers:
+                raise ValueError(f"{other.file}: is built otherwise than {first.file}; mix models of one configuration")
+            _check_companion(system, first, other)
+            _check_base(system, first.base, other.base)
+        mean = _mean(system, models, shares)
         rebased = bool(mean.added or mean.instead)
-        header = replace(first.header, base="base" if rebased else first.pointer(target), numbers=numbers)
-        system.save(folder, mean.beside, header)
-        if first.companion is not None:
-            system.copy_companion(first.companion, folder, None)
-        if rebased:
-            first.base.copy(folder / "base", (system.denoiser, "vae"), None, mean.added, mean.instead)
+        header = replace(first.header, base=INSIDE if rebased else first.pointer(target), numbers=numbers)
+        system.write(folder, first, header, mean)
         system.load(folder)
-        known, parts = first.made(system.name, rebased), tuple(zip(shares, map(str, places), strict=True))
-        made = card.Made(system.name, known.base, rebased, known.parameters, known.defaults, mixed=parts)
+        mixed = tuple(zip(shares, map(str, places), strict=True))
+        made = replace(first.made(system.name, rebased), steps=None, metrics={}, run={}, mixed=mixed)
         card.complete(folder, target.resolve().name, made, folder / card.CARD, card.licence_of(first.place))
 
 
-def _check_tensors(system: System[Any, Any], model: Trained) -> None:
-    """Whether `model` has all tensors that its header says, and no other."""
+def _whole(system: System[Any, Any], model: Trained) -> dict[str, Tensor]:
+    """The trained tensors of `model`: all that its header says, and no other."""
+    tensors = model.tensors()
     wanted = {name: parameter.shape for name, parameter in system.skeleton(model.place).trainable()}
-    if faults := weights.misfits({name: tensor.shape for name, tensor in model.tensors().items()}, wanted):
+    if faults := weights.misfits({name: tensor.shape for name, tensor in tensors.items()}, wanted):
         raise ValueError(f"{model.file}: {faults}; is it whole?")
+    return tensors
 
 
 def _check_companion(system: System[Any, Any], first: Trained, other: Trained) -> None:
@@ -100,25 +98,21 @@ def _check_base(system: System[Any, Any], first: Base, other: Base) -> None:
 def _alike(one: Process, other: Process) -> bool:
     """Whether two diffusions are the same, however their configurations say it."""
     if one.alphas is None or other.alphas is None:
-        return _public(one.config) == _public(other.config)
+        return numbers_of(one.config) == numbers_of(other.config)
     return one.prediction == other.prediction and torch.equal(one.alphas, other.alphas)
 
 
 def _written_out(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a part of a base with all its defaults, and nothing of how it came about."""
     with torch.device("meta"):
-        return _public(stock(config).config)
+        return numbers_of(stock(config).config)
 
 
-def _public(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-def _mean(models: Sequence[Trained], shares: Sequence[float]) -> Apart:
+def _mean(system: System[Any, Any], models: Sequence[Trained], shares: Sequence[float]) -> Apart:
     """The mean of what is trained, float32; `instead` has the decoder, unless it is the first base's in all."""
     mean, decoder, own = Apart(), _decoder(models[0].base), False
     for model, share in zip(models, shares, strict=True):
-        parts = apart(model.tensors())
+        parts = apart(_whole(system, model))
         decodes = _decoder(model.base) | parts.instead
         own = own or not _same(decoder, decodes)
         for total, tensors in ((mean.beside, parts.beside), (mean.added, parts.added), (mean.instead, decodes)):

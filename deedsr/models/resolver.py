@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ADAPTER = "adapter.safetensors"  # of a model folder: all that was trained
+INSIDE = "base"  # the folder of the base in a model folder that has its own
 BUILT_IN, BUILT_IN_DIT = "built-in", "built-in-dit"
 ASSETS = Path(__file__).parents[1] / "assets"
 

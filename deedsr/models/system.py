@@ -24,7 +24,7 @@ from deedsr.models.apart import Apart, apart
 from deedsr.models.contract import RestorationModel
 from deedsr.models.frozen import lora
 from deedsr.models.frozen.base import Base
-from deedsr.models.resolver import ADAPTER
+from deedsr.models.resolver import ADAPTER, INSIDE
 
 HEADER = "model"  # key of a checkpoint
 GONE = "dials"  # of adapters from before dials did without a network: at 1 they had no say, and so they are left out
@@ -204,9 +204,7 @@ class System(ABC, Generic[Model, Numbers]):
             header = replace(header, numbers=self.with_lora(header.numbers, lora_rank))
 
         def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-            if trained.companion is not None:
-                self.copy_companion(trained.companion, folder, None)
-            self.save(folder, tensors, header)
+            self.write(folder, trained, header, Apart(dict(tensors)))
 
         return TrainableModel(model, self.config(header), save, trained.header.defaults)
 
@@ -237,22 +235,27 @@ class System(ABC, Generic[Model, Numbers]):
             trained = self.open(source)
             if anywhere and trained.local and not with_base:
                 raise ValueError(f"{trained.base.place}: the base is on this machine alone: add `with_base`")
-            header = replace(trained.header, base="base" if with_base else trained.pointer(target))
-            parts = apart(trained.tensors()) if merge else Apart(trained.tensors())
+            header = replace(trained.header, base=INSIDE if with_base else trained.pointer(target))
+            parts = Apart(trained.tensors())
             if merge:
+                parts, header = apart(parts.beside), replace(header, numbers=self.merged(header.numbers))
                 if not parts.added and not parts.instead:
                     raise ValueError(f"{source}: has neither LoRA nor a decoder to merge: leave `merge` out")
-                header = replace(header, numbers=self.merged(header.numbers))
-            self.save(folder, weights.cast(parts.beside, dtype), header)
-            if trained.companion is not None:
-                self.copy_companion(trained.companion, folder, dtype)
-            if with_base:
-                trained.base.copy(folder / "base", (self.denoiser, "vae"), dtype, parts.added, parts.instead)
+            self.write(folder, trained, header, parts, dtype)
             if onnx:
                 self.write_onnx(folder)
-            card.complete(
-                folder, target.resolve().name, trained.made(self.name, with_base), source / card.CARD, licence
-            )
+            made = trained.made(self.name, with_base)
+            card.complete(folder, target.resolve().name, made, source / card.CARD, licence)
+
+    def write(
+        self, folder: Path, trained: Trained, header: Header, parts: Apart, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write a model folder with the companion of `trained`, and with its base where `header` says `INSIDE`."""
+        self.save(folder, weights.cast(parts.beside, dtype), header)
+        if trained.companion is not None:
+            self.copy_companion(trained.companion, folder, dtype)
+        if header.base == INSIDE:
+            trained.base.copy(folder / INSIDE, (self.denoiser, "vae"), dtype, parts.added, parts.instead)
 
     def copy_companion(self, companion: Path, folder: Path, dtype: torch.dtype | None) -> None:
         """Write the file `companion` to a model folder, its floating-point tensors in `dtype` if one is given."""

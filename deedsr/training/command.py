@@ -22,7 +22,7 @@ try:  # these take half a second
     from hydra.errors import HydraException, InstantiationException
     from hydra.experimental.callback import Callback
     from hydra.types import RunMode
-    from omegaconf import MISSING, DictConfig, OmegaConf
+    from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 except KeyboardInterrupt:
     sys.stderr.write("interrupted\n")
     sys.exit(130)
@@ -215,6 +215,11 @@ def _last_line(error: BaseException) -> str:
 def plain(cfg: DictConfig | None, resolve: bool = True) -> dict[str, Any]:
     """A configuration as a dictionary of plain values, {} for none. resolve: whether ``${…}`` become what they name."""
     return {} if cfg is None else cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=resolve))
+
+
+def listed(value: Any) -> list[Any]:
+    """What a configuration gives as a list, or as one value alone."""
+    return list(value) if isinstance(value, ListConfig) else [value]
 
 
 def missing(values: Any, prefix: str = "") -> Iterator[str]:

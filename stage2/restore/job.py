@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -26,7 +26,7 @@ from deedsr.ledger import Ledger, content, settings_digest
 from deedsr.models import load_model, pick_dtype
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from deedsr.training.command import plain
+from deedsr.training.command import listed, plain
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +104,8 @@ def restore(cfg: DictConfig) -> dict[str, int]:
     Raises ValueError for inputs, outputs and options that make no sense.
     """
     output = Path(cfg.output)
-    inputs = cfg.input if isinstance(cfg.input, ListConfig) else [cfg.input]
     options = Options(**plain(cfg.options))
-    plan = make_plan([Path(str(place)) for place in inputs], output, cfg.suffix, cfg.ext, frames=cfg.frames)
+    plan = make_plan([Path(str(place)) for place in listed(cfg.input)], output, cfg.suffix, cfg.ext, frames=cfg.frames)
     if any(job.target == output for job in plan.jobs):
         raise ValueError(f"output={output} names a picture; give a folder")
     saving = Saving(cfg.quality, cfg.strip, cfg.keep_times)

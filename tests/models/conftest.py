@@ -1,4 +1,4 @@
-"""A tiny DiT4SR: the numbers of the golden files, and an autoencoder of two levels."""
+"""Tiny trained models: DeeDSR on the tiny base; DiT4SR with the numbers of the golden files and two levels of VAE."""
 
 from __future__ import annotations
 
@@ -8,11 +8,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from deedsr.models.frozen.base import write_part, write_scheduler
+from deedsr.models.deedsr.folder import DEEDSR, DeeDSRNumbers, load_encoder, model_on_base
+from deedsr.models.deedsr.head import ENCODER
+from deedsr.models.deedsr.model import DeeDSR
+from deedsr.models.deedsr.sizes import DeeDSRConfig
+from deedsr.models.frozen.base import Base, write_part, write_scheduler
 from deedsr.models.sd3.dit4sr import SD35, DiT4SR, DiT4SRConfig, random_model
 from deedsr.models.sd3.folder import DIT4SR
 from deedsr.models.system import Header
+
+
+class Made:
+    """`made(name, seed, …)`: a tiny model folder on one base, nothing trained at zero; `model`: the last one."""
+
+    model: DeeDSR
+
+    def __init__(self, folder: Path, base: Path, encoder: Path, config: DeeDSRConfig) -> None:
+        self.folder, self.base, self.encoder, self.config = folder, base, encoder, config
+
+    def __call__(self, name: str, seed: int, base: Path | None = None, defaults: dict | None = None, **numbers) -> Path:
+        place, folder, config = base or self.base, self.folder / name, self.config
+        adapter = replace(config.adapter, **numbers)
+        header = Header(str(place), DeeDSRNumbers(adapter, config.sft_hidden), {**config.defaults, **(defaults or {})})
+        torch.manual_seed(seed)
+        self.model = model = model_on_base(Base.open(place), load_encoder(self.encoder), header)
+        for _, parameter in model.trainable():
+            nn.init.normal_(parameter, std=0.05)
+        DEEDSR.save(folder, dict(model.trainable()), header)
+        (folder / ENCODER).write_bytes(self.encoder.read_bytes())
+        return folder
+
+
+@pytest.fixture
+def made(tmp_path: Path, tiny_base: Path, tiny_encoder: Path, tiny_config: DeeDSRConfig) -> Made:
+    return Made(tmp_path, tiny_base, tiny_encoder, tiny_config)
 
 
 @pytest.fixture(scope="session")

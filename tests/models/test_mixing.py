@@ -9,45 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deedsr import weights
 from deedsr.models import export, load_model, mix
 from deedsr.models.card import CARD
-from deedsr.models.deedsr.folder import DEEDSR, DeeDSRNumbers, load_encoder, model_on_base
 from deedsr.models.deedsr.head import ENCODER
 from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.models.frozen import lora
-from deedsr.models.frozen.base import PART, Base
+from deedsr.models.frozen.base import PART
 from deedsr.models.resolver import ADAPTER
 from deedsr.models.sd3.dit4sr import DiT4SR, DiT4SRConfig
-from deedsr.models.system import Header
 from tests.conftest import write_base
+from tests.models.conftest import Made
 from tests.processes import forked, type_in
-
-
-class Made:
-    """`made(name, seed, …)`: a tiny model folder on one base, with random weights for all that is trained."""
-
-    def __init__(self, folder: Path, base: Path, encoder: Path, config: DeeDSRConfig) -> None:
-        self.folder, self.base, self.encoder, self.config = folder, base, encoder, config
-
-    def __call__(self, name: str, seed: int, base: Path | None = None, defaults: dict | None = None, **numbers) -> Path:
-        place, folder, config = base or self.base, self.folder / name, self.config
-        adapter = replace(config.adapter, **numbers)
-        header = Header(str(place), DeeDSRNumbers(adapter, config.sft_hidden), {**config.defaults, **(defaults or {})})
-        torch.manual_seed(seed)
-        model = model_on_base(Base.open(place), load_encoder(self.encoder), header)
-        for _, parameter in model.trainable():
-            nn.init.normal_(parameter, std=0.05)
-        DEEDSR.save(folder, dict(model.trainable()), header)
-        (folder / ENCODER).write_bytes(self.encoder.read_bytes())
-        return folder
-
-
-@pytest.fixture
-def made(tmp_path: Path, tiny_base: Path, tiny_encoder: Path, tiny_config: DeeDSRConfig) -> Made:
-    return Made(tmp_path, tiny_base, tiny_encoder, tiny_config)
 
 
 def trained(folder: Path) -> dict[str, Tensor]:

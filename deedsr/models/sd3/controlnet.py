@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from diffusers import SD3ControlNetModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from deedsr.diffusion.process import Process
+from deedsr.diffusion.process import Process, numbers_of
 from deedsr.diffusion.sampler import Settings
 from deedsr.models.contract import Text
 from deedsr.models.sd3.model import SD3Restoration
@@ -69,8 +69,7 @@ def controlnet_of(transformer: SD3Transformer2DModel, layers: int = 12) -> SD3Co
     """
     if not 0 < layers < transformer.config.num_layers:
         raise ValueError(f"a ControlNet on {transformer.config.num_layers} blocks has fewer of them, not {layers}")
-    numbers = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
-    numbers |= {"num_layers": layers, "force_zeros_for_pooled_projection": False}
+    numbers = numbers_of(transformer.config) | {"num_layers": layers, "force_zeros_for_pooled_projection": False}
     controlnet = SD3ControlNetModel(**numbers)
     copied = transformer.state_dict()
     controlnet.load_state_dict({name: copied.get(name, value) for name, value in controlnet.state_dict().items()})

@@ -12,6 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
+from deedsr.diffusion.process import numbers_of
 from deedsr.models.frozen import lora
 from deedsr.models.sd3.lr_stream import CrossStreamConv, CrossStreamLinear, LRAttention, LRStream, TokenGrid
 
@@ -90,9 +91,8 @@ class DiT4SRTransformer(SD3Transformer2DModel):
     @classmethod
     def from_transformer(cls, base: SD3Transformer2DModel, stream: LRStream | None = None) -> DiT4SRTransformer:
         """A transformer that shares `base`'s weights, with a fresh LR stream of its dtype and on its device."""
-        stock = {name: value for name, value in base.config.items() if not name.startswith("_")}
         with torch.device("meta"):
-            model = cls(**stock, **asdict(stream or LRStream()))
+            model = cls(**numbers_of(base.config), **asdict(stream or LRStream()))
         added = {name for name, _ in model.lr_stream()}
         assert added == model.state_dict().keys() - base.state_dict().keys()
         model.load_state_dict(base.state_dict(), strict=False, assign=True)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from deedsr import weights
 from deedsr.models import describe, load_model
-from deedsr.models.deedsr.folder import DEEDSR, ENCODER, DeeDSRNumbers, load_encoder, model_on_base
+from deedsr.models.deedsr.folder import DEEDSR
 from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.deedsr.sizes import SIZES, DeeDSRConfig
 from deedsr.models.frozen import lora
-from deedsr.models.frozen.base import PART, Base
+from deedsr.models.frozen.base import PART
 from deedsr.models.frozen.lora import LowRank
 from deedsr.models.sd3.lr_stream import LRStream
-from deedsr.models.system import Header
+from tests.models.conftest import Made
 
 
 class Attention(nn.Module):
@@ -77,18 +77,9 @@ def test_it_is_pefts() -> None:
 
 
 @pytest.fixture
-def trained(tiny_config: DeeDSRConfig, tiny_base: Path, tiny_encoder: Path, tmp_path: Path) -> tuple[Path, DeeDSR]:
+def trained(made: Made) -> tuple[Path, DeeDSR]:
     """A folder and the model in it, on the tiny base with LoRA of rank 3, nothing at zero."""
-    adapter = replace(tiny_config.adapter, lora_rank=3)
-    header = Header(str(tiny_base), DeeDSRNumbers(adapter, tiny_config.sft_hidden), tiny_config.defaults)
-    torch.manual_seed(0)
-    model = model_on_base(Base.open(tiny_base), load_encoder(tiny_encoder), header)
-    for _, parameter in model.trainable():
-        nn.init.normal_(parameter, std=0.05)
-    folder = tmp_path / "trained"
-    DEEDSR.save(folder, dict(model.trainable()), header)
-    (folder / ENCODER).write_bytes(tiny_encoder.read_bytes())
-    return folder, model
+    return made("trained", 0, lora_rank=3), made.model
 
 
 def answer(model: DeeDSR) -> Tensor:
