@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -64,28 +66,39 @@ def finished(command: Sequence[Any], limit: float = LIMIT, **options: Any) -> su
     return subprocess.CompletedProcess(command, process.returncode, *said)
 
 
-def forked(*works: Callable[[], object], limit: float = LIMIT) -> list[int | None]:
+class Code(int):
+    """An exit code; a test that fails shows what the process ended with beside it, even in pytest's summary."""
+
+    error = ""
+
+    def __repr__(self) -> str:
+        return f"{int(self)} {self.error}".rstrip()
+
+
+def forked(*works: Callable[[], object], limit: float = LIMIT) -> list[Code | None]:
     """The exit codes of copies of this process, which do `works` at the same time; None: it did not end in time.
 
     They need not import what is slow to import. Each is of a session of its own, and killed at the end with it.
     """
     fork, deadline = multiprocessing.get_context("fork"), time.monotonic() + limit
-    processes = [fork.Process(target=_alone, args=(work,)) for work in works]
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(deadline - time.monotonic())
-        return [process.exitcode for process in processes]
-    finally:
-        for process in processes:
-            process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.join()
+    with tempfile.TemporaryDirectory() as folder:
+        errors = [Path(folder) / str(number) for number in range(len(works))]
+        processes = [fork.Process(target=_alone, args=pair) for pair in zip(works, errors, strict=True)]
+        try:
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join(deadline - time.monotonic())
+            return [_code(process.exitcode, error) for process, error in zip(processes, errors, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()  # it may be deaf to all else, and at its own end Python would wait for it without end
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.join()
 
 
-def as_two_ranks(work: Callable[[], object]) -> list[int | None]:
+def as_two_ranks(work: Callable[[], object]) -> list[Code | None]:
     """`forked` of two copies that do the same `work` as ranks of one run, which meet as Lightning's launcher has it."""
     port = free_port()
 
@@ -97,10 +110,25 @@ def as_two_ranks(work: Callable[[], object]) -> list[int | None]:
     return forked(*(partial(as_rank, rank) for rank in range(2)))
 
 
-def _alone(work: Callable[[], object]) -> None:
+def _alone(work: Callable[[], object], error: Path) -> None:
     os.setsid()
     torch.set_num_threads(1)  # it can't use the threads of the process that it is a copy of
-    work()
+    try:
+        work()
+    except BaseException as raised:
+        while raised.__context__ is not None:
+            raised = raised.__context__  # what a command makes an exit of
+        file, line, name, _ = traceback.extract_tb(raised.__traceback__)[-1]
+        error.write_text(f"{type(raised).__name__}: {raised} ({file}, line {line}, in {name})")
+        raise
+
+
+def _code(number: int | None, error: Path) -> Code | None:
+    if number is None:
+        return None
+    code = Code(number)
+    code.error = error.read_text() if error.exists() else ""
+    return code
 
 
 def type_in(module: str, words: Sequence[Any], **environment: Any) -> None:

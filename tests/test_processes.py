@@ -61,3 +61,15 @@ def test_copies_say_how_they_ended_and_none_stays() -> None:
     assert forked(partial(sys.exit, 3), lambda: os.kill(os.getpid(), signal.SIGTERM), int) == [3, -signal.SIGTERM, 0]
     assert forked(hang, limit=5) == [None]
     assert not alive(Path(f"/proc/{pids.get()}/stat"))
+
+
+def test_a_copy_that_fails_says_with_what() -> None:
+    def fail() -> None:
+        try:
+            raise OSError("no space is left")
+        except OSError as error:
+            sys.exit(f"error: {error}")
+
+    assert forked(fail) == [1]
+    with pytest.raises(AssertionError, match=r"1 OSError: no space is left \(.*test_processes.py, line \d+, in fail\)"):
+        assert forked(fail) == [0]
