@@ -24,14 +24,14 @@ Field = int | str
 class Scenes:
     """Square pieces of photographs, numbered: `crops` of each photograph for each seed.
 
-    side: HR pixels. Raises ValueError where there are fewer than two photographs: none could stand in for another.
+    side: HR pixels. Raises ValueError where that is none.
     """
 
     def __init__(self, files: Sequence[Photo], side: int, crops: int, seeds: Sequence[int]) -> None:
-        if len(files) < 2:
-            raise ValueError(f"{len(files)} photograph held back: give at least 2, one's vector must come from another")
-        if crops < 1 or not seeds:
-            raise ValueError(f"crops={crops} and seeds={list(seeds)} leave nothing to restore")
+        if not files or crops < 1 or not seeds:
+            raise ValueError(
+                f"{len(files)} photographs, crops={crops} and seeds={list(seeds)} leave nothing to restore"
+            )
         self.side, self.crops, self.seeds, self.photos = side, crops, tuple(seeds), len(files)
         self._streams = [PhotoCrops([file], side, number, crops, cache=True) for number, file in enumerate(files)]
 
@@ -58,6 +58,14 @@ class Scenes:
         seed, photo, crop = self.place(index)
         return self._streams[photo].crop(seed, crop)[None].float() / 255
 
+    def drawn(self, index: int, recipe: Recipe | Mixture | Fixed) -> Degradation:
+        """What `recipe` does to piece `index`: one degradation."""
+        return recipe.sample(seeded(*self.place(index), 0, 1), 1)
+
+    def flawed(self, index: int) -> bool:
+        """Whether the photograph of piece `index`, once that was made, was found to be too small, and enlarged."""
+        return bool(self._streams[self.photo(index)].flaws.marks[0])
+
     def photograph(self, index: int) -> Tensor:
         """The whole photograph of piece `index`, (1, 3, H, W) in [0, 1], sides cut to multiples of 4."""
         pixels = torch.from_numpy(self._streams[self.photo(index)].photo(0).copy()).permute(2, 0, 1)[None].float() / 255
@@ -71,8 +79,7 @@ class Pictures:
     def __init__(self, scenes: Scenes, recipe: Recipe | Mixture | Fixed) -> None:
         self.scenes = scenes
         self.fixed = isinstance(recipe, Fixed)
-        places = [scenes.place(index) for index in range(len(scenes))]
-        self.degradation = join([recipe.sample(seeded(*place, 0, 1), 1) for place in places])
+        self.degradation = join([scenes.drawn(index, recipe) for index in range(len(scenes))])
         self.lr = [apply(scenes.hr(index), self.degradation[index]) for index in range(len(scenes))]
 
     def sibling(self, index: int) -> tuple[int, Degradation]:
