@@ -251,10 +251,18 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+PLACES = {
+    -2: ["stage2/test_ranks.py"],  # the longest
+    -1: ["stage1/test_momentum.py", "stage1/test_train.py", "stage2/base/test_base.py", "stage2/test_launchers.py"],
+    1: ["cuda/test_runs.py"],
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that fork come first, and those on the fake GPU last: after threads of autograd no process may fork.
+    """Tests that fork and train come first, those on the fake GPU last: after threads of autograd no process may fork.
 
     Of the last ones the longest file is the first, so that no process waits minutes for the other's.
     """
-    places = {"test_ranks.py": -1, "test_runs.py": 1}
-    items.sort(key=lambda item: places.get(item.path.name, 2 if "cuda" in item.path.parts else 0))
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, names in PLACES.items() for name in names}
+    items.sort(key=lambda item: places.get(item.path, 2 if "cuda" in item.path.parts else 0))
