@@ -24,7 +24,7 @@ Field = int | str
 class Scenes:
     """Square pieces of photographs, numbered: `crops` of each photograph for each seed.
 
-    side: HR pixels. Raises ValueError where that is none.
+    side: HR pixels. Raises ValueError where there is not one piece.
     """
 
     def __init__(self, files: Sequence[Photo], side: int, crops: int, seeds: Sequence[int]) -> None:

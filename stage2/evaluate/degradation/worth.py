@@ -101,8 +101,7 @@ def _write(output: Path, found: dict[str, Any], metric: str) -> None:
 
 def _scenes(cfg: DictConfig) -> Scenes:
     """Pieces of the photographs that were held back, of two at least: one's vector comes from another."""
-    roots = [root if isinstance(root, str) else plain(root) for root in cfg.data.roots]
-    files = list_photos(roots, cfg.data.split)[: cfg.photographs]
+    files = list_photos(cfg.data.roots, cfg.data.split)[: cfg.photographs]
     if len(files) < 2:
         raise ValueError(f"{len(files)} photograph held back: give at least 2, one's vector must come from another")
     return Scenes(files, cfg.around, cfg.crops, list(cfg.seeds))

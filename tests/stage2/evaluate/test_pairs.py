@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,9 +62,7 @@ def test_what_cannot_be_made_leaves_nothing(photos: Path, tmp_path: Path, words:
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_folder_that_holds_something_is_left_as_it_is(
-    photos: Path, tmp_path: Path, make_photos: Callable[[int], Path]
-) -> None:
+def test_a_folder_that_holds_something_is_left_as_it_is(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(ValueError, match=str(tmp_path)):
         written(photos, tmp_path)
