@@ -35,9 +35,6 @@ def pairs(cfg: DictConfig) -> str:
         for index in range(len(scenes)):
             seed, photo, crop = scenes.place(index)
             hr = scenes.hr(index)
-            if scenes.flawed(index):
-                side = f"{cfg.crop} x {cfg.crop}"
-                raise ValueError(f"{files[photo]}: is smaller than {side}; give a smaller crop, or leave it out")
             name = f"{photo:0{digits}}_{files[photo].stem}_{seed}_{crop}.png"
             Picture(hr).save(part / "hr" / name)
             Picture(apply(hr, scenes.drawn(index, degradations))).save(part / "lr" / name)

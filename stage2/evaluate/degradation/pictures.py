@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deedsr.data.members import Photo
-from deedsr.data.photos import PhotoCrops
+from deedsr.data.photos import Corrupt, PhotoCrops
 from deedsr.degradation import Degradation, Mixture, Recipe, apply
 from deedsr.geometry import SCALE
 from deedsr.models.deedsr.encoder import GRID
@@ -24,7 +24,8 @@ Field = int | str
 class Scenes:
     """Square pieces of photographs, numbered: `crops` of each photograph for each seed.
 
-    side: HR pixels. Raises ValueError where there is not one piece.
+    side: HR pixels. Raises ValueError where there is not one piece, and for a photograph that is smaller than one or
+    corrupt: what stood in its place would be measured as if it were that photograph.
     """
 
     def __init__(self, files: Sequence[Photo], side: int, crops: int, seeds: Sequence[int]) -> None:
@@ -33,7 +34,7 @@ class Scenes:
                 f"{len(files)} photographs, crops={crops} and seeds={list(seeds)} leave nothing to restore"
             )
         self.side, self.crops, self.seeds, self.photos = side, crops, tuple(seeds), len(files)
-        self._streams = [PhotoCrops([file], side, number, crops, cache=True) for number, file in enumerate(files)]
+        self._streams = [_sound(file, side, number, crops) for number, file in enumerate(files)]
 
     def __len__(self) -> int:
         return len(self.seeds) * self.photos * self.crops
@@ -62,15 +63,23 @@ class Scenes:
         """What `recipe` does to piece `index`: one degradation."""
         return recipe.sample(seeded(*self.place(index), 0, 1), 1)
 
-    def flawed(self, index: int) -> bool:
-        """Whether the photograph of piece `index`, once that was made, was found to be too small, and enlarged."""
-        return bool(self._streams[self.photo(index)].flaws.marks[0])
-
     def photograph(self, index: int) -> Tensor:
         """The whole photograph of piece `index`, (1, 3, H, W) in [0, 1], sides cut to multiples of 4."""
         pixels = torch.from_numpy(self._streams[self.photo(index)].photo(0).copy()).permute(2, 0, 1)[None].float() / 255
         height, width = (side // SCALE * SCALE for side in pixels.shape[-2:])
         return pixels[..., :height, :width]
+
+
+def _sound(file: Photo, side: int, number: int, crops: int) -> PhotoCrops:
+    """Crops of the photograph `number`; errors as of `Scenes`."""
+    stream = PhotoCrops([file], side, number, crops, cache=True)
+    try:
+        stream.photo(0)
+    except Corrupt as error:
+        raise ValueError(f"{file}: corrupt ({error}); leave it out") from error
+    if stream.flaws.marks[0]:
+        raise ValueError(f"{file}: is smaller than {side} x {side}; take smaller pieces, or leave it out")
+    return stream
 
 
 class Pictures:

@@ -37,6 +37,16 @@ CONF = Path(__file__).parents[3] / "conf" / "evaluate"
 OPTIONS = Options(steps=1, noise_guidance=(0, 0))
 
 
+@pytest.fixture(scope="module")
+def photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """They are as large as pieces of 128²."""
+    folder = tmp_path_factory.mktemp("large")
+    for file in list_photos(photos):
+        with Image.open(file) as photo:
+            photo.resize((160, 128), Image.Resampling.BICUBIC).save(folder / file.name)
+    return folder
+
+
 @pytest.fixture
 def scenes(photos: Path) -> Scenes:
     return Scenes(list_photos(photos), 128, 2, (0, 1))
@@ -312,6 +322,7 @@ def test_the_command_writes_tables_and_a_figure(photos: Path, tiny_model_folder:
         (["fields=[80]"], r"fields=\[80\], around=128: give multiples of 64"),
         (["fields=[256]"], r"fields=\[256\], around=128: give multiples of 64 up to around"),
         (["photographs=1"], "1 photograph held back: give at least 2"),
+        (["around=192"], r"0\.png: is smaller than 192 x 192; take smaller pieces, or leave it out"),
         (["seeds=[]"], r"crops=1 and seeds=\[\] leave nothing"),
         (["against=other"], "unknown against 'other'"),
         (["options.ensemble=2"], "options.ensemble=2: single views are compared"),
@@ -323,3 +334,11 @@ def test_what_it_refuses(words: list[str], message: str, photos: Path, tiny_mode
     cfg = composed(photos, tmp_path / "found.json", f"model={tiny_model_folder}", *words)
     with pytest.raises(ValueError, match=message):
         degradation(cfg)
+
+
+def test_a_corrupt_photograph_is_named(photos: Path, tmp_path: Path) -> None:
+    files = list_photos(photos)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(files[0].read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"broken\.png: corrupt \(.+\); leave it out"):
+        Scenes([*files, broken], 64, 1, [0])

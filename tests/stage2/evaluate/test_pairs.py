@@ -53,7 +53,7 @@ def test_one_photograph_and_an_operation_will_do(photos: Path, tmp_path: Path) -
         (["crops=0"], "crops=0"),
         (["photographs=0"], "0 photographs"),
         (["seeds=[]"], r"seeds=\[\]"),
-        (["crop=400"], "0.png"),
+        (["crop=400"], r"0\.png: is smaller than 400 x 400"),
     ],
 )
 def test_what_cannot_be_made_leaves_nothing(photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
