@@ -67,12 +67,15 @@ def shared() -> Path:
     return SHARED
 
 
-def tiny() -> DeeDSRConfig:
-    """`small`, as narrow as GroupNorm lets it be."""
+def tiny(levels: int = 3) -> DeeDSRConfig:
+    """`small`, as narrow as GroupNorm lets it be. levels: so many, its last ones, in U-Net and adapter."""
     small = model_size("small")
+    lasts = {"down_block_types": small.unet["down_block_types"][-levels:]}
+    lasts |= {"up_block_types": small.unet["up_block_types"][:levels]}
+    lasts |= {"attention_head_dim": small.unet["attention_head_dim"][-levels:], "block_out_channels": [32] * levels}
     return dataclasses.replace(
         small,
-        unet={**small.unet, "in_channels": 4, "out_channels": 4, "block_out_channels": [32, 32, 32]},
+        unet={**small.unet, "in_channels": 4, "out_channels": 4, **lasts},
         vae={
             **small.vae,
             "latent_channels": 4,
@@ -82,7 +85,7 @@ def tiny() -> DeeDSRConfig:
             "decoder_layers_per_block": [0, 1, 1],
         },
         encoder={"layers": [1, 1, 1, 1], "widths": [8, 8, 8, 16], "stem": 8},
-        adapter=AdapterConfig(4, 32, (1, 1, 1), (False, False, True), heads=4, maps=32, vector=16),
+        adapter=AdapterConfig(4, 32, (1,) * levels, (False, False, True)[-levels:], heads=4, maps=32, vector=16),
         sft_hidden=8,
         defaults={**small.defaults, "steps": 2},
     )
@@ -149,7 +152,10 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole model folder, base inside, for `load_model`."""
-    folder, config = tmp_path_factory.mktemp("model"), tiny()
+    return write_model(tmp_path_factory.mktemp("model"), tiny())
+
+
+def write_model(folder: Path, config: DeeDSRConfig) -> Path:
     write_base(folder / "base", config)
     model = without_zeros(config)
     weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())

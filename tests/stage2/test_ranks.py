@@ -22,6 +22,7 @@ from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
 from stage2.measuring import Row
+from tests.conftest import tiny, write_base, write_model
 from tests.processes import as_two_ranks
 
 Options = Callable[..., list[str]]
@@ -38,18 +39,31 @@ COMMON = [
     *("trainer.accumulate_grad_batches=2", "optimizer.schedule=constant"),
 ]
 
+LEVEL = ["+model.overrides.adapter.multipliers=[1]", "+model.overrides.adapter.attention=[true]"]
+"""One with attention: it has parameters of all kinds, and each process plans anew how every one of them is split."""
+
 
 def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
     assert as_two_ranks(partial(train, cfg, make_run)) == [*codes]
 
 
 @pytest.fixture(scope="module")
+def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model of one level."""
+    return write_model(tmp_path_factory.mktemp("one-level"), tiny(1))
+
+
+@pytest.fixture(scope="module")
 def run_two(
     composed: Composed, stage2_options: Options, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
+    base = write_base(tmp_path_factory.mktemp("one-level") / "base", tiny(1))
+
     def run(strategy: str, name: str, more: Sequence[str], codes: Sequence[int] = (0, 0)) -> Path:
         output = tmp_path_factory.getbasetemp() / "ranks" / f"{strategy}-{name}"
-        options = [word for word in stage2_options(output, *more) if word != "trainer=cpu"]
+        options = [
+            word for word in stage2_options(output, *LEVEL, f"model.base={base}", *more) if word != "trainer=cpu"
+        ]
         two_ranks(composed("stage2", [*STRATEGIES[strategy], *COMMON, *options]), codes=codes)
         return output
 
@@ -141,12 +155,12 @@ def test_a_sharded_base_may_be_stored_in_bfloat16(run_two: Callable, whole: dict
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_ranks_measure_together_and_keep_one_best(
-    run_two: Callable, make_pairs: Callable, tiny_model_folder: Path, tmp_path: Path, strategy: str
+    run_two: Callable, make_pairs: Callable, small_model_folder: Path, tmp_path: Path, strategy: str
 ) -> None:
     pairs = make_pairs(tmp_path / "pairs", 2, width=64)
     words = [f"validation.data={pairs}", "validation.every=1", "validation.metrics=[psnr]", "validation.side=64"]
     words += ["checkpoint.monitor=val/psnr", "checkpoint.top=1", "early_stopping=patience", "steps=2"]
-    output = run_two(strategy, "best", [*words, f"init={tiny_model_folder}"])
+    output = run_two(strategy, "best", [*words, f"init={small_model_folder}"])
     found = [Row(**row) for row in weights.load_checkpoint(output / "last.ckpt")["callbacks"]["Validation"]["rows"]]
     assert [row.step for row in found] == [0, 1, 2]
     best = best_of(found, "val/psnr")
@@ -156,7 +170,7 @@ def test_ranks_measure_together_and_keep_one_best(
     else:
         assert best.step or all(
             torch.equal(tensor, tensors[name])
-            for name, tensor in weights.load(tiny_model_folder / ADAPTER).tensors.items()
+            for name, tensor in weights.load(small_model_folder / ADAPTER).tensors.items()
         )
     assert load_model(output / "best").trainable()
 
