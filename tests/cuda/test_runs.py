@@ -25,6 +25,7 @@ from stage2.base.phases import train as train_base
 from stage2.cache.writing import make_cache
 from stage2.distill.student import train as distill
 from stage2.module import RestorationRun
+from tests.conftest import tiny, write_base, write_model
 
 Composed = Callable[..., DictConfig]
 BF16 = "trainer.precision=bf16-mixed"
@@ -33,10 +34,12 @@ LARGE = [BF16, "frozen_dtype=bfloat16", "recompute=true", "channels_last=true"]
 """As the large experiments have it."""
 
 
-@pytest.fixture
-def files(tiny_base: Path, tiny_encoder: Path) -> list[str]:
-    own = "{adapter:{in_channels:4,width:32,multipliers:[1,1,1],maps:32,vector:16},sft_hidden:8}"
-    return [f"+model.overrides={own}", f"model.base={tiny_base}", f"model.encoder={tiny_encoder}"]
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> list[str]:
+    """Those of a model of two levels, one of each kind: what is not there takes as long as it has operations."""
+    base = write_base(tmp_path_factory.mktemp("two-levels") / "base", tiny(2))
+    own = "{adapter:{in_channels:4,width:32,multipliers:[1,1],attention:[false,true],maps:32,vector:16},sft_hidden:8}"
+    return [f"+model.overrides={own}", f"model.base={base}", f"model.encoder={tiny_encoder}"]
 
 
 def finished(output: Path, steps: int) -> dict[str, Any]:
@@ -54,11 +57,12 @@ def test_stage_1(composed: Composed, tmp_path: Path, words: list[str]) -> None:
     assert gpu.launches["convolution_backward"] > 0
 
 
-OPTIMIZERS = ["adamw", "fused", "muon", "sgd", *["8bit"] * (find_spec("bitsandbytes") is not None)]
+OPTIMIZERS = ["fused", "muon", "sgd", *["8bit"] * (find_spec("bitsandbytes") is not None)]
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_stage_2_with_each_optimizer(composed: Composed, tmp_path: Path, files: list[str], kind: str) -> None:
+    """But AdamW, with which the run below starts that goes on."""
     more = LARGE if kind == "fused" else []
     with fake_cuda() as gpu:
         stage2.train(composed("stage2", "steps=1", f"optimizer.kind={kind}", "pictures=null", *PLAIN, *files, *more))
@@ -71,7 +75,7 @@ def test_stage_2_with_all_that_can_be_asked_for(
 ) -> None:
     needs_weights("lpips")
     needs_weights("dists")
-    pairs = make_pairs(tmp_path / "pairs", 4)
+    pairs = make_pairs(tmp_path / "pairs", 2)
     more = ["objective.rollout=0.999", "objective.fidelity.structure=1", "vector.dropout=0.1", "steps=2"]
     more = [f"++{word}" if "structure" in word else word for word in more]
     watched = [f"validation.data={pairs}", "validation.every=1", "checkpoint.monitor=val/psnr", "checkpoint.top=1"]
@@ -105,13 +109,12 @@ def test_stage_2_from_a_cache(composed: Composed, tmp_path: Path, files: list[st
     finished(tmp_path / "run", 1)
 
 
-def test_distilling_with_a_critic_of_pixels(
-    composed: Composed, tmp_path: Path, tiny_model_folder: Path, needs_weights: Callable
-) -> None:
+def test_distilling_with_a_critic_of_pixels(composed: Composed, tmp_path: Path, needs_weights: Callable) -> None:
     """That of latents is counted in test_counts.py."""
     needs_weights("lpips")
     needs_weights("dists")
-    more = ["model=init", f"init={tiny_model_folder}", "adversary.width=4", "pictures=null"]
+    folder = write_model(tmp_path / "model", tiny(2))
+    more = ["model=init", f"init={folder}", "adversary.width=4", "pictures=null"]
     with fake_cuda():
         distill(composed("distill", "steps=1", "adversary.of=pixels", *more, *LARGE))
     assert any(name.startswith("adversary.") for name in finished(tmp_path / "run", 1)["state_dict"])
@@ -126,30 +129,29 @@ def test_training_a_base(composed: Composed, tmp_path: Path, needs_weights: Call
         finished(tmp_path / "run" / phase, 1)
 
 
-@pytest.mark.parametrize("planted", [False, True])
 def test_going_on_needs_no_more_memory_than_is_held_then(
-    composed: Composed, tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch, planted: bool
+    composed: Composed, tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["pictures=null", *PLAIN, *files]
-    with fake_cuda():
-        stage2.train(composed("stage2", "steps=1", *words))
-    seen, on_start = [], RestorationRun.on_train_start
+    """Unless the checkpoint is read onto the GPU, which the last of the three parts does."""
+    words = ["pictures=null", "optimizer.kind=adamw", *PLAIN, *files]
     with fake_cuda() as gpu:
+        stage2.train(composed("stage2", "steps=1", *words))
+    assert finished(tmp_path / "run", 1)["average"]["updates"] == 1
+    assert gpu.launches["convolution_backward"] > 0
+    seen, on_start, plain = [], RestorationRun.on_train_start, WholeCheckpoints.load_checkpoint
 
-        def look(run: RestorationRun) -> None:
-            seen.append((gpu.memory.peak_allocated, gpu.memory.allocated))
-            on_start(run)
+    def look(run: RestorationRun) -> None:
+        seen.append(gpu.memory.peak_allocated / gpu.memory.allocated)
+        on_start(run)
 
-        if planted:  # a checkpoint that is read onto the GPU
-            plain = WholeCheckpoints.load_checkpoint
-            monkeypatch.setattr(
-                WholeCheckpoints, "load_checkpoint", lambda *args, **words: on_gpu(plain(*args, **words))
-            )
-        monkeypatch.setattr(RestorationRun, "on_train_start", look)
-        stage2.train(composed("stage2", "steps=2", "resume=changed", *words))
-    finished(tmp_path / "run", 2)
-    ((peak, held),) = seen
-    assert (peak > 1.2 * held) is planted
+    monkeypatch.setattr(RestorationRun, "on_train_start", look)
+    for steps, load in ((2, plain), (3, lambda *args, **words: on_gpu(plain(*args, **words)))):
+        monkeypatch.setattr(WholeCheckpoints, "load_checkpoint", load)
+        with fake_cuda() as gpu:
+            stage2.train(composed("stage2", f"steps={steps}", "resume=changed", *words))
+        finished(tmp_path / "run", steps)
+    as_it_is, planted = seen
+    assert as_it_is <= 1.2 < planted
 
 
 def on_gpu(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -14,15 +14,22 @@ from deedsr.models.deedsr import graphs
 from deedsr.models.deedsr.graphs import FOLDER, SOURCES, OnnxDeeDSR
 from deedsr.options import Options
 from deedsr.restorer import Restorer
+from tests.conftest import tiny, write_model
 
 pytest.importorskip("onnxruntime", reason="graphs run in onnxruntime, of the extra onnx")
 pytest.importorskip("onnxscript", reason="graphs are written with onnxscript, of the extra onnx")
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two levels, one of each kind: a graph is made operation by operation."""
+    return write_model(tmp_path_factory.mktemp("two-levels"), tiny(2))
+
+
+@pytest.fixture(scope="module")
+def exported(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    models.export(tiny_model_folder, folder, with_base=True, onnx=True)
+    models.export(small_model_folder, folder, with_base=True, onnx=True)
     return folder
 
 
@@ -66,9 +73,9 @@ def test_graphs_of_other_weights_or_inputs_are_refused(exported: Path, other: di
         write_json(file, before)
 
 
-def test_what_cannot_be_had_is_refused_with_the_way_out(tiny_model_folder: Path, exported: Path) -> None:
+def test_what_cannot_be_had_is_refused_with_the_way_out(small_model_folder: Path, exported: Path) -> None:
     with pytest.raises(ValueError, match=r"has no ONNX graphs; `deedsr export MODEL FOLDER --onnx` writes them"):
-        models.load_model(tiny_model_folder, runtime="onnx")
+        models.load_model(small_model_folder, runtime="onnx")
     with pytest.raises(ValueError, match="unknown runtime 'trt'; choose one of torch, onnx"):
         models.load_model(exported, runtime="trt")
     with pytest.raises(ValueError, match="on the CPU and in float32"):
@@ -78,9 +85,9 @@ def test_what_cannot_be_had_is_refused_with_the_way_out(tiny_model_folder: Path,
 
 
 def test_a_graph_that_is_off_is_no_export(
-    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "TOLERANCE", 1e-12)
     with pytest.raises(ValueError, match="off what torch computes"):
-        models.export(tiny_model_folder, tmp_path / "new", with_base=True, onnx=True)
+        models.export(small_model_folder, tmp_path / "new", with_base=True, onnx=True)
     assert not (tmp_path / "new").exists()
