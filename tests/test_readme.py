@@ -177,7 +177,7 @@ def rounded(cell: str, full: str) -> str:
 
 
 def test_the_small_dit4sr_has_its_cards_score() -> None:
-    said = re.search(r"has LPIPS\s(0\.\d+)", TEXT)
+    said = re.search(r"has\sLPIPS\s(0\.\d+)", TEXT)
     card = rows((ROOT / "deedsr" / "assets" / "built-in-dit" / "README.md").read_text(encoding="utf-8"))
     assert said is not None
     assert said[1] == rounded(said[1], card["restored"][card[""].index("LPIPS ↓")])
