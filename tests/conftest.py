@@ -7,6 +7,7 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -150,18 +151,26 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model folder, base inside, for `load_model`."""
-    return write_model(tmp_path_factory.mktemp("model"), tiny())
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """`model_folder(levels)`: a whole model folder of `tiny(levels)`, base inside, for `load_model`; made once."""
+
+    @cache
+    def make(levels: int) -> Path:
+        folder, config = tmp_path_factory.mktemp("model"), tiny(levels)
+        write_base(folder / "base", config)
+        model = without_zeros(config)
+        weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
+        header = Header("base", DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
+        DEEDSR.save(folder, dict(model.trainable()), header)
+        return folder
+
+    return make
 
 
-def write_model(folder: Path, config: DeeDSRConfig) -> Path:
-    write_base(folder / "base", config)
-    model = without_zeros(config)
-    weights.save(folder / ENCODER, model.encoder.state_dict(), model.encoder.config())
-    header = Header("base", DeeDSRNumbers(config.adapter, config.sft_hidden), config.defaults)
-    DEEDSR.save(folder, dict(model.trainable()), header)
-    return folder
+@pytest.fixture(scope="session")
+def tiny_model_folder(model_folder: Callable[[int], Path]) -> Path:
+    """That of all levels."""
+    return model_folder(3)
 
 
 @pytest.fixture(scope="session")

