@@ -6,6 +6,7 @@ smoothed along them, and sharpened where it was. No network takes part.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -48,9 +49,16 @@ def coherent(picture: Tensor, strength: float) -> Tensor:
 
 def between(picture: Tensor, near: int) -> Callable[[Tensor], Tensor]:
     """Holds images between the darkest and the brightest pixel of `picture` (B, C, H, W) at most `near` away."""
-    side = 2 * near + 1
-    brightest, darkest = (sign * functional.max_pool2d(sign * picture, side, 1, near) for sign in (1, -1))
+    brightest, darkest = _brightest(picture, near), -_brightest(-picture, near)
     return lambda image: torch.minimum(torch.maximum(image, darkest), brightest)
+
+
+def _brightest(picture: Tensor, near: int) -> Tensor:
+    """The greatest of the pixels around each, row by row and column by column: max_pool2d takes ten times as long."""
+    for axis, border in ((-2, (0, 0, near, near)), (-1, (near, near, 0, 0))):
+        shifted = functional.pad(picture, border, "replicate").unfold(axis, 2 * near + 1, 1).unbind(-1)
+        picture = functools.reduce(torch.maximum, shifted)
+    return picture
 
 
 def _coherent(picture: Tensor, strength: float) -> Tensor:

@@ -32,16 +32,19 @@ def figure(found: Mapping[str, Any], metric: str) -> Figure:
     swap = [row for row in found.get("swap", []) if row["vector"] in SHOWN]
     dials = next(iter(found.get("dials", [])), None)
     recipes = list(dict.fromkeys(row["recipe"] for row in swap or found.get("arms", [])))
-    heights = [max(2.6, 0.34 * len(recipes) + 1.2), *([2.5] if dials else [])]
-    drawn = Figure(figsize=(9, sum(heights)), layout="constrained")
+    heights = [*([max(2.6, 0.34 * len(recipes) + 1.2)] if recipes else []), *([2.5] if dials else [])]
+    drawn = Figure(figsize=(9, sum(heights) or 1), layout="constrained")
+    if not heights:
+        return drawn
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    left, right = parts[0].subplots(1, 2, width_ratios=(1.15, 1))
-    label = METRICS[metric] + UNITS.get(metric, "")
-    _swap(left, swap, recipes, metric, label)
-    parts[0].legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
-    _fields(right, found, swap, metric, label)
+    if recipes:
+        left, right = parts[0].subplots(1, 2, width_ratios=(1.15, 1))
+        label = METRICS[metric] + UNITS.get(metric, "")
+        _swap(left, swap, recipes, metric, label)
+        parts[0].legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
+        _fields(right, found, swap, metric, label)
     if dials:
-        _dials(parts[1].subplots(1, len(DIALS), sharey=True), dials)
+        _dials(parts[-1].subplots(1, len(DIALS), sharey=True), dials)
     return drawn
 
 
@@ -75,7 +78,7 @@ def _swap(panel: Axes, rows: Sequence[Mapping[str, Any]], recipes: Sequence[str]
         _points(panel, at, of, metric, fmt=MARKERS[number], color=COLOURS[number], label=SHOWN[vector])
     panel.axvline(0, color="black", linewidth=1)
     panel.set_yticks(range(len(recipes)), recipes)
-    panel.invert_yaxis()
+    panel.set_ylim(len(recipes) - 0.5, -0.5)
     panel.set_title(f"Whose vector (field {_named(seen)})", fontsize=10)
     panel.set_xlabel(f"{label} minus that with the own vector", fontsize=9)
     panel.tick_params(labelsize=8)

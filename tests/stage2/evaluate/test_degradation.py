@@ -23,6 +23,7 @@ from deedsr.models.deedsr.sizes import DeeDSRConfig
 from deedsr.options import Options
 from deedsr.restorer import Restorer
 from stage2.evaluate.degradation.dials import DIALS, Response, measures
+from stage2.evaluate.degradation.figure import figure
 from stage2.evaluate.degradation.fitted import Fit
 from stage2.evaluate.degradation.pictures import WHOLE, Pictures, Scenes, cut
 from stage2.evaluate.degradation.recipes import Fixed, recipe
@@ -309,6 +310,10 @@ def test_the_command_writes_tables_and_a_figure(photos: Path, tiny_model_folder:
     with Image.open(output.with_suffix(".png")) as drawn:
         assert drawn.width == 9 * 150
         assert len(set(drawn.convert("RGB").get_flattened_data())) > 50
+    assert figure({"dials": found["dials"]}, "psnr").get_figheight() == 2.5, "no empty panels above the dials"
+    swap = figure(found, "psnr").subfigs[0].axes[0]
+    low, high = sorted(swap.get_ylim())
+    assert all(low < y < high for line in swap.lines[1:] for y in line.get_ydata())
 
 
 @pytest.mark.parametrize(
