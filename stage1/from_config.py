@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from deedsr import weights
 from deedsr.models.deedsr.encoder import DegradationEncoder
+from deedsr.models.deedsr.folder import load_encoder
 from deedsr.models.deedsr.sizes import model_size
 from deedsr.training.command import plain
 from deedsr.training.fit import finished, fit
@@ -21,9 +22,19 @@ from stage1.probe.while_training import Probing
 
 
 def encoder(cfg: DictConfig) -> DegradationEncoder:
-    """That of a model's size, with other numbers where the configuration has some."""
+    """That of a model's size, with other numbers where the configuration has some, or the one in the file `cfg.init`.
+
+    Raises ValueError for a file whose encoder has other numbers than the configuration says.
+    """
     overrides = {"encoder": plain(cfg.encoder.overrides)}
-    return DegradationEncoder(**model_size(cfg.encoder.size, overrides, ("encoder",)).encoder)
+    made = DegradationEncoder(**model_size(cfg.encoder.size, overrides, ("encoder",)).encoder)
+    if cfg.init is None:
+        return made
+    given = load_encoder(Path(cfg.init))
+    wanted, there = made.config(), given.config()
+    if differ := [f"{name}={there[name]}, not {wanted[name]}" for name in wanted if wanted[name] != there[name]]:
+        raise ValueError(f"{cfg.init}: has {'; '.join(differ)}; let encoder.size and encoder.overrides say so")
+    return given
 
 
 def degradation_learner(cfg: DictConfig) -> DegradationLearner:

@@ -52,6 +52,18 @@ def test_to_the_letter_of_the_authors_it_trains(tiny: Compose, tmp_path: Path) -
     assert {name for name, _ in run.contrast.named_parameters(prefix="contrast")} <= moved
 
 
+def test_it_begins_with_a_given_encoder_and_refuses_one_of_other_numbers(tiny: Compose, tmp_path: Path) -> None:
+    file = train(tiny(tmp_path / "first", "steps=2"))
+    contrast = degradation_learner(tiny(tmp_path / "second", f"init={file}", "seed=1")).contrast
+    given = weights.load(file).tensors
+    for network in (contrast.encoder, contrast.key_encoder):
+        assert all(torch.equal(tensor, given[name]) for name, tensor in network.state_dict().items())
+    moved = weights.load(train(tiny(tmp_path / "second", "steps=2", f"init={file}", "seed=1"))).tensors
+    assert all(not torch.equal(moved[name], given[name]) for name in given if name.endswith("conv1.weight"))
+    with pytest.raises(ValueError, match=r"encoder\.safetensors: has vector=64, not 8; let encoder\.size"):
+        degradation_learner(tiny(tmp_path / "third", f"init={file}", "+encoder.overrides.vector=8"))
+
+
 def test_a_broken_off_run_goes_on_from_its_last_checkpoint(tiny: Compose, tmp_path: Path) -> None:
     train(tiny(tmp_path / "whole", "steps=6"))
     train(tiny(tmp_path / "parts", "steps=5", "checkpoint_every=2"))
