@@ -181,12 +181,12 @@ def restore(
     quiet = as_json or output == jobs.STDIO
     folder = output.parent if any(job.target == output for job in plan.jobs) else output
     taken = cache(partial(_taken, model, device, dtype, runtime))
-    ledger = Ledger(folder, lambda: _digest(model, options, taken(), runtime, saving), remembered(folder))
+    ledger = Ledger(folder, lambda: _digest(model, options, taken()["dtype"], runtime, saving), remembered(folder))
     load = partial(_load, model, options, device, dtype, compile, runtime, low_memory)
     outcomes = run(plan, load, overwrite, quiet, saving, ledger)
     if as_json or not quiet:
         how = {"model": model, "device": device, "runtime": runtime, **asdict(options)}
-        how |= {"dtype": taken()} if as_json else {}
+        how |= taken() if as_json else {}
         print_summary(plan, outcomes, how, as_json)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
@@ -205,12 +205,13 @@ def _load(
     return restorer
 
 
-def _taken(model: str, device: str, dtype: str, runtime: str) -> str:
-    """What a word for a dtype means; imported when it is needed."""
+def _taken(model: str, device: str, dtype: str, runtime: str) -> dict[str, str]:
+    """What the words for device and dtype mean; imported when it is needed."""
     from deedsr.devices import pick_device
     from deedsr.models import pick_dtype
 
-    return str(pick_dtype(dtype, model, pick_device(device, runtime))).removeprefix("torch.")
+    picked = pick_device(device, runtime)
+    return {"device": str(picked), "dtype": str(pick_dtype(dtype, model, picked)).removeprefix("torch.")}
 
 
 def _digest(model: str, options: Options, dtype: str, runtime: str, saving: jobs.Saving) -> str:

@@ -158,6 +158,10 @@ def restore(capsys, model: Path, *arguments: object) -> tuple[int, dict, str]:
     return code, json.loads(out) if out else {}, err
 
 
+def test_auto_is_reported_as_what_it_meant():
+    assert cli._taken("built-in", "auto", "auto", "onnx") == {"device": "cpu", "dtype": "float32"}
+
+
 def test_the_degradation_of_other_pictures(capsys, tmp_path, tiny_model_folder):
     source, other = photo(tmp_path / "in.png"), photo(tmp_path / "like/a.png", value=7)
     outputs = []
