@@ -83,6 +83,19 @@ def test_more_than_deblurred_is_steeper_and_the_same_when_made_small(picture: Te
     assert sharper.max() < picture.max() + 0.01 and sharper.min() > picture.min() - 0.01, "no halo"
 
 
+def test_a_slanted_edge_gets_no_stairs() -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(96.0), indexing="ij")
+    distance = ((x - 30) * 3 - (y - 20)) / 10**0.5  # an edge from the top left, three down for one to the right
+    edge = torch.sigmoid(distance / 1.5).expand(1, 3, -1, -1)
+    sharper = turned(edge, Dials(deblur=2), diagnosed(1), 0)
+    assert steepness(sharper) > 1.15 * steepness(edge)
+    middle = sharper[0, 0, 20:108]
+    assert float(((middle > 0.25) & (middle < 0.75)).sum(1).double().mean()) > 2, "grey pixels along it"
+    columns = 96 - middle.sum(1)
+    straight = columns[:1] + torch.arange(88) / 3
+    assert float((columns - straight).std()) < 0.02
+
+
 def blocks(image: Tensor) -> float:
     return float(blockiness(small(image).mean(1, keepdim=True) * 255, BLOCK))
 
