@@ -27,12 +27,14 @@ def encoder(cfg: DictConfig) -> DegradationEncoder:
     Raises ValueError for a file whose encoder has other numbers than the configuration says.
     """
     overrides = {"encoder": plain(cfg.encoder.overrides)}
-    made = DegradationEncoder(**model_size(cfg.encoder.size, overrides, ("encoder",)).encoder)
+    numbers = model_size(cfg.encoder.size, overrides, ("encoder",)).encoder
     if cfg.init is None:
-        return made
+        return DegradationEncoder(**numbers)
     given = load_encoder(Path(cfg.init))
-    wanted, there = made.config(), given.config()
-    if differ := [f"{name}={there[name]}, not {wanted[name]}" for name in wanted if wanted[name] != there[name]]:
+    there = given.config()
+    if differ := [
+        f"{name}={there[name]}, not {numbers.get(name)}" for name in there if there[name] != numbers.get(name)
+    ]:
         raise ValueError(f"{cfg.init}: has {'; '.join(differ)}; let encoder.size and encoder.overrides say so")
     return given
 

@@ -32,12 +32,11 @@ def figure(found: Mapping[str, Any], metric: str) -> Figure:
     swap = [row for row in found.get("swap", []) if row["vector"] in SHOWN]
     dials = next(iter(found.get("dials", [])), None)
     recipes = list(dict.fromkeys(row["recipe"] for row in swap or found.get("arms", [])))
-    heights = [*([max(2.6, 0.34 * len(recipes) + 1.2)] if recipes else []), *([2.5] if dials else [])]
-    drawn = Figure(figsize=(9, sum(heights) or 1), layout="constrained")
-    if not heights:
-        return drawn
+    upper = recipes or not dials
+    heights = [*([max(2.6, 0.34 * len(recipes) + 1.2)] if upper else []), *([2.5] if dials else [])]
+    drawn = Figure(figsize=(9, sum(heights)), layout="constrained")
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    if recipes:
+    if upper:
         left, right = parts[0].subplots(1, 2, width_ratios=(1.15, 1))
         label = METRICS[metric] + UNITS.get(metric, "")
         _swap(left, swap, recipes, metric, label)
