@@ -88,7 +88,8 @@ def test_another_run_under_the_same_name_is_refused(two: Path, tiny: Compose, wo
     message = str(refused.value)
     assert message.startswith(f"{two / LAST} is of another run: ") and "\n" not in message
     assert said in message
-    assert message.endswith("take another name=… or go on with the new values by resume=changed")
+    ways = "take another name=…, with init=… for its weights, or go on with the new values by resume=changed"
+    assert message.endswith(ways)
     assert {path: path.stat().st_mtime_ns for path in two.rglob("*")} == before
 
 
