@@ -38,7 +38,10 @@ COMMON = [
     *("trainer.accumulate_grad_batches=2", "optimizer.schedule=constant"),
 ]
 
-LEVEL = ["+model.overrides.adapter.multipliers=[1]", "+model.overrides.adapter.attention=[true]"]
+LEVEL = [
+    *("+model.overrides.adapter.multipliers=[1]", "+model.overrides.adapter.attention=[true]"),
+    "+model.overrides.adapter.decoder=true",
+]
 """One with attention: it has parameters of all kinds, and each process plans anew how every one of them is split."""
 
 
