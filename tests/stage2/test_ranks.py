@@ -42,7 +42,7 @@ LEVEL = [
     *("+model.overrides.adapter.multipliers=[1]", "+model.overrides.adapter.attention=[true]"),
     "+model.overrides.adapter.decoder=true",
 ]
-"""One with attention: it has parameters of all kinds, and each process plans anew how every one of them is split."""
+"""One with attention, and the decoder: parameters of all kinds, and each process plans anew how each is split."""
 
 
 def two_ranks(cfg: DictConfig, make_run: Callable = restoration_run, codes: Sequence[int] = (0, 0)) -> None:
